@@ -1,0 +1,193 @@
+"""Every error of ours, and the one table that turns an error into an errno.
+
+CachefsError
+├── StoreError          the far side answered, or did not
+│   ├── NotFound        it said, with authority, that the object is not there
+│   ├── Changed         a condition did not hold: another version is there (or one is, where none should be)
+│   ├── Refused         it will not get better by asking again
+│   │   ├── Denied      credentials or permissions
+│   │   ├── NoBucket    the bucket itself is not there
+│   │   ├── Unsupported this store cannot do that
+│   │   └── BadKey      this store cannot bear such a key
+│   └── Fault           it may get better: 5xx, cut, slow, garbled
+│       ├── Unreachable no connection at all
+│       └── TimedOut    the deadline of the operation has passed
+├── TreeError           names and their rules
+│   └── Exists, NoEntry, NotEmpty, IsDirectory, NotDirectory, InvalidName, NameTooLong, NotPermitted, ReadOnly,
+│       CrossDevice, NoAttribute
+├── CacheError          this machine's disk
+│   └── NoRoom, BytesLost, Stale, InUse
+└── UsageError          the operator's mistake: one line and an exit code, never a traceback
+"""
+
+import errno
+
+
+class CachefsError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class StoreError(CachefsError):
+    """Something the object store said, or failed to say."""
+
+
+class NotFound(StoreError):
+    """The store said that there is no such object. Never raised for a fault."""
+
+
+class Changed(StoreError):
+    """The store holds another version than the condition named."""
+
+
+class Refused(StoreError):
+    """The store will not do this, now or later."""
+
+
+class Denied(Refused):
+    """The credentials are wrong, expired, or not allowed to do this."""
+
+
+class NoBucket(Refused):
+    """There is no such bucket or container."""
+
+
+class Unsupported(Refused):
+    """The store does not know this operation."""
+
+
+class BadKey(Refused):
+    """The store cannot hold an object under such a key."""
+
+
+class Fault(StoreError):
+    """A passing failure; asking again may help.
+
+    ``retry_after_s`` is what the store asked for (Retry-After), in seconds, if it did.
+    """
+
+    def __init__(self, reason: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class Unreachable(Fault):
+    """No connection could be made."""
+
+
+class TimedOut(Fault):
+    """The deadline of the operation passed before the store answered."""
+
+
+class TreeError(CachefsError):
+    """A name, or what is behind it, does not allow the operation."""
+
+
+class Exists(TreeError):
+    """The name is taken."""
+
+
+class NoEntry(TreeError):
+    """There is no such name."""
+
+
+class NotEmpty(TreeError):
+    """The directory has entries."""
+
+
+class IsDirectory(TreeError):
+    """A file was wanted and a directory is there."""
+
+
+class NotDirectory(TreeError):
+    """A directory was wanted and a file is there."""
+
+
+class InvalidName(TreeError):
+    """No object can have this name."""
+
+
+class NameTooLong(TreeError):
+    """The name, or the key that it would make, is too long."""
+
+
+class NotPermitted(TreeError):
+    """An object store cannot bear this operation."""
+
+
+class ReadOnly(TreeError):
+    """The mount or the remote takes no writes."""
+
+
+class CrossDevice(TreeError):
+    """The two names lie in different buckets."""
+
+
+class NoAttribute(TreeError):
+    """There is no such extended attribute."""
+
+
+class CacheError(CachefsError):
+    """Something on this machine's disk."""
+
+
+class NoRoom(CacheError):
+    """The cache is full of bytes that may not be evicted, or its disk is."""
+
+
+class BytesLost(CacheError):
+    """Bytes that were promised to the store are not on the disk any more."""
+
+
+class Stale(CacheError):
+    """The version that this handle or inode stands for is gone."""
+
+
+class InUse(CacheError):
+    """Another daemon holds the cache directory."""
+
+
+class UsageError(CachefsError):
+    """The operator's mistake. ``exit_code`` is the command's (2 unless said otherwise)."""
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+_ERRNO: dict[type[CachefsError], int] = {
+    CachefsError: errno.EIO,
+    StoreError: errno.EIO,
+    NotFound: errno.ENOENT,
+    Changed: errno.ESTALE,
+    Refused: errno.EIO,
+    Denied: errno.EACCES,
+    NoBucket: errno.ENODEV,  # not ENOENT: a bucket that vanished must not look like an empty tree
+    Unsupported: errno.ENOTSUP,
+    BadKey: errno.EILSEQ,
+    Fault: errno.EIO,
+    Unreachable: errno.EHOSTUNREACH,
+    TimedOut: errno.EIO,
+    TreeError: errno.EINVAL,
+    Exists: errno.EEXIST,
+    NoEntry: errno.ENOENT,
+    NotEmpty: errno.ENOTEMPTY,
+    IsDirectory: errno.EISDIR,
+    NotDirectory: errno.ENOTDIR,
+    InvalidName: errno.EINVAL,
+    NameTooLong: errno.ENAMETOOLONG,
+    NotPermitted: errno.EPERM,
+    ReadOnly: errno.EROFS,
+    CrossDevice: errno.EXDEV,
+    NoAttribute: errno.ENODATA,
+    CacheError: errno.EIO,
+    NoRoom: errno.ENOSPC,
+    BytesLost: errno.EIO,
+    Stale: errno.ESTALE,
+    InUse: errno.EBUSY,
+    UsageError: errno.EINVAL,
+}
+
+
+def errno_of(error: CachefsError) -> int:
+    """Return the errno that a program gets for *error*."""
+    return next(_ERRNO[kind] for kind in type(error).__mro__ if kind in _ERRNO)

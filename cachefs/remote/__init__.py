@@ -1,0 +1,1 @@
+"""Object stores: plain blocking code behind one contract."""
