@@ -1,0 +1,32 @@
+"""What every test shares. A fixture with one user lives beside that user."""
+
+import faulthandler
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure() -> None:
+    """Let `kill -USR1` show where a hanging run stands."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def mounts_below(directory: Path) -> list[str]:
+    """The FUSE mounts in *directory*, as the kernel names them; asks nothing of the mounts."""
+    table = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    rows = [line.split() for line in table.splitlines()]
+    return [
+        row[1] for row in rows if row[2].startswith("fuse") and row[1].startswith(f"{directory}/")
+    ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_mount_outlives_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # A mount left behind hangs whoever touches it next, the removal of old temporary
+    # directories by the next run included.
+    base = tmp_path_factory.getbasetemp()
+    yield
+    left = mounts_below(base)
+    assert not left, f"mounts left behind by this run: {', '.join(left)}"
