@@ -1,0 +1,236 @@
+"""What programs do in a mount. Everything here runs in a child process; it needs the standard library only."""
+
+import contextlib
+import hashlib
+import os
+import random
+import time
+from pathlib import Path
+from typing import Final
+
+BLOCK: Final = 4096
+
+
+def pattern(seed: str, offset: int, length: int) -> bytes:
+    """The bytes that belong at *offset* of the content named *seed*.
+
+    Each block names its content and its place, so that bytes of another version, of another file, or at
+    another place are seen for what they are.
+    """
+    first, last = offset // BLOCK, (offset + length + BLOCK - 1) // BLOCK
+    blocks = (
+        hashlib.sha256(f"{seed}:{i}".encode()).digest() * (BLOCK // 32) for i in range(first, last)
+    )
+    start = offset - first * BLOCK
+    return b"".join(blocks)[start : start + length]
+
+
+def read_file(path: Path) -> bytes:
+    """The whole content."""
+    return path.read_bytes()
+
+
+def read_at(path: Path, offset: int, length: int) -> bytes:
+    """A range of the content, and no more asked of the kernel."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        return os.pread(fd, length, offset)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace the whole content; returns when close has."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        _write_all(fd, content)
+    finally:
+        os.close(fd)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        _write_all(fd, content)
+    finally:
+        os.close(fd)
+
+
+def write_at(path: Path, offset: int, content: bytes) -> None:
+    """Change a range of an existing file."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(fd, content, offset)
+    finally:
+        os.close(fd)
+
+
+def read_fd(fd: int) -> bytes:
+    """All that is behind an open descriptor, from its start."""
+    pieces = []
+    place = 0
+    while piece := os.pread(fd, 1 << 20, place):
+        pieces.append(piece)
+        place += len(piece)
+    return b"".join(pieces)
+
+
+def read_tree(root: Path) -> dict[str, bytes]:
+    """Every regular file below *root* by its relative name."""
+    return {
+        str(Path(top, name).relative_to(root)): Path(top, name).read_bytes()
+        for top, _, names in os.walk(root, onerror=_raise)
+        for name in names
+    }
+
+
+def content_digests(root: Path) -> dict[str, str]:
+    """As :func:`read_tree`, a SHA-256 in place of the bytes."""
+    digests = {}
+    for top, _, names in os.walk(root, onerror=_raise):
+        for name in names:
+            with Path(top, name).open("rb") as file:
+                digests[str(Path(top, name).relative_to(root))] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
+    return digests
+
+
+def write_pattern(path: Path, seed: str, size: int) -> None:
+    """Fill a new file with :func:`pattern`, a mebibyte at a time."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        for offset in range(0, size, 1 << 20):
+            _write_all(fd, pattern(seed, offset, min(1 << 20, size - offset)))
+    finally:
+        os.close(fd)
+
+
+def wrong_ranges(path: Path, seed: str, size: int, step: int = 1 << 20) -> list[int]:
+    """The offsets at which a file differs from :func:`pattern`; reads it from its start to its end."""
+    wrong = []
+    with path.open("rb", buffering=0) as file:
+        for offset in range(0, size, step):
+            expected = pattern(seed, offset, min(step, size - offset))
+            got = b""
+            while len(got) < len(expected) and (piece := file.read(len(expected) - len(got))):
+                got += piece
+            if got != expected:
+                wrong.append(offset)
+        if file.read(1):
+            wrong.append(size)
+    return wrong
+
+
+def timed_read_at(path: Path, offset: int, length: int) -> tuple[float, bytes]:
+    """How long :func:`read_at` took, open included, and what it read."""
+    start = time.monotonic()
+    content = read_at(path, offset, length)
+    return time.monotonic() - start, content
+
+
+def read_while_holding(
+    root: Path, sizes: dict[str, int], seed: int, seconds: float
+) -> tuple[int, list[str]]:
+    """Open files, keep up to three of them open, and read at random places of those that are open.
+
+    Returns the bytes read and what was wrong with them.
+    """
+    chance = random.Random(seed)
+    names = sorted(sizes)
+    held: list[tuple[str, int]] = []
+    read = 0
+    wrong: list[str] = []
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            if len(held) == 3:
+                os.close(held.pop(chance.randrange(3))[1])
+            name = chance.choice(names)
+            held.append((name, os.open(root / name, os.O_RDONLY)))
+            for name, fd in held:
+                offset = chance.randrange(sizes[name])
+                length = min(chance.choice((1, 4096, 65_537, 1 << 20)), sizes[name] - offset)
+                got = os.pread(fd, length, offset)
+                read += len(got)
+                if got != pattern(name, offset, length):
+                    wrong.append(f"{name} at {offset}, {length} bytes")
+    finally:
+        for _, fd in held:
+            os.close(fd)
+    return read, wrong
+
+
+def version_size(name: str, version: int) -> int:
+    """How long that version of that file is: never empty, often not a whole block."""
+    return 1 + random.Random(f"{name}:{version}").randrange(150_000)
+
+
+def version_content(name: str, version: int) -> bytes:
+    """The content of that version."""
+    return pattern(f"{name}:{version}", 0, version_size(name, version))
+
+
+def write_versions(root: Path, journal: Path, names: list[str], first: int, seed: int) -> None:
+    """Write and close versions of files for ever, noting outside the mount what was begun and what closed.
+
+    A line in the journal is on its disk before the next step is taken, so that a death at any moment
+    leaves a journal that claims no more than what was acknowledged.
+    """
+    chance = random.Random(seed)
+    log = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    version = first
+    while True:
+        version += 1
+        name = chance.choice(names)
+        content = version_content(name, version)
+        os.write(log, f"begun {name} {version}\n".encode())
+        fd = os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for offset in range(0, len(content), 40_000):
+            _write_all(fd, content[offset : offset + 40_000])
+        os.close(fd)
+        os.write(log, f"closed {name} {version}\n".encode())
+
+
+def fill(path: Path, size: int, piece: int = 1 << 20) -> tuple[int, int]:
+    """Write until *size* or an error; returns what was written, and the error's number or zero."""
+    done = 0
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        while done < size:
+            done += os.write(fd, pattern(path.name, done, min(piece, size - done)))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        return done, error.errno or -1
+    return done, errno_of_close(fd)
+
+
+def errno_of_close(fd: int) -> int:
+    """Close, and return zero or the number of the error."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def outcome_of_stat(path: Path) -> int:
+    """Zero, or the number of the error that stat gives."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,249 @@
+"""The stores under the mounts, seen from the other side: by their own SDK, or as the directory they are."""
+
+import os
+import re
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import swiftclient
+from botocore.config import Config
+
+from tests.mount.proxy import Exchange, Proxy
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to mount, and how it is reached."""
+
+    source: str
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class LiveStore(ABC):
+    """One fresh bucket, container or directory. Knows nothing of any mount."""
+
+    name: str
+    endpoint: str | None
+    """Where the server listens; None: there is no network in between."""
+
+    @abstractmethod
+    def target(self, via: Proxy | None = None) -> Target:
+        """How to mount it, through *via* if given."""
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """The keys of all that is a file; directory markers are not."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """The bytes of one object."""
+
+    @abstractmethod
+    def put(self, key: str, content: bytes) -> None:
+        """Store an object, whatever was there."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+
+    @abstractmethod
+    def key_in(self, path: str) -> str | None:
+        """The key that a request's path names; None: it names none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove all, and release connections."""
+
+    def view(self) -> dict[str, bytes]:
+        """Every file's bytes by key."""
+        return {key: self.get(key) for key in self.keys()}
+
+    def proxy(self) -> Proxy:
+        """A relay to the server."""
+        assert self.endpoint is not None
+        where = urlsplit(self.endpoint)
+        assert where.hostname is not None
+        assert where.port is not None
+        return Proxy(where.hostname, where.port)
+
+    def asked(self, proxy: Proxy, method: str) -> list[str]:
+        """The keys of the objects that were asked for by *method*, once for each request."""
+        keys = (self.key_in(e.path) for e in proxy.exchanges() if e.method == method)
+        return [key for key in keys if key]
+
+    def is_object(self, exchange: Exchange, method: str, key: str | None = None) -> bool:
+        """Whether that is a request by *method* for an object (for *key*, if given)."""
+        named = self.key_in(exchange.path)
+        return exchange.method == method and bool(named) and (key is None or named == key)
+
+
+class FileBucket(LiveStore):
+    """A directory as a store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.name = "file"
+        self.endpoint = None
+        self.directory = directory
+        directory.mkdir()
+
+    def target(self, via: Proxy | None = None) -> Target:
+        assert via is None
+        return Target(f"file://{self.directory}")
+
+    def keys(self) -> list[str]:
+        found = (
+            str(Path(top, name).relative_to(self.directory))
+            for top, _, names in os.walk(self.directory)
+            for name in names
+        )
+        return sorted(key for key in found if not key.startswith(".cachefs"))
+
+    def get(self, key: str) -> bytes:
+        return (self.directory / key).read_bytes()
+
+    def put(self, key: str, content: bytes) -> None:
+        path = self.directory / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        new.write_bytes(content)
+        new.rename(path)
+
+    def delete(self, key: str) -> None:
+        (self.directory / key).unlink()
+
+    def key_in(self, path: str) -> str | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class S3Bucket(LiveStore):
+    """A bucket behind the S3 API."""
+
+    def __init__(self, name: str, endpoint: str, *, access: str, secret: str) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.bucket = f"mount-{uuid.uuid4().hex[:12]}"
+        self._access, self._secret = access, secret
+        self._client: Any = boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=access,
+            aws_secret_access_key=secret,
+            config=Config(
+                s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
+            ),
+        )
+        self._client.create_bucket(Bucket=self.bucket)
+
+    def target(self, via: Proxy | None = None) -> Target:
+        return Target(
+            f"s3://{self.bucket}",
+            ("--endpoint-url", via.url if via else self.endpoint or "", "--force-path-style"),
+            {
+                "AWS_ACCESS_KEY_ID": self._access,
+                "AWS_SECRET_ACCESS_KEY": self._secret,
+                "AWS_DEFAULT_REGION": "us-east-1",
+            },
+        )
+
+    def _listed(self) -> Iterable[str]:
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+            for row in page.get("Contents", ()):
+                yield row["Key"]
+
+    def keys(self) -> list[str]:
+        return sorted(key for key in self._listed() if not key.endswith("/"))
+
+    def get(self, key: str) -> bytes:
+        content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return content
+
+    def put(self, key: str, content: bytes) -> None:
+        self._client.put_object(Bucket=self.bucket, Key=key, Body=content)
+
+    def delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=self.bucket, Key=key)
+
+    def key_in(self, path: str) -> str | None:
+        root = f"/{self.bucket}/"
+        return path[len(root) :] if path.startswith(root) else None
+
+    def close(self) -> None:
+        for key in list(self._listed()):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+        self._client.delete_bucket(Bucket=self.bucket)
+        self._client.close()
+
+
+class SwiftContainer(LiveStore):
+    """A container behind the Swift API; *login* is what swiftclient's Connection takes."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        endpoint: str,
+        login: Mapping[str, Any],
+        environment: Mapping[str, str],
+        auth_variable: str | None,
+    ) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.container = f"mount-{uuid.uuid4().hex[:12]}"
+        self._environment = dict(environment)
+        self._auth_variable = auth_variable
+        self._connection: Any = swiftclient.Connection(**login)
+        self._connection.put_container(self.container)
+
+    def target(self, via: Proxy | None = None) -> Target:
+        environment = dict(self._environment)
+        if via is not None:
+            # The server names its storage address after the Host header of the sign-in, so
+            # that signing in through the proxy brings everything through it.
+            assert self._auth_variable is not None
+            where = urlsplit(environment[self._auth_variable])
+            environment[self._auth_variable] = via.url + where.path
+        return Target(f"swift://{self.container}", (), environment)
+
+    def _rows(self, container: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._connection.get_container(container, full_listing=True)[
+            1
+        ]
+        return rows
+
+    def keys(self) -> list[str]:
+        return sorted(
+            row["name"]
+            for row in self._rows(self.container)
+            if row["content_type"] != "application/directory" and not row["name"].endswith("/")
+        )
+
+    def get(self, key: str) -> bytes:
+        content: bytes = self._connection.get_object(self.container, key)[1]
+        return content
+
+    def put(self, key: str, content: bytes) -> None:
+        self._connection.put_object(self.container, key, contents=content)
+
+    def delete(self, key: str) -> None:
+        self._connection.delete_object(self.container, key)
+
+    def key_in(self, path: str) -> str | None:
+        found = re.match(rf"/(?:swift/)?v1/[^/]+/{self.container}/(.+)", path, re.DOTALL)
+        return found[1] if found else None
+
+    def close(self) -> None:
+        for row in self._rows(self.container):
+            self._connection.delete_object(self.container, row["name"])
+        self._connection.delete_container(self.container)
+        self._connection.close()
