@@ -1,0 +1,129 @@
+"""The systemd unit, in a container that really boots: up at boot, and nothing is lost at its end.
+
+One boot tells all of it; each test reads its part of what was found.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.boot.container import REPOSITORY, Machine, missing
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(400)]
+
+CONFIGURATION: Final = """\
+[mounts.photos]
+source = "file:///srv/store"
+mountpoint = "/mnt/photos"
+cache_dir = "/var/cache/cachefs/photos"
+cache_size = "64MiB"
+min_free = "0"
+upload = "background"
+upload_delay = "1h"
+
+[mounts.wrong]
+source = "file:///srv/nowhere"
+mountpoint = "/mnt/wrong"
+cache_dir = "/var/cache/cachefs/wrong"
+"""
+
+SCRIPT: Final = """\
+unit=cachefs@photos
+properties="-p Result -p ExecMainStatus -p ActiveState -p NRestarts"
+
+say active systemctl is-active $unit
+say type stat -f -c %T /mnt/photos
+say hello cat /mnt/photos/album/hello.txt
+
+echo "written before stop" >/mnt/photos/album/stopped.txt
+say waits_before_stop test ! -e /srv/store/album/stopped.txt
+say stop systemctl stop $unit
+say after_stop systemctl show $unit $properties
+say mounted_after_stop grep -c " /mnt/photos " /proc/self/mounts
+say stored_by_stop cat /srv/store/album/stopped.txt
+
+say start systemctl start $unit
+echo "written before kill" >/mnt/photos/album/killed.txt
+systemctl kill --kill-whom=main --signal=KILL $unit
+await sh -c "! systemctl -q is-active $unit"
+await systemctl -q is-active $unit
+say killed cat /mnt/photos/album/killed.txt
+say after_kill systemctl show $unit $properties
+
+await sh -c 'test "$(systemctl is-failed cachefs@wrong)" = failed'
+say wrong systemctl show cachefs@wrong $properties
+say wrong_log journalctl -q -o cat -u cachefs@wrong
+
+echo "written before shutdown" >/mnt/photos/album/shutdown.txt
+say waits_before_shutdown test ! -e /srv/store/album/shutdown.txt
+say log journalctl -q -o cat -u $unit
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store")
+    (store / "album").mkdir()
+    (store / "album" / "hello.txt").write_text("hello from the store\n")
+    return store
+
+
+@pytest.fixture(scope="module")
+def booted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    if reason := missing():
+        pytest.skip(reason)
+    machine = Machine.create(tmp_path_factory.mktemp("boot"))
+    try:
+        machine.shared[store] = "/srv/store"
+        machine.write("/etc/cachefs/config.toml", CONFIGURATION)
+        (machine.root / "mnt/photos").mkdir()
+        (machine.root / "mnt/wrong").mkdir()
+        unit = (REPOSITORY / "systemd" / "cachefs@.service").read_text()
+        machine.write("/etc/systemd/system/cachefs@.service", unit)
+        machine.boot(SCRIPT, enable=["cachefs@photos.service", "cachefs@wrong.service"])
+        yield machine
+    finally:
+        shutil.rmtree(machine.root)
+
+
+def test_the_mount_is_up_for_whatever_comes_after_remote_file_systems(booted: Machine) -> None:
+    assert booted.said("active") == "active"
+    assert "fuse" in booted.said("type")
+    assert booted.said("hello") == "hello from the store"
+
+
+def test_stopping_the_unit_uploads_what_waits_and_unmounts(booted: Machine) -> None:
+    assert booted.status("waits_before_stop") == 0, "the test wants a file that waits"
+    assert booted.status("stop") == 0
+    assert booted.properties("after_stop")["Result"] == "success"
+    assert booted.said("mounted_after_stop") == "0"
+    assert booted.said("stored_by_stop") == "written before stop"
+
+
+def test_a_killed_daemon_is_started_again_with_what_was_written(booted: Machine) -> None:
+    assert booted.said("killed") == "written before kill"
+    assert booted.properties("after_kill")["ActiveState"] == "active"
+    assert int(booted.properties("after_kill")["NRestarts"]) >= 1
+
+
+def test_a_wrong_configuration_fails_once_and_says_why(booted: Machine) -> None:
+    wrong = booted.properties("wrong")
+
+    assert wrong["ActiveState"] == "failed"
+    assert wrong["ExecMainStatus"] in {"2", "3"}
+    assert wrong["NRestarts"] == "0"
+    assert "/srv/nowhere" in booted.said("wrong_log")
+    assert "Traceback" not in booted.said("wrong_log")
+
+
+def test_turning_the_machine_off_uploads_what_waits(booted: Machine, store: Path) -> None:
+    assert booted.status("waits_before_shutdown") == 0, "the test wants a file that waits"
+    assert (store / "album" / "shutdown.txt").read_text() == "written before shutdown\n"
+    assert (store / "album" / "killed.txt").read_text() == "written before kill\n"
+
+
+def test_the_log_of_all_that_holds_no_traceback(booted: Machine) -> None:
+    assert "Traceback" not in booted.said("log")
