@@ -1,0 +1,285 @@
+"""The only retry loop: every passing fault is tried again here, and nowhere else."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from cachefs.core.errors import Fault, NotFound, StoreError, TimedOut, Unreachable
+from cachefs.core.extents import Extent
+from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.remote.pages import Pages
+from cachefs.remote.store import Body, Capabilities, ObjectStore, Sink
+
+_T = TypeVar("_T")
+_GLANCE_S = 0.25
+"""How often a waiting upload looks whether it was called off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the far side answers, for ``status``. Times are seconds since the epoch."""
+
+    last_ok: float | None = None
+    """When the store last gave a definite answer (a refusal is one, too)."""
+    last_error: str | None = None
+    """The last fault, in words; None: there was none yet."""
+    offline_since: float | None = None
+    """When the unbroken run of faults began; None: the last request was answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When to try again: full-jitter exponential backoff, and the clocks it goes by."""
+
+    first_wait_s: float = 0.1
+    """The longest first wait; each next one may be twice as long."""
+    longest_wait_s: float = 5.0
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    uniform: Callable[[float, float], float] = random.uniform
+    wait: Callable[[float], bool] | None = None
+    """Wait so many seconds, and return whether to give up; None: for real, until :meth:`Retrying.close`."""
+
+
+_PACE = Pace()
+
+
+class Retrying:
+    """*store*, asked again after each ``Fault`` until *timeout_s* has passed.
+
+    The time counts from the start of the call; for the calls that carry bytes (``get_range``, ``put``) from
+    the first fault, since a long transfer that moves is not late (sockets that stand still fail by
+    themselves). No try is begun that, if it took as long as the one before, would end too late. At the
+    deadline the last error is raised: as ``Unreachable`` if no connection could be made, else as
+    ``TimedOut``.
+
+    A repeated call may find that the one before did its work although the answer was lost. A repeated
+    ``delete`` that finds nothing is therefore done. A repeated ``put`` may raise ``Changed`` because of
+    itself: the caller tells by its token.
+    """
+
+    def __init__(self, store: ObjectStore, *, timeout_s: float, pace: Pace = _PACE) -> None:
+        self._store = store
+        self._timeout_s = timeout_s
+        self._pace = pace
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._requests: Counter[str] = Counter()
+        self._health = Health()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The store's own."""
+        return self._store.capabilities
+
+    @property
+    def description(self) -> str:
+        """The store's own."""
+        return self._store.description
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """How often each operation was tried, repeats and each page of a listing included."""
+        with self._lock:
+            return dict(self._requests)
+
+    @property
+    def health(self) -> Health:
+        """How the far side answers at present."""
+        with self._lock:
+            return self._health
+
+    def check(self) -> None:
+        """As the store's."""
+        self._run("check", self._store.check)
+
+    def probe(self) -> Capabilities:
+        """As the store's."""
+        return self._run("probe", self._store.probe)
+
+    def head(self, key: Key) -> ObjectInfo:
+        """As the store's."""
+        return self._run("head", lambda: self._store.head(key))
+
+    def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
+        """As the store's, with a deadline for each page.
+
+        A fault in the middle repeats that page where the store's listing is :class:`Pages`; elsewhere it is
+        raised, unless no page was handed out yet.
+        """
+        pages = self._store.list(prefix, deep=deep)
+        begun = False
+
+        def turn() -> Listing | None:
+            nonlocal pages
+            try:
+                return next(pages, None)
+            except Fault:
+                # A generator is spent after it raised: it would pretend to be at the end.
+                if not isinstance(pages, Pages):
+                    pages = self._store.list(prefix, deep=deep)
+                raise
+
+        while (
+            page := self._run("list", turn, once=begun and not isinstance(pages, Pages))
+        ) is not None:
+            begun = True
+            yield page
+
+    def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
+        """As the store's; *into* is told to restart before each repeat."""
+        begun = False
+
+        def fetch() -> ObjectInfo:
+            nonlocal begun
+            if begun:
+                into.restart()
+            begun = True
+            return self._store.get_range(key, extent, into, if_match=if_match)
+
+        return self._run("get_range", fetch, patient=True)
+
+    def put(
+        self,
+        key: Key,
+        body: Body,
+        *,
+        meta: Mapping[str, str],
+        content_type: str | None = None,
+        if_match: ETag | None,
+    ) -> ObjectInfo:
+        """As the store's. Looks at *body* while it waits, so that ``UploadStopped`` ends the wait too."""
+
+        def glance() -> None:
+            body.reader(Extent(0, min(1, body.size))).read(1)
+
+        return self._run(
+            "put",
+            lambda: self._store.put(
+                key, body, meta=meta, content_type=content_type, if_match=if_match
+            ),
+            patient=True,
+            glance=glance,
+        )
+
+    def copy(
+        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+    ) -> ObjectInfo:
+        """As the store's."""
+        return self._run(
+            "copy",
+            lambda: self._store.copy(source, target, if_match=if_match, replaces=replaces),
+        )
+
+    def set_meta(
+        self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
+    ) -> ObjectInfo:
+        """As the store's."""
+        return self._run(
+            "set_meta",
+            lambda: self._store.set_meta(key, meta, content_type=content_type, if_match=if_match),
+        )
+
+    def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
+        """As the store's; ``NotFound`` after a fault means that the lost answer was a yes."""
+        faulted = False
+
+        def remove() -> None:
+            nonlocal faulted
+            try:
+                self._store.delete(key, if_match=if_match)
+            except NotFound:
+                if not faulted:
+                    raise
+            except Fault:
+                faulted = True
+                raise
+
+        self._run("delete", remove)
+
+    def close(self) -> None:
+        """End all waiting for a next try, and close the store."""
+        self._closed.set()
+        self._store.close()
+
+    def _run(
+        self,
+        operation: str,
+        call: Callable[[], _T],
+        *,
+        patient: bool = False,
+        once: bool = False,
+        glance: Callable[[], None] | None = None,
+    ) -> _T:
+        clock = self._pace.clock
+        began = clock()
+        deadline = None if patient else began + self._timeout_s
+        tries = 0
+        while True:
+            tries += 1
+            started = clock()
+            try:
+                return self._observed(operation, call)
+            except Fault as fault:
+                now = clock()
+                deadline = deadline or now + self._timeout_s
+                wait_s = self._wait_s(tries, fault)
+                late = now + wait_s + (now - started) > deadline
+                if once:
+                    raise
+                if late or self._pause(wait_s, glance):
+                    raise self._last(fault, tries, now - began) from fault
+
+    def _observed(self, operation: str, call: Callable[[], _T]) -> _T:
+        with self._lock:
+            self._requests[operation] += 1
+        try:
+            result = call()
+        except Fault as fault:
+            now = self._pace.wall()
+            with self._lock:
+                since = self._health.offline_since
+                self._health = replace(
+                    self._health,
+                    last_error=str(fault),
+                    offline_since=now if since is None else since,
+                )
+            raise
+        except StoreError:
+            self._answered()
+            raise
+        self._answered()
+        return result
+
+    def _answered(self) -> None:
+        now = self._pace.wall()
+        with self._lock:
+            self._health = replace(self._health, last_ok=now, offline_since=None)
+
+    def _wait_s(self, tries: int, fault: Fault) -> float:
+        pace = self._pace
+        longest = min(pace.longest_wait_s, pace.first_wait_s * 2.0 ** min(tries - 1, 30))
+        return max(pace.uniform(0, longest), fault.retry_after_s or 0.0)
+
+    def _pause(self, wait_s: float, glance: Callable[[], None] | None) -> bool:
+        """Wait, and return whether to give up."""
+        wait = self._pace.wait or self._closed.wait
+        if glance is None:
+            return wait(wait_s)
+        while wait_s > 0:
+            glance()
+            if wait(min(wait_s, _GLANCE_S)):
+                return True
+            wait_s -= _GLANCE_S
+        glance()
+        return False
+
+    def _last(self, fault: Fault, tries: int, took_s: float) -> Fault:
+        times = "once" if tries == 1 else f"{tries} times"
+        reason = f"{fault} (tried {times} in {took_s:.0f} s)"
+        kind = Unreachable if isinstance(fault, Unreachable) else TimedOut
+        return kind(reason, retry_after_s=fault.retry_after_s)

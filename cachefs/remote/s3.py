@@ -1,0 +1,458 @@
+"""S3 and what speaks its protocol: the contract in terms of boto3's requests."""
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from botocore.response import StreamingBody
+
+from cachefs.core.errors import Changed, Denied, Fault, NotFound, Unsupported
+from cachefs.core.extents import Extent
+from cachefs.core.source import StoreOptions
+from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.remote.pages import Pages
+from cachefs.remote.s3_client import Answer, S3Client
+from cachefs.remote.s3_errors import SDK_ERRORS, OutOfRange, UploadGone, status_of, translate
+from cachefs.remote.s3_multipart import GuardedReader, Multipart, Team, split
+from cachefs.remote.s3_probe import Condition, Findings, probe
+from cachefs.remote.s3_values import (
+    bare,
+    encode_meta,
+    looks_like_md5,
+    object_of,
+    page_of,
+    quoted,
+    seconds_ns,
+)
+from cachefs.remote.store import Body, Capabilities, Sink
+
+_CHUNK = 2**20
+_SMALL = 2**18
+"""A body up to this is read at once, and sent together with the headers."""
+_COPY_LIMIT = 512 * 2**20
+"""A copy of more than this goes in parts: in parallel, and none longer than a read may wait for its answer."""
+_COPY_PART = 256 * 2**20
+_BUCKET_TRUSTED_S = 30.0
+_NOT_ASKED = Condition()
+_CARRIED = (
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "ContentType",
+    "ServerSideEncryption",
+    "SSEKMSKeyId",
+    "StorageClass",
+    "WebsiteRedirectLocation",
+)
+"""What of an object, beside its metadata, S3 forgets when it is copied in parts or gets new metadata."""
+
+
+def bucket_names(client: S3Client) -> list[str]:
+    """Return the names of all buckets that the credentials may list."""
+    names: list[str] = []
+    token: dict[str, str] = {}
+    while True:
+        answer = client.call("list_buckets", **token)
+        names += [str(bucket["Name"]) for bucket in answer.get("Buckets", ())]
+        if not answer.get("ContinuationToken"):
+            return names
+        token = {"ContinuationToken": str(answer["ContinuationToken"])}
+
+
+class S3Store:
+    """The objects of one bucket.
+
+    *home* is the prefix that the credentials may be bound to: :meth:`check` lists it, and :meth:`probe`
+    writes below it. *client* is to be shared between buckets. Copies of more than *copy_limit* bytes go in
+    parts.
+
+    Until :meth:`probe` ran, every condition of a write is checked by HEAD.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        options: StoreOptions,
+        *,
+        home: str = "",
+        client: S3Client | None = None,
+        copy_limit: int = _COPY_LIMIT,
+    ) -> None:
+        self._bucket = bucket
+        self._options = options
+        self._home = home
+        self._client = client or S3Client(options)
+        self._copy_limit = copy_limit
+        self._copy_part = min(copy_limit, _COPY_PART)
+        self._found = Findings()
+        self._bucket_seen_s = -math.inf
+        self._lock = threading.Lock()
+        self._team: Team | None = None
+        self._unfinished: dict[Key, tuple[Body, Multipart]] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What :meth:`probe` found."""
+        return self._found.capabilities()
+
+    @property
+    def description(self) -> str:
+        """``s3://BUCKET at ENDPOINT``."""
+        return f"s3://{self._bucket} at {self._client.endpoint}"
+
+    def check(self) -> None:
+        """Raise unless the bucket exists and may be listed."""
+        self._call("list_objects_v2", Prefix=self._home, MaxKeys=1)
+
+    def probe(self) -> Capabilities:
+        """Find out what the store honours, with objects named ``.cachefs-probe-…``."""
+        self._found = probe(self._client, self._bucket, self._home)
+        return self.capabilities
+
+    def head(self, key: Key) -> ObjectInfo:
+        """Return what is at *key*."""
+        return _described(key, self._head(key))
+
+    def list(self, prefix: Key, *, deep: bool = False) -> Pages:
+        """Yield what lies below *prefix*, a thousand at a time."""
+        delimiter = {} if deep else {"Delimiter": "/"}
+
+        def fetch(token: str | None) -> tuple[Listing, str | None]:
+            goes_on = {} if token is None else {"ContinuationToken": token}
+            answer = self._call(
+                "list_objects_v2", Prefix=prefix, EncodingType="url", **delimiter, **goes_on
+            )
+            following = answer.get("NextContinuationToken") or None
+            if answer.get("IsTruncated") and following is None:
+                raise Fault("the store cut the listing short without saying how to go on")
+            return page_of(answer), following if answer.get("IsTruncated") else None
+
+        return Pages(fetch)
+
+    def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
+        """Write the bytes of *extent* into *into*; whole objects are checked against an MD5 ETag."""
+        if extent.length == 0:
+            return self._same(self.head(key), if_match)
+        try:
+            answer = self._call(
+                "get_object",
+                Key=key,
+                Range=f"bytes={extent.start}-{extent.stop - 1}",
+                IfMatch=quoted(if_match),
+            )
+        except OutOfRange:
+            self._same(self.head(key), if_match)
+            raise
+        with closing(answer["Body"]) as body:
+            size = _size_of_whole(answer, extent)
+            info = self._same(object_of(key, answer, size=size), if_match)
+            whole = extent.length == size and self._found.md5_etags and looks_like_md5(info.etag)
+            digest = _pour(body, extent.length, into, check=whole and not _encrypted(answer))
+        if digest is not None and digest != info.etag:
+            raise Fault(
+                "the content is not what its ETag says: damaged on the way, or at the store"
+            )
+        return info
+
+    def put(
+        self,
+        key: Key,
+        body: Body,
+        *,
+        meta: Mapping[str, str],
+        content_type: str | None = None,
+        if_match: ETag | None,
+    ) -> ObjectInfo:
+        """Store *body*: in one request, or above the threshold in parts.
+
+        The parts that a failed try stored are kept for the next try with the same *body*.
+        """
+        about = {"Metadata": encode_meta(meta), **self._chosen()}
+        if content_type is not None:
+            about["ContentType"] = content_type
+        try:
+            if body.size < self._options.multipart_threshold:
+                answer = self._put_whole(key, body, about, if_match)
+            else:
+                answer = self._put_parts(key, body, about, if_match)
+        except NotFound as error:
+            # S3 says so of an object that is gone and should be replaced.
+            raise Changed(str(error)) from error
+        if not answer.get("ETag"):
+            return self.head(key)
+        return ObjectInfo(
+            key=key,
+            size=body.size,
+            etag=bare(answer["ETag"]),
+            mtime_ns=_answered_ns(answer),
+            content_type=content_type,
+            meta=dict(meta),
+        )
+
+    def copy(
+        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+    ) -> ObjectInfo:
+        """Copy within the bucket, whatever the size."""
+        there = self._head(source)
+        info = self._same(_described(source, there), if_match)
+        return self._copied(replace(info, key=target), source, there, if_match, replaces)
+
+    def set_meta(
+        self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
+    ) -> ObjectInfo:
+        """Copy the object onto itself with other metadata, which is how S3 has it."""
+        there = self._head(key)
+        info = self._same(_described(key, there), if_match)
+        if content_type is not None:
+            there["ContentType"] = content_type
+        wanted = replace(info, meta=dict(meta), content_type=there.get("ContentType"))
+        return self._copied(wanted, key, there, if_match, if_match)
+
+    def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
+        """Remove the object. S3 does not say whether there was one."""
+        condition = {}
+        if if_match is not None:
+            condition = self._condition(key, if_match, match=self._found.delete)
+        self._call("delete_object", Key=key, **condition)
+
+    def close(self) -> None:
+        """Abort the uploads that nobody will finish, and close all connections."""
+        with self._lock:
+            unfinished, self._unfinished = self._unfinished, {}
+            team, self._team = self._team, None
+        for _, upload in unfinished.values():
+            upload.abort()
+        if team is not None:
+            team.close()
+        self._client.close()
+
+    def _call(self, operation: str, /, **params: object) -> Answer:
+        answer = self._client.call(operation, Bucket=self._bucket, **params)
+        self._bucket_seen_s = time.monotonic()
+        return answer
+
+    def _head(self, key: Key) -> Answer:
+        try:
+            return self._call("head_object", Key=key)
+        except NotFound:
+            # The answer to a HEAD has no body, so a missing bucket looks like a missing object.
+            if time.monotonic() - self._bucket_seen_s > _BUCKET_TRUSTED_S:
+                with suppress(Denied):
+                    self._call("head_bucket")
+            raise
+
+    def _same(self, info: ObjectInfo, etag: ETag) -> ObjectInfo:
+        if info.etag != etag:
+            raise Changed(f"{info.key!r} is another version than the one asked for")
+        return info
+
+    def _condition(
+        self, key: Key, etag: ETag | None, *, match: Condition, create: Condition = _NOT_ASKED
+    ) -> dict[str, object]:
+        """Return the parameters that make the store check; where it does not, check by HEAD."""
+        if etag is None:
+            if create.enforced:
+                return {"IfNoneMatch": "*"}
+            with suppress(NotFound):
+                self._head(key)
+                raise Changed(f"{key!r} is there already")
+            return {}
+        if match.enforced:
+            return {"IfMatch": match.spelled(etag)}
+        try:
+            self._same(self.head(key), etag)
+        except NotFound as error:
+            raise Changed(f"{key!r} is gone") from error
+        return {}
+
+    def _chosen(self) -> dict[str, object]:
+        """Return what the operator wants of every object that is written."""
+        wanted = {
+            "StorageClass": self._options.storage_class,
+            "ServerSideEncryption": self._options.sse,
+            "SSEKMSKeyId": self._options.sse_kms_key_id,
+            "ACL": self._options.acl,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def _put_whole(
+        self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
+    ) -> Answer:
+        found = self._found
+        condition = self._condition(key, if_match, match=found.put, create=found.create)
+        reader = GuardedReader(body, Extent(0, body.size), threading.Event())
+        content = reader.read() if body.size <= _SMALL else reader
+        with reader.unmasked():
+            return self._call("put_object", Key=key, Body=content, **about, **condition)
+
+    def _put_parts(
+        self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
+    ) -> Answer:
+        found = self._found
+
+        def condition() -> dict[str, object]:
+            return self._condition(key, if_match, match=found.parts, create=found.parts_create)
+
+        upload = self._upload(key, body, about)
+        try:
+            answer = upload.upload(body, self._threads(), condition)
+        except UploadGone:
+            self._forget(key)
+            raise
+        except Fault:
+            raise
+        except BaseException:
+            self._forget(key)
+            upload.abort()
+            raise
+        self._forget(key)
+        return answer
+
+    def _upload(self, key: Key, body: Body, about: Mapping[str, object]) -> Multipart:
+        """Return the upload of *body* that a try before this one left unfinished, or a new one."""
+        with self._lock:
+            of, upload = self._unfinished.get(key, (None, None))
+            if upload is not None and of is body:
+                return upload
+            fresh = Multipart(
+                self._client,
+                {"Bucket": self._bucket, "Key": key},
+                about,
+                split(body.size, self._options.part_size),
+            )
+            self._unfinished[key] = body, fresh
+        if upload is not None:
+            upload.abort()
+        return fresh
+
+    def _forget(self, key: Key) -> None:
+        with self._lock:
+            self._unfinished.pop(key, None)
+
+    def _threads(self) -> Team:
+        with self._lock:
+            if self._team is None:
+                self._team = Team(self._options.transfers)
+            return self._team
+
+    def _copied(
+        self,
+        wanted: ObjectInfo,
+        source: Key,
+        there: Answer,
+        if_match: ETag,
+        replaces: ETag | None,
+    ) -> ObjectInfo:
+        """Make *wanted* out of the bytes of *source*, of which *there* is the HEAD."""
+        found = self._found
+        about = {name: there[name] for name in _CARRIED if name in there} | self._chosen()
+        about["Metadata"] = encode_meta(wanted.meta or {})
+        origin: dict[str, object] = {"CopySource": {"Bucket": self._bucket, "Key": source}}
+        if found.copy_source.enforced:
+            origin["CopySourceIfMatch"] = found.copy_source.spelled(if_match)
+
+        def condition(match: Condition, create: Condition) -> dict[str, object]:
+            return self._condition(wanted.key, replaces, match=match, create=create)
+
+        if wanted.size > self._copy_limit:
+            answer = self._copy_parts(
+                wanted, about, origin, lambda: condition(found.parts, found.parts_create)
+            )
+        else:
+            held = condition(found.copy_target, found.copy_target)
+            result = self._call(
+                "copy_object",
+                Key=wanted.key,
+                MetadataDirective="REPLACE",
+                **origin,
+                **about,
+                **held,
+            )
+            answer = result | result.get("CopyObjectResult", {})
+        if not answer.get("ETag"):
+            return self.head(wanted.key)
+        return replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer))
+
+    def _copy_parts(
+        self,
+        wanted: ObjectInfo,
+        about: Mapping[str, object],
+        origin: Mapping[str, object],
+        condition: Callable[[], dict[str, object]],
+    ) -> Answer:
+        place = {"Bucket": self._bucket, "Key": wanted.key}
+        upload = Multipart(self._client, place, about, split(wanted.size, self._copy_part))
+        try:
+            return upload.copy(origin, self._threads(), condition)
+        except BaseException:
+            upload.abort()
+            raise
+
+
+def _described(key: Key, answer: Answer) -> ObjectInfo:
+    return object_of(key, answer, size=int(answer["ContentLength"]))
+
+
+def _answered_ns(answer: Answer) -> int:
+    """Return when the store took the object in, by its own clock."""
+    if "LastModified" in answer:
+        return seconds_ns(answer["LastModified"])
+    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return seconds_ns(parsedate_to_datetime(said) if said else datetime.now(UTC))
+    except ValueError:
+        return seconds_ns(datetime.now(UTC))
+
+
+def _size_of_whole(answer: Answer, extent: Extent) -> int:
+    """Return the size of the object that the answer is a part of. Raise unless it is the part asked for."""
+    length = int(answer.get("ContentLength", -1))
+    if status_of(answer) != 206:
+        if extent.start == 0 and length == extent.length:
+            return length
+        raise Unsupported("the store sends whole objects where a range was asked for")
+    said = str(answer.get("ContentRange", ""))
+    span, _, total = said.removeprefix("bytes ").partition("/")
+    if span != f"{extent.start}-{extent.stop - 1}" or not total.isdigit():
+        raise Fault(
+            f"the store sent the range {said!r} in place of {extent.start}-{extent.stop - 1}"
+        )
+    if length not in (-1, extent.length):
+        raise Fault(f"the store announced {length} bytes in place of {extent.length}")
+    return int(total)
+
+
+def _encrypted(answer: Answer) -> bool:
+    return "ServerSideEncryption" in answer or "SSECustomerAlgorithm" in answer
+
+
+def _pour(body: StreamingBody, length: int, into: Sink, *, check: bool) -> str | None:
+    """Write exactly *length* bytes into *into*; return their MD5, if it is to be checked."""
+    digest = hashlib.md5(usedforsecurity=False) if check else None
+    left = length
+    while left:
+        chunk = _read(body, min(left, _CHUNK))
+        if not chunk:
+            raise Fault(f"the store sent {length - left} bytes in place of {length}")
+        if digest is not None:
+            digest.update(chunk)
+        into.write(memoryview(chunk))
+        left -= len(chunk)
+    if _read(body, 1):
+        raise Fault(f"the store sent more than the {length} bytes asked for")
+    return None if digest is None else digest.hexdigest()
+
+
+def _read(body: StreamingBody, size: int) -> bytes:
+    try:
+        chunk: bytes = body.read(size)
+    except SDK_ERRORS as error:
+        raise translate(error, "get_object") from error
+    return chunk

@@ -1,0 +1,193 @@
+"""Objects made of parts: sent or copied by several threads, and called off as one."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+
+from cachefs.core.errors import StoreError
+from cachefs.core.extents import Extent
+from cachefs.remote.s3_client import Answer, S3Client
+from cachefs.remote.store import Body, Reader, UploadStopped
+
+MOST_PARTS = 10_000
+_LEAST_PART = 5 * 2**20
+_GRAIN = 2**20
+
+
+def split(size: int, part_size: int) -> list[Extent]:
+    """Return the extents of the parts: *part_size* each, or larger where 10,000 would not do."""
+    part_size = max(part_size, _LEAST_PART)
+    if size > part_size * MOST_PARTS:
+        grains = -(-size // (MOST_PARTS * _GRAIN))
+        part_size = grains * _GRAIN
+    return [Extent(start, min(start + part_size, size)) for start in range(0, size, part_size)]
+
+
+class GuardedReader:
+    """A reader that stops when *stop* is set, and keeps what its body raised, for it not to be rewritten.
+
+    boto3 takes an exception from a body's ``read`` for one of the network.
+    """
+
+    def __init__(self, body: Body, extent: Extent, stop: threading.Event) -> None:
+        self._reader: Reader = body.reader(extent)
+        self._stop = stop
+        self.failure: BaseException | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes."""
+        if self._stop.is_set():
+            raise UploadStopped
+        try:
+            return self._reader.read(size)
+        except BaseException as failure:
+            self.failure = failure
+            raise
+
+    @contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """Raise what the body raised, in place of the fault that it was taken for."""
+        try:
+            yield
+        except StoreError:
+            if self.failure is not None:
+                raise self.failure from None
+            raise
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to *offset*."""
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._reader.tell()
+
+
+class Multipart:
+    """One upload in parts: begun at most once, continued by each :meth:`run` until one completes it.
+
+    Parts that a run finished before it failed are not sent again by the next.
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        place: Mapping[str, object],
+        create: Mapping[str, object],
+        parts: Sequence[Extent],
+    ) -> None:
+        self._client = client
+        self._place = place
+        self._create = create
+        self._parts = parts
+        self._upload_id: str | None = None
+        self._etags: dict[int, str] = {}
+
+    def upload(
+        self, body: Body, team: "Team", finish: Callable[[], Mapping[str, object]]
+    ) -> Answer:
+        """Send the parts of *body*, and complete the object under the condition that *finish* returns."""
+
+        def send(upload_id: str, number: int, stop: threading.Event) -> str:
+            reader = GuardedReader(body, self._parts[number - 1], stop)
+            with reader.unmasked():
+                answer = self._client.call(
+                    "upload_part",
+                    **self._place,
+                    UploadId=upload_id,
+                    PartNumber=number,
+                    Body=reader,
+                )
+            return str(answer["ETag"])
+
+        return self._run(send, team, finish)
+
+    def copy(
+        self,
+        source: Mapping[str, object],
+        team: "Team",
+        finish: Callable[[], Mapping[str, object]],
+    ) -> Answer:
+        """As :meth:`upload`, but from the object that *source* (CopySource and its condition) names."""
+
+        def send(upload_id: str, number: int, _: threading.Event) -> str:
+            part = self._parts[number - 1]
+            answer = self._client.call(
+                "upload_part_copy",
+                **self._place,
+                **source,
+                UploadId=upload_id,
+                PartNumber=number,
+                CopySourceRange=f"bytes={part.start}-{part.stop - 1}",
+            )
+            return str(answer["CopyPartResult"]["ETag"])
+
+        return self._run(send, team, finish)
+
+    def abort(self) -> None:
+        """Have the store drop what was sent. What it says to that does not matter to anyone."""
+        if self._upload_id is None:
+            return
+        with suppress(StoreError):
+            self._client.call("abort_multipart_upload", **self._place, UploadId=self._upload_id)
+
+    def _run(
+        self,
+        send: Callable[[str, int, threading.Event], str],
+        team: "Team",
+        finish: Callable[[], Mapping[str, object]],
+    ) -> Answer:
+        if self._upload_id is None:
+            created = self._client.call("create_multipart_upload", **self._place, **self._create)
+            self._upload_id = str(created["UploadId"])
+        upload_id = self._upload_id
+        numbers = range(1, len(self._parts) + 1)
+        left = [number for number in numbers if number not in self._etags]
+        team.work(left, lambda number, stop: send(upload_id, number, stop), self._etags)
+        parts = [{"PartNumber": number, "ETag": self._etags[number]} for number in numbers]
+        return self._client.call(
+            "complete_multipart_upload",
+            **self._place,
+            **finish(),
+            UploadId=upload_id,
+            MultipartUpload={"Parts": parts},
+        )
+
+
+class Team:
+    """The threads that send parts: at most *size*, of all uploads together."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pool = ThreadPoolExecutor(size, thread_name_prefix="cachefs-part")
+
+    def work(
+        self,
+        numbers: Sequence[int],
+        send: Callable[[int, threading.Event], str],
+        etags: MutableMapping[int, str],
+    ) -> None:
+        """Put what *send* returns for each number into *etags*.
+
+        At the first failure stops the others, waits for them, and raises it.
+        """
+        stop = threading.Event()
+        waiting = iter(numbers)
+        running: dict[Future[str], int] = {}
+        try:
+            while True:
+                while len(running) < self._size and (number := next(waiting, 0)):
+                    running[self._pool.submit(send, number, stop)] = number
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    etags[running.pop(future)] = future.result()
+        finally:
+            stop.set()
+            # An abort is only sure to leave no part behind when no part is on its way.
+            wait([future for future in running if not future.cancel()])
+
+    def close(self) -> None:
+        """End the threads, once they are done."""
+        self._pool.shutdown()

@@ -1,0 +1,266 @@
+"""What an S3 honours, found out with objects of our own, which are removed again."""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from cachefs.core.errors import Changed, Denied, NotFound, Refused, StoreError
+from cachefs.core.types import ETag
+from cachefs.remote.s3_client import Answer, S3Client
+from cachefs.remote.s3_values import quoted
+from cachefs.remote.store import Capabilities, Support
+
+_WRONG = ETag("0" * 32)
+_CONTENT = b"cachefs asks what this store honours"
+_MD5 = hashlib.md5(_CONTENT, usedforsecurity=False).hexdigest()
+_STRENGTH = (Support.ENFORCED, Support.IGNORED, Support.REFUSED, Support.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How the store treats one kind of condition, and how it wants the ETag spelled."""
+
+    support: Support = Support.UNKNOWN
+    unquoted: bool = False
+
+    @property
+    def enforced(self) -> bool:
+        """Whether it can be left to the store."""
+        return self.support is Support.ENFORCED
+
+    def spelled(self, etag: ETag) -> str:
+        """Return *etag* as this condition wants it."""
+        return etag if self.unquoted else quoted(etag)
+
+
+_UNKNOWN = Condition()
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found out. A condition is sent only where it is enforced."""
+
+    put: Condition = _UNKNOWN
+    create: Condition = _UNKNOWN
+    parts: Condition = _UNKNOWN
+    """CompleteMultipartUpload with If-Match."""
+    parts_create: Condition = _UNKNOWN
+    delete: Condition = _UNKNOWN
+    copy: Condition = _UNKNOWN
+    copy_source: Condition = _UNKNOWN
+    copy_target: Condition = _UNKNOWN
+    """CopyObject with If-None-Match or If-Match on what it would replace."""
+    md5_etags: bool = False
+    """Whether the ETag of an object stored in one piece is the MD5 of its bytes."""
+    writable: bool | None = None
+    notes: tuple[str, ...] = ()
+
+    def capabilities(self) -> Capabilities:
+        """Return what the contract knows of it."""
+        return Capabilities(
+            conditional_put=self.put.support,
+            conditional_create=self.create.support,
+            conditional_multipart=_weakest(self.parts, self.parts_create),
+            conditional_delete=self.delete.support,
+            conditional_copy=_weakest(self.copy_source, self.copy_target),
+            copy=self.copy.support,
+            writable=self.writable,
+            notes=self.notes,
+        )
+
+
+def probe(client: S3Client, bucket: str, prefix: str) -> Findings:
+    """Return what the store honours for keys that begin with *prefix*."""
+    run = _Probe(client, bucket, f"{prefix}.cachefs-probe-{secrets.token_hex(8)}")
+    try:
+        return run.findings()
+    finally:
+        run.clean_up()
+
+
+class _Probe:
+    def __init__(self, client: S3Client, bucket: str, name: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._name = name
+        self._made: list[str] = []
+
+    def findings(self) -> Findings:
+        try:
+            first = self._put(self._key("put"))
+        except Denied as reason:
+            return Findings(writable=False, notes=(f"writing is denied: {reason}",))
+        etag = ETag(str(first.get("ETag", "")).strip('"'))
+        with ThreadPoolExecutor(4, thread_name_prefix="cachefs-probe") as pool:
+            put = pool.submit(self._puts, etag)
+            delete = pool.submit(self._deletes, etag)
+            parts = pool.submit(self._uploads)
+            copy = pool.submit(self._copies, etag)
+        matched, created = put.result()
+        found = Findings(
+            put=matched,
+            create=created,
+            parts=parts.result()[0],
+            parts_create=parts.result()[1],
+            delete=delete.result(),
+            copy=copy.result()[0],
+            copy_source=copy.result()[1],
+            copy_target=copy.result()[2],
+            md5_etags=etag == _MD5,
+            writable=True,
+        )
+        return _with_notes(found)
+
+    def clean_up(self) -> None:
+        for key in self._made:
+            with suppress(StoreError):
+                self._client.call("delete_object", Bucket=self._bucket, Key=key)
+
+    def _key(self, part: str) -> str:
+        return f"{self._name}-{part}"
+
+    def _put(self, key: str, **conditions: str) -> Answer:
+        self._made.append(key)
+        return self._client.call(
+            "put_object", Bucket=self._bucket, Key=key, Body=_CONTENT, **conditions
+        )
+
+    def _puts(self, etag: ETag) -> tuple[Condition, Condition]:
+        key = self._key("put")
+        matched = _match(lambda text: self._put(key, IfMatch=text), etag)
+        fresh = self._key("create")
+        created = _create(
+            lambda: self._put(key, IfNoneMatch="*"), lambda: self._put(fresh, IfNoneMatch="*")
+        )
+        return matched, created
+
+    def _deletes(self, etag: ETag) -> Condition:
+        key = self._key("delete")
+        self._put(key)
+        return _match(
+            lambda text: self._client.call(
+                "delete_object", Bucket=self._bucket, Key=key, IfMatch=text
+            ),
+            etag,
+        )
+
+    def _copies(self, etag: ETag) -> tuple[Condition, Condition, Condition]:
+        source, target = self._key("put"), self._key("copy")
+
+        def copy(**conditions: str) -> Answer:
+            self._made.append(target)
+            return self._client.call(
+                "copy_object",
+                Bucket=self._bucket,
+                Key=target,
+                CopySource={"Bucket": self._bucket, "Key": source},
+                **conditions,
+            )
+
+        try:
+            copy()
+        except Refused:
+            refused = Condition(Support.REFUSED)
+            return refused, refused, refused
+        from_source = _match(lambda text: copy(CopySourceIfMatch=text), etag)
+        onto = _match(lambda text: copy(IfMatch=text), etag)
+        if onto.enforced:
+            anew = _refuses(lambda: copy(IfNoneMatch="*"))
+            onto = onto if anew is Support.ENFORCED else Condition(anew)
+        return Condition(Support.ENFORCED), from_source, onto
+
+    def _uploads(self) -> tuple[Condition, Condition]:
+        """Ask with one upload of a single small part, which the store must refuse to complete."""
+        place = {"Bucket": self._bucket, "Key": self._key("parts")}
+        etag = ETag(str(self._put(place["Key"]).get("ETag", "")).strip('"'))
+        try:
+            upload_id = str(self._client.call("create_multipart_upload", **place)["UploadId"])
+        except Refused:
+            return Condition(Support.REFUSED), Condition(Support.REFUSED)
+        upload = {**place, "UploadId": upload_id}
+        try:
+            return self._completes(upload, etag)
+        finally:
+            with suppress(StoreError):
+                self._client.call("abort_multipart_upload", **upload)
+
+    def _completes(self, upload: dict[str, str], etag: ETag) -> tuple[Condition, Condition]:
+        part = self._client.call("upload_part", **upload, PartNumber=1, Body=_CONTENT)
+        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+
+        def complete(**conditions: str) -> Answer:
+            return self._client.call(
+                "complete_multipart_upload", **upload, MultipartUpload=parts, **conditions
+            )
+
+        created = _refuses(lambda: complete(IfNoneMatch="*"))
+        if created is Support.IGNORED:
+            # The upload is used up, and a store that ignores the one ignores the other.
+            return Condition(Support.IGNORED), Condition(Support.IGNORED)
+        return _match(lambda text: complete(IfMatch=text), etag), Condition(created)
+
+
+def _refuses(attempt: Callable[[], Answer]) -> Support:
+    """Return how a condition fares that does not hold."""
+    try:
+        attempt()
+    except (Changed, NotFound):
+        return Support.ENFORCED
+    except Refused:
+        return Support.REFUSED
+    return Support.IGNORED
+
+
+def _match(attempt: Callable[[str], Answer], etag: ETag) -> Condition:
+    """Return how If-Match fares: with a wrong ETag, then with the right one in both spellings."""
+    wrong = _refuses(lambda: attempt(quoted(_WRONG)))
+    if wrong is not Support.ENFORCED:
+        return Condition(wrong)
+    for unquoted in (False, True):
+        condition = Condition(Support.ENFORCED, unquoted=unquoted)
+        if unquoted and _refuses(lambda: attempt(_WRONG)) is not Support.ENFORCED:
+            break
+        with suppress(Changed, NotFound, Refused):
+            attempt(condition.spelled(etag))
+            return condition
+    return Condition(Support.REFUSED)
+
+
+def _create(existing: Callable[[], Answer], fresh: Callable[[], Answer]) -> Condition:
+    """Return how If-None-Match: * fares, on an object that is there and on one that is not."""
+    support = _refuses(existing)
+    if support is Support.ENFORCED and _refuses(fresh) is not Support.IGNORED:
+        return Condition(Support.REFUSED)
+    return Condition(support)
+
+
+def _weakest(*conditions: Condition) -> Support:
+    return max((condition.support for condition in conditions), key=_STRENGTH.index)
+
+
+def _with_notes(found: Findings) -> Findings:
+    named = {
+        "PUT": found.put,
+        "CompleteMultipartUpload": found.parts,
+        "DELETE": found.delete,
+        "CopyObject": found.copy_source,
+    }
+    notes = [
+        f"{name} wants the ETag of If-Match unquoted"
+        for name, condition in named.items()
+        if condition.unquoted
+    ]
+    if found.put.support is Support.IGNORED:
+        notes.append(
+            "PUT ignores If-Match: checked by HEAD, which leaves a gap for others' writes"
+        )
+    if found.put.support is Support.REFUSED:
+        notes.append(
+            "PUT refuses If-Match: checked by HEAD, which leaves a gap for others' writes"
+        )
+    if not found.md5_etags:
+        notes.append("ETags are not MD5 sums: the content of what is fetched cannot be checked")
+    return replace(found, notes=tuple(notes))

@@ -1,0 +1,117 @@
+"""How S3 spells what we pass: ETags, metadata, keys in listings, objects in answers."""
+
+import base64
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from email.errors import HeaderParseError
+from email.header import decode_header
+from typing import Any
+from urllib.parse import unquote_plus
+
+from cachefs.core.errors import Unsupported
+from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+
+_PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def bare(etag: object) -> ETag:
+    """Return *etag* without quotes. Raise ``Unsupported`` if there is none."""
+    text = str(etag or "").removeprefix("W/").strip('"')
+    if not text:
+        raise Unsupported("the store does not name versions (no ETag)")
+    return ETag(text)
+
+
+def quoted(etag: ETag) -> str:
+    """Return *etag* as HTTP wants it in a condition."""
+    return f'"{etag}"'
+
+
+def looks_like_md5(etag: ETag) -> bool:
+    """Whether it could be the MD5 of the content."""
+    return _MD5.fullmatch(etag) is not None
+
+
+def encode_meta(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return *meta* as headers can carry it: RFC 2047 for what is not plain ASCII."""
+    return {name: _encode(value) for name, value in meta.items()}
+
+
+def decode_meta(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return what :meth:`encode_meta`, or another program, stored, with names in lower case."""
+    return {name.lower(): _decode(value) for name, value in meta.items()}
+
+
+def seconds_ns(moment: datetime) -> int:
+    """Return *moment* in whole seconds, as nanoseconds: a HEAD does not say more, though a listing may."""
+    return int(moment.timestamp()) * 10**9
+
+
+def object_of(key: Key, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
+    """Return what the answer to a HEAD or GET says."""
+    return ObjectInfo(
+        key=key,
+        size=size,
+        etag=bare(answer.get("ETag")),
+        mtime_ns=seconds_ns(answer["LastModified"]) if "LastModified" in answer else 0,
+        content_type=answer.get("ContentType"),
+        meta=decode_meta(answer.get("Metadata", {})),
+    )
+
+
+def page_of(answer: Mapping[str, Any]) -> Listing:
+    """Return the page of a listing."""
+    encoded = answer.get("EncodingType") == "url"
+    return Listing(
+        tuple(_listed(entry, encoded=encoded) for entry in answer.get("Contents", ())),
+        tuple(
+            _key(entry["Prefix"], encoded=encoded) for entry in answer.get("CommonPrefixes", ())
+        ),
+    )
+
+
+def _listed(entry: Mapping[str, Any], *, encoded: bool) -> ObjectInfo:
+    return ObjectInfo(
+        key=_key(entry["Key"], encoded=encoded),
+        size=int(entry["Size"]),
+        etag=bare(entry.get("ETag")),
+        mtime_ns=seconds_ns(entry["LastModified"]) if "LastModified" in entry else 0,
+    )
+
+
+def _key(text: str, *, encoded: bool) -> Key:
+    return Key(unquote_plus(text, errors="surrogateescape") if encoded else text)
+
+
+def _encode(value: str) -> str:
+    if not value or (_PLAIN.fullmatch(value) and "=?" not in value):
+        return value
+    word = base64.b64encode(value.encode("utf-8", "surrogateescape")).decode("ascii")
+    return f"=?UTF-8?B?{word}?="
+
+
+def _decode(value: str) -> str:
+    if not value.isascii():
+        try:
+            # http.client takes headers for Latin-1; a store that sends them raw means UTF-8.
+            return value.encode("latin-1").decode("utf-8")
+        except UnicodeError:
+            return value
+    if "=?" not in value:
+        return value
+    try:
+        parts = decode_header(value)
+    except (HeaderParseError, ValueError):
+        return value
+    return "".join(_text(word, charset) for word, charset in parts)
+
+
+def _text(word: bytes | str, charset: str | None) -> str:
+    if isinstance(word, str):
+        return word
+    try:
+        return word.decode(charset or "latin-1", "surrogateescape")
+    except LookupError:
+        return word.decode("latin-1")
