@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,8 @@ SOURCES: Final = sorted(PACKAGE.rglob("*.py"))
 
 DELETERS: Final = {
     "cachefs/local/cache.py": "the one owner of cache files",
-    "cachefs/remote/file.py": "a store deletes its own objects",
+    "cachefs/remote/file*.py": "a store deletes its own objects",
+    "cachefs/cli/registry.py": "one file for each running mount, written and deleted here",
 }
 
 FORBIDDEN_IN_TESTS: Final = {
@@ -99,13 +101,16 @@ def deletions(tree: ast.Module) -> Iterator[int]:
 @in_every_source()
 def test_only_the_owner_of_files_deletes_them(path: Path) -> None:
     lines = list(deletions(parsed(path)))
+    allowed = any(fnmatch(relative(path), pattern) for pattern in DELETERS)
 
-    assert not lines or relative(path) in DELETERS, f"{relative(path)} deletes in lines {lines}"
+    assert not lines or allowed, f"{relative(path)} deletes in lines {lines}"
 
 
-@pytest.mark.parametrize("allowed", sorted(DELETERS))
-def test_whoever_may_delete_does(allowed: str) -> None:
-    assert list(deletions(parsed(ROOT / allowed))), f"{allowed} need not be in the list"
+@pytest.mark.parametrize("pattern", sorted(DELETERS))
+def test_whoever_may_delete_does(pattern: str) -> None:
+    deleting = [path for path in ROOT.glob(pattern) if any(deletions(parsed(path)))]
+
+    assert deleting, f"{pattern} need not be in the list"
 
 
 def is_mutable(value: ast.expr) -> bool:
