@@ -1,8 +1,9 @@
 """What every test shares. A fixture with one user lives beside that user."""
 
 import faulthandler
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,18 @@ import pytest
 def pytest_configure() -> None:
     """Let `kill -USR1` show where a hanging run stands."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail, in CI, what would be skipped: there, everything that a test wants is installed."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped in CI: {call.excinfo and call.excinfo.value}"
+    return report
 
 
 def mounts_below(directory: Path) -> list[str]:
