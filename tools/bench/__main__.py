@@ -52,10 +52,13 @@ def _measured(options: argparse.Namespace, sizes: Sizes, scenes: Sequence[Scene]
     with _workplace(options.dir) as base, gateway(base / "gateway") as store:
         _fill(store, sizes, scenes, base)
         run = Run(store, base, options.limit)
-        with contextlib.suppress(KeyboardInterrupt):  # what has been measured is worth showing
+        try:
             for sample in run.samples(scenes, tools, options.rounds):
                 samples.append(sample)
                 runner.say(sample)
+            whole = True
+        except KeyboardInterrupt:  # what has been measured is worth showing
+            whole = False
     found = table.tabulate(runner.rows(scenes), options.tools, samples)
     _report(found, tools)
     if options.json is not None:
@@ -67,11 +70,14 @@ def _measured(options: argparse.Namespace, sizes: Sizes, scenes: Sequence[Scene]
             "versions": {tool.name: tool.version_line(ROOT) for tool in tools},
             "sizes": asdict(sizes),
             "rounds": options.rounds,
+            "whole": whole,
             "rows": found.document(),
             "samples": [asdict(sample) for sample in samples],
             "over_limit": found.over_limit(),
         }
         options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if not whole:
+        return 130
     return 1 if options.check and (found.over_limit() or table.failures(found)) else 0
 
 
