@@ -147,6 +147,11 @@ class Hands:
         """Whether a call that was begun has not been answered yet."""
         return self._answers.empty()
 
+    def wait_ended(self, timeout_s: float) -> None:
+        """Wait for the end of the process, at most so long; what it does goes on."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+
     def kill(self) -> None:
         """End the process and everything that it holds open."""
         self._process.kill()
@@ -242,8 +247,9 @@ class Mount:
         ]
 
     def start(self, *, timeout_s: float = 30) -> None:
-        """Mount; returns when the kernel knows the mount."""
+        """Mount; returns when the kernel knows the mount. What is stale there is the daemon's to clean up."""
         assert self.process is None
+        stale = mounted(self.mountpoint)
         with self.log.open("ab") as log:
             begin = log.tell()
             self.process = subprocess.Popen(
@@ -257,7 +263,7 @@ class Mount:
         self._timer = threading.Timer(self.watchdog_s, self._bark)
         self._timer.daemon = True
         self._timer.start()
-        found = self._wait_mounted(timeout_s)
+        found = self._wait_mounted(timeout_s, other_than=stale)
         if found is None:
             code = self.process.poll()
             self._end_process()
@@ -388,6 +394,11 @@ class Mount:
         assert isinstance(document, dict)
         return document
 
+    def flush(self) -> None:
+        """``cachefs flush``: upload now, whatever waits."""
+        done = cachefs("flush", self.mountpoint, env=self.env)
+        assert done.returncode in {0, 5}, done.stderr
+
     def wait_clean(self, timeout_s: float = 40) -> None:
         """Return when nothing waits for upload any more."""
         wait_until(lambda: not self.status()["dirty"], "everything is uploaded", timeout_s)
@@ -398,7 +409,7 @@ class Mount:
 
     # ---- the rest
 
-    def _wait_mounted(self, timeout_s: float) -> int | None:
+    def _wait_mounted(self, timeout_s: float, *, other_than: tuple[int, str] | None) -> int | None:
         assert self.process is not None
         end = time.monotonic() + timeout_s
         waiter = select.poll()
@@ -410,7 +421,7 @@ class Mount:
             waiter.register(pid, select.POLLIN)
             while time.monotonic() < end and self.process.poll() is None:
                 found = mounted(self.mountpoint)
-                if found is not None and found[1].startswith("fuse"):
+                if found is not None and found != other_than and found[1].startswith("fuse"):
                     return found[0]
                 waiter.poll(max(0, end - time.monotonic()) * 1000)
         return None

@@ -208,6 +208,13 @@ def fill(path: Path, size: int, piece: int = 1 << 20) -> tuple[int, int]:
     return done, errno_of_close(fd)
 
 
+def timed_fill(path: Path, size: int) -> tuple[float, int, int]:
+    """How long :func:`fill` took, and what it returned."""
+    start = time.monotonic()
+    done, number = fill(path, size)
+    return time.monotonic() - start, done, number
+
+
 def errno_of_close(fd: int) -> int:
     """Close, and return zero or the number of the error."""
     try:

@@ -232,14 +232,12 @@ class Proxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._far = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self._port: int = self._listener.getsockname()[1]
+        self._port = 0
         self._lock = threading.Lock()
         self._exchanges: list[Exchange] = []
         self._rules: list[Rule] = []
         self._sockets: set[socket.socket] = set()
-        self._closed = False
-        threading.Thread(target=self._accept, name="proxy-accept", daemon=True).start()
+        self._listen()
 
     def __enter__(self) -> Self:
         return self
@@ -257,15 +255,22 @@ class Proxy:
         return f"http://127.0.0.1:{self._port}"
 
     def close(self) -> None:
-        """Refuse connections from now on, and cut those that are there."""
-        self._closed = True
+        """Let go of what is held, cut what is there, and refuse connections from now on."""
         for rule in self._rules:
             rule.lift()
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Cut what is there, and refuse connections, until :meth:`relay_again`."""
         self._shut(self._listener)
         with self._lock:
             left = list(self._sockets)
         for one in left:
             self._shut(one)
+
+    def relay_again(self) -> None:
+        """Listen on the same port as before."""
+        self._listen()
 
     def on(
         self, matches: Callable[[Exchange], bool], action: Action, *, times: int | None = None
@@ -299,10 +304,18 @@ class Proxy:
 
     # ---- the relay itself
 
-    def _accept(self) -> None:
-        while not self._closed:
+    def _listen(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
+        self._port = listener.getsockname()[1]
+        self._listener = listener
+        threading.Thread(
+            target=self._accept, args=(listener,), name="proxy-accept", daemon=True
+        ).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
             self._adopt(client)

@@ -5,16 +5,15 @@ import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import swiftclient
-from botocore.config import Config
 
 from tests.mount.proxy import Exchange, Proxy
+from tests.servers.s3 import S3Server
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,23 @@ class Target:
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    def below(self, prefix: str) -> "Target":
+        """The same bucket, what lies below *prefix*."""
+        return replace(self, source=f"{self.source}/{prefix}")
+
+    def everything(self) -> "Target":
+        """All buckets of the same account."""
+        return replace(self, source=self.source[: self.source.index("://") + 3])
+
 
 class LiveStore(ABC):
     """One fresh bucket, container or directory. Knows nothing of any mount."""
 
     name: str
-    endpoint: str | None
-    """Where the server listens; None: there is no network in between."""
+    bucket: str
+    """What the store calls it: bucket, container, directory."""
+    endpoint: str
+    """Where the server listens; empty: there is no network in between."""
 
     @abstractmethod
     def target(self, via: Proxy | None = None) -> Target:
@@ -53,6 +62,10 @@ class LiveStore(ABC):
     def delete(self, key: str) -> None:
         """Remove an object."""
 
+    def unfinished_uploads(self) -> list[str]:
+        """The keys of multipart uploads that were begun and neither completed nor aborted."""
+        return []
+
     @abstractmethod
     def key_in(self, path: str) -> str | None:
         """The key that a request's path names; None: it names none."""
@@ -67,7 +80,6 @@ class LiveStore(ABC):
 
     def proxy(self) -> Proxy:
         """A relay to the server."""
-        assert self.endpoint is not None
         where = urlsplit(self.endpoint)
         assert where.hostname is not None
         assert where.port is not None
@@ -89,8 +101,9 @@ class FileBucket(LiveStore):
 
     def __init__(self, directory: Path) -> None:
         self.name = "file"
-        self.endpoint = None
+        self.endpoint = ""
         self.directory = directory
+        self.bucket = str(directory)
         directory.mkdir()
 
     def target(self, via: Proxy | None = None) -> Target:
@@ -128,32 +141,19 @@ class FileBucket(LiveStore):
 class S3Bucket(LiveStore):
     """A bucket behind the S3 API."""
 
-    def __init__(self, name: str, endpoint: str, *, access: str, secret: str) -> None:
+    def __init__(self, name: str, server: S3Server) -> None:
         self.name = name
-        self.endpoint = endpoint
+        self.endpoint = server.url
         self.bucket = f"mount-{uuid.uuid4().hex[:12]}"
-        self._access, self._secret = access, secret
-        self._client: Any = boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=access,
-            aws_secret_access_key=secret,
-            config=Config(
-                s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
-            ),
-        )
+        self._environment = server.environment()
+        self._client: Any = server.sdk()
         self._client.create_bucket(Bucket=self.bucket)
 
     def target(self, via: Proxy | None = None) -> Target:
         return Target(
             f"s3://{self.bucket}",
-            ("--endpoint-url", via.url if via else self.endpoint or "", "--force-path-style"),
-            {
-                "AWS_ACCESS_KEY_ID": self._access,
-                "AWS_SECRET_ACCESS_KEY": self._secret,
-                "AWS_DEFAULT_REGION": "us-east-1",
-            },
+            ("--endpoint-url", via.url if via else self.endpoint, "--force-path-style"),
+            self._environment,
         )
 
     def _listed(self) -> Iterable[str]:
@@ -173,6 +173,10 @@ class S3Bucket(LiveStore):
 
     def delete(self, key: str) -> None:
         self._client.delete_object(Bucket=self.bucket, Key=key)
+
+    def unfinished_uploads(self) -> list[str]:
+        answer = self._client.list_multipart_uploads(Bucket=self.bucket)
+        return [upload["Key"] for upload in answer.get("Uploads", ())]
 
     def key_in(self, path: str) -> str | None:
         root = f"/{self.bucket}/"
@@ -199,11 +203,11 @@ class SwiftContainer(LiveStore):
     ) -> None:
         self.name = name
         self.endpoint = endpoint
-        self.container = f"mount-{uuid.uuid4().hex[:12]}"
+        self.bucket = f"mount-{uuid.uuid4().hex[:12]}"
         self._environment = dict(environment)
         self._auth_variable = auth_variable
         self._connection: Any = swiftclient.Connection(**login)
-        self._connection.put_container(self.container)
+        self._connection.put_container(self.bucket)
 
     def target(self, via: Proxy | None = None) -> Target:
         environment = dict(self._environment)
@@ -213,7 +217,7 @@ class SwiftContainer(LiveStore):
             assert self._auth_variable is not None
             where = urlsplit(environment[self._auth_variable])
             environment[self._auth_variable] = via.url + where.path
-        return Target(f"swift://{self.container}", (), environment)
+        return Target(f"swift://{self.bucket}", (), environment)
 
     def _rows(self, container: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._connection.get_container(container, full_listing=True)[
@@ -224,26 +228,26 @@ class SwiftContainer(LiveStore):
     def keys(self) -> list[str]:
         return sorted(
             row["name"]
-            for row in self._rows(self.container)
+            for row in self._rows(self.bucket)
             if row["content_type"] != "application/directory" and not row["name"].endswith("/")
         )
 
     def get(self, key: str) -> bytes:
-        content: bytes = self._connection.get_object(self.container, key)[1]
+        content: bytes = self._connection.get_object(self.bucket, key)[1]
         return content
 
     def put(self, key: str, content: bytes) -> None:
-        self._connection.put_object(self.container, key, contents=content)
+        self._connection.put_object(self.bucket, key, contents=content)
 
     def delete(self, key: str) -> None:
-        self._connection.delete_object(self.container, key)
+        self._connection.delete_object(self.bucket, key)
 
     def key_in(self, path: str) -> str | None:
-        found = re.match(rf"/(?:swift/)?v1/[^/]+/{self.container}/(.+)", path, re.DOTALL)
+        found = re.match(rf"/(?:swift/)?v1/[^/]+/{self.bucket}/(.+)", path, re.DOTALL)
         return found[1] if found else None
 
     def close(self) -> None:
-        for row in self._rows(self.container):
-            self._connection.delete_object(self.container, row["name"])
-        self._connection.delete_container(self.container)
+        for row in self._rows(self.bucket):
+            self._connection.delete_object(self.bucket, row["name"])
+        self._connection.delete_container(self.bucket)
         self._connection.close()

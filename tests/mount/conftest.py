@@ -1,0 +1,88 @@
+"""Stores to mount, made when they are first wanted, and mounts that leave nothing behind."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.harness import Mount
+from tests.mount.stores import FileBucket, LiveStore, S3Bucket, Target
+from tests.servers.moto import moto
+from tests.servers.radosgw import missing_programs, radosgw
+
+
+def _need(missing: object, what: str) -> None:
+    """Skip where a server is not installed; fail where it must be."""
+    if missing and "CI" in os.environ:
+        pytest.fail(f"{what} is not installed: {missing}")
+    if missing:
+        pytest.skip(f"{what} is not installed: {missing}")
+
+
+class Servers:
+    """The servers of this run, each started when a test first wants it."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self._directory = directory
+        self._stack = stack
+        self._makers: dict[str, Callable[[], LiveStore]] = {}
+
+    def bucket(self, kind: str) -> LiveStore:
+        """A fresh bucket on the server of that kind."""
+        if kind not in self._makers:
+            start: dict[str, Callable[[], Callable[[], LiveStore]]] = {
+                "file": self._file,
+                "moto": self._moto,
+                "radosgw": self._radosgw,
+            }
+            self._makers[kind] = start[kind]()
+        return self._makers[kind]()
+
+    def _file(self) -> Callable[[], LiveStore]:
+        numbers = iter(range(1_000_000))
+        return lambda: FileBucket(self._directory / f"file{next(numbers)}")
+
+    def _moto(self) -> Callable[[], LiveStore]:
+        server = self._stack.enter_context(moto())
+        return lambda: S3Bucket("moto", server)
+
+    def _radosgw(self) -> Callable[[], LiveStore]:
+        _need(missing_programs(), "radosgw")
+        server = self._stack.enter_context(radosgw(self._directory / "radosgw"))
+        return lambda: S3Bucket("radosgw", server)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with contextlib.ExitStack() as stack:
+        yield Servers(tmp_path_factory.mktemp("servers"), stack)
+
+
+@pytest.fixture(scope="module")
+def new_store(servers: Servers) -> Iterator[Callable[[str], LiveStore]]:
+    """Makes buckets on the server named by its argument; they go with the module."""
+    with contextlib.ExitStack() as stack:
+
+        def make(kind: str) -> LiveStore:
+            return stack.enter_context(contextlib.closing(servers.bucket(kind)))
+
+        yield make
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, servers: Servers) -> Iterator[LiveStore]:
+    """A fresh bucket on the server that the test's parameter names."""
+    with contextlib.closing(servers.bucket(request.param)) as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def mounting(tmp_path: Path) -> Callable[..., Mount]:
+    """Makes mounts, to be entered by ``with``."""
+
+    def make(target: Target, *options: str, name: str = "mount", watchdog_s: float = 55) -> Mount:
+        return Mount(target, tmp_path / name, options, watchdog_s=watchdog_s)
+
+    return make
