@@ -8,6 +8,7 @@ import pytest
 
 from tests.mount import programs
 from tests.mount.harness import Mount
+from tests.mount.proxy import HoldRequest
 from tests.mount.stores import LiveStore
 
 Mounting = Callable[..., Mount]
@@ -71,6 +72,28 @@ def test_two_mounts_that_create_one_name_keep_both_contents(
         second.do(os.write, two, b"from the second")
         second.do(os.close, two)
         first.do(os.close, one)
+        first.wait_clean()
+
+    assert sorted(copies(store, "file").values()) == [b"from the first", b"from the second"]
+
+
+@pytest.mark.parametrize("store", ["moto", "radosgw"], indirect=True)
+def test_an_upload_that_arrives_late_overwrites_nothing(
+    store: LiveStore, mounting: Mounting
+) -> None:
+    store.put("file", b"base")
+    with (
+        store.proxy() as proxy,
+        mounting(store.target(proxy), name="first") as first,
+        mounting(store.target(), name="second") as second,
+    ):
+        rule = proxy.on(lambda e: store.is_object(e, "PUT", "file"), HoldRequest(), times=1)
+        late = first.hands()
+        late.begin(programs.write_file, first / "file", b"from the first")
+        rule.wait_reached()
+        second.do(programs.write_file, second / "file", b"from the second")
+        rule.lift()
+        late.finish(30)
         first.wait_clean()
 
     assert sorted(copies(store, "file").values()) == [b"from the first", b"from the second"]

@@ -166,12 +166,12 @@ def test_an_exception_in_a_handler_is_eio_with_a_traceback_and_the_mount_lives(
         mount.tracebacks_expected = True
         assert mount.do(programs.read_file, mount / "file") == b"content"
         # Nobody has foreseen that a table goes away under a running daemon.
-        _rename_table(mount, "dentries", "taken_away")
+        _rename_table(mount, "inodes", "taken_away")
         outcomes = {mount.do(programs.outcome_of_stat, mount / f"some{i}") for i in range(3)}
         assert outcomes == {errno.EIO}
         assert mount.process is not None
         assert mount.process.poll() is None
-        _rename_table(mount, "taken_away", "dentries")
+        _rename_table(mount, "taken_away", "inodes")
 
         assert mount.do(programs.read_file, mount / "file") == b"content"
         assert mount.do(programs.outcome_of_stat, mount / "some") == errno.ENOENT

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -288,16 +289,21 @@ def test_a_machine_without_dev_fuse(attempt: Attempt, target: Target, tmp_path: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace of its own")
-def test_a_machine_without_fusermount3(attempt: Attempt, target: Target, tmp_path: Path) -> None:
+def test_a_machine_without_fusermount3(target: Target) -> None:
     # Covered by an empty file that nobody can execute, for a user who cannot mount without it.
     script = (
         'touch "$0/covered" && mount --bind "$0/covered" "$(command -v fusermount3)"'
-        ' && chmod 711 "$0" "$(dirname "$0")" && chown -R nobody "$0/mnt" "$0/home"'
+        ' && chmod 711 "$0" && chown -R nobody "$0/mnt" "$0/home"'
         ' && exec setpriv --reuid nobody --regid nogroup --clear-groups "$@"'
     )
-    attempt.cache_dir = attempt.home / "cache"
+    # Not below tmp_path, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        attempt = Attempt(Path(directory))
+        attempt.cache_dir = attempt.home / "cache"
 
-    said = attempt.check(lambda: _in_namespace(attempt, target, script, tmp_path), 2, 15)
+        said = attempt.check(
+            lambda: _in_namespace(attempt, target, script, Path(directory)), 2, 15
+        )
 
     assert "fusermount3" in said
 
