@@ -6,12 +6,15 @@ import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 
 def pytest_configure() -> None:
-    """Let `kill -USR1` show where a hanging run stands."""
+    """Let `kill -USR1` show where a hanging run stands, and time no example: machines are shared."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)
