@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from tools.bench import peers, plan, runner, table
+from tools.bench import peers, plan, profiling, runner, table
 from tools.bench.bucket import Bucket
 from tools.bench.gateway import NoGateway, gateway
-from tools.bench.mounts import ROOT, remove
+from tools.bench.mounts import ROOT, Failed, remove
 from tools.bench.plan import MIB, Scene, Sizes
 from tools.bench.runner import Run, Sample
 
@@ -25,7 +25,10 @@ UNITS: Final = {"": 1, "M": MIB, "G": 1024 * MIB}
 
 
 def main(argv: Sequence[str]) -> int:
-    options = _parser().parse_args(argv)
+    act = _profiled if argv[:1] == ["profile"] else _measured
+    options = (
+        _profile_parser().parse_args(argv[1:]) if act is _profiled else _parser().parse_args(argv)
+    )
     sizes = plan.QUICK if options.quick else Sizes()
     if options.large is not None:
         sizes = replace(sizes, large=options.large)
@@ -37,12 +40,19 @@ def main(argv: Sequence[str]) -> int:
         scenes = _chosen(scenes, options.only)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        return _measured(options, sizes, scenes)
-    except NoGateway as error:
+        return act(options, sizes, scenes)
+    except (Failed, NoGateway) as error:
         print(f"bench: {error}", file=sys.stderr)
-        return 4
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _profiled(options: argparse.Namespace, sizes: Sizes, scenes: Sequence[Scene]) -> int:
+    with _workplace(options.dir) as base, gateway(base / "gateway") as store:
+        _fill(store, sizes, scenes, base)
+        profiling.run_profile(options, store, scenes[0], base)
+    return 0
 
 
 def _measured(options: argparse.Namespace, sizes: Sizes, scenes: Sequence[Scene]) -> int:
@@ -127,19 +137,37 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/bench/run",
         description="Measures cachefs beside s3fs and rclone mount on one radosgw.",
+        epilog="tools/bench/run profile ROW: where the CPU time of cachefs goes in one row.",
     )
+    _common(parser)
     add = parser.add_argument
     add("--rounds", type=_positive, default=3, help="rounds; each tool is first in turn (3)")
     add("--tools", type=_tools, default=list(peers.STANDARD), help=", ".join(peers.ALL))
     add("--only", action="append", metavar="ROW", help="only this row or scene; repeatable")
-    add("--quick", action="store_true", help="small sizes: to try the bench, not the tools")
-    add("--large", type=_size, metavar="SIZE", help="size of the large object (512M)")
-    add("--limit", type=float, default=300, metavar="S", help="time limit of one step (300)")
-    add("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the caches are")
     add("--json", type=Path, metavar="FILE", help="write all figures there")
     add("--check", action="store_true", help="exit 1 if a row is over its limit or failed")
     add("--list", action="store_true", help="name the rows, and measure nothing")
     return parser
+
+
+def _profile_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/bench/run profile",
+        description="Where the CPU time of the cachefs daemon goes in one row.",
+    )
+    _common(parser)
+    parser.set_defaults(list=False)
+    parser.add_argument("only", nargs=1, metavar="ROW", help="see tools/bench/run --list")
+    profiling.add_options(parser)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small sizes: to try the bench, not the tools")
+    add("--large", type=_size, metavar="SIZE", help="size of the large object (512M)")
+    add("--limit", type=float, default=300, metavar="S", help="time limit of one step (300)")
+    add("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the caches are")
 
 
 def _positive(text: str) -> int:

@@ -71,8 +71,20 @@ class Run:
 
     def step(self, mount: Mount, step: Step) -> list[Sample]:
         """Prepare, then measure one step."""
+        self.prepare(mount, step)
+        return self.measure(mount, step)
+
+    def prepare(self, mount: Mount, step: Step) -> None:
+        """What is done before the clock runs."""
+        _settle(self.base)
+        if step.before is not Before.NOTHING:
+            mount.work("forget", self.limit_s, path=str(mount.place.mountpoint / step.path))
+        if step.before is Before.DROP:
+            DROP_CACHES.write_text("1")
+
+    def measure(self, mount: Mount, step: Step) -> list[Sample]:
+        """The step itself, and the time until what it wrote is stored."""
         path = str(mount.place.mountpoint / step.path)
-        self._before(mount, step, path)
         usage.reset_peak(mount.pid)
         start = mount.use()
         result = mount.work(step.do, self.limit_s, path=path, **step.arguments)
@@ -84,13 +96,6 @@ class Run:
         if step.closed_row is not None:
             samples.append(Sample(step.closed_row.name, tool, 0, closed - begin))
         return samples
-
-    def _before(self, mount: Mount, step: Step, path: str) -> None:
-        _settle(self.base)
-        if step.before is not Before.NOTHING:
-            mount.work("forget", self.limit_s, path=path)
-        if step.before is Before.DROP:
-            DROP_CACHES.write_text("1")
 
     def _stored(self, step: Step, closed: float) -> float:
         if step.stored is None:
