@@ -1,6 +1,5 @@
 """S3 and what speaks its protocol: the contract in terms of boto3's requests."""
 
-import hashlib
 import math
 import threading
 import time
@@ -10,15 +9,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from botocore.response import StreamingBody
-
-from cachefs.core.errors import Changed, Denied, Fault, NotFound, Unsupported
+from cachefs.core.errors import Changed, Denied, Fault, NotFound
 from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
 from cachefs.remote.s3_client import Answer, S3Client
-from cachefs.remote.s3_errors import SDK_ERRORS, OutOfRange, UploadGone, status_of, translate
+from cachefs.remote.s3_errors import OutOfRange, UploadGone
+from cachefs.remote.s3_fetch import is_encrypted, pour, size_of_whole
 from cachefs.remote.s3_multipart import GuardedReader, Multipart, Team, split
 from cachefs.remote.s3_probe import Condition, Findings, probe
 from cachefs.remote.s3_values import (
@@ -28,11 +26,11 @@ from cachefs.remote.s3_values import (
     object_of,
     page_of,
     quoted,
+    require_bearable,
     seconds_ns,
 )
 from cachefs.remote.store import Body, Capabilities, Sink
 
-_CHUNK = 2**20
 _SMALL = 2**18
 """A body up to this is read at once, and sent together with the headers."""
 _COPY_LIMIT = 512 * 2**20
@@ -71,7 +69,7 @@ class S3Store:
 
     *home* is the prefix that the credentials may be bound to: :meth:`check` lists it, and :meth:`probe`
     writes below it. *client* is to be shared between buckets. Copies of more than *copy_limit* bytes go in
-    parts.
+    parts; a page of a listing has *page_size* entries.
 
     Until :meth:`probe` ran, every condition of a write is checked by HEAD.
     """
@@ -84,6 +82,7 @@ class S3Store:
         home: str = "",
         client: S3Client | None = None,
         copy_limit: int = _COPY_LIMIT,
+        page_size: int = 1000,
     ) -> None:
         self._bucket = bucket
         self._options = options
@@ -91,6 +90,7 @@ class S3Store:
         self._client = client or S3Client(options)
         self._copy_limit = copy_limit
         self._copy_part = min(copy_limit, _COPY_PART)
+        self._page_size = page_size
         self._found = Findings()
         self._bucket_seen_s = -math.inf
         self._lock = threading.Lock()
@@ -121,14 +121,14 @@ class S3Store:
         return _described(key, self._head(key))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
-        """Yield what lies below *prefix*, a thousand at a time."""
-        delimiter = {} if deep else {"Delimiter": "/"}
+        """Yield what lies below *prefix*."""
+        asked: dict[str, object] = {"Prefix": prefix, "MaxKeys": self._page_size}
+        if not deep:
+            asked["Delimiter"] = "/"
 
         def fetch(token: str | None) -> tuple[Listing, str | None]:
             goes_on = {} if token is None else {"ContinuationToken": token}
-            answer = self._call(
-                "list_objects_v2", Prefix=prefix, EncodingType="url", **delimiter, **goes_on
-            )
+            answer = self._call("list_objects_v2", EncodingType="url", **asked, **goes_on)
             following = answer.get("NextContinuationToken") or None
             if answer.get("IsTruncated") and following is None:
                 raise Fault("the store cut the listing short without saying how to go on")
@@ -151,10 +151,10 @@ class S3Store:
             self._same(self.head(key), if_match)
             raise
         with closing(answer["Body"]) as body:
-            size = _size_of_whole(answer, extent)
+            size = size_of_whole(answer, extent)
             info = self._same(object_of(key, answer, size=size), if_match)
             whole = extent.length == size and self._found.md5_etags and looks_like_md5(info.etag)
-            digest = _pour(body, extent.length, into, check=whole and not _encrypted(answer))
+            digest = pour(body, extent.length, into, check=whole and not is_encrypted(answer))
         if digest is not None and digest != info.etag:
             raise Fault(
                 "the content is not what its ETag says: damaged on the way, or at the store"
@@ -174,6 +174,7 @@ class S3Store:
 
         The parts that a failed try stored are kept for the next try with the same *body*.
         """
+        require_bearable(key)
         about = {"Metadata": encode_meta(meta), **self._chosen()}
         if content_type is not None:
             about["ContentType"] = content_type
@@ -200,6 +201,7 @@ class S3Store:
         self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
     ) -> ObjectInfo:
         """Copy within the bucket, whatever the size."""
+        require_bearable(target)
         there = self._head(source)
         info = self._same(_described(source, there), if_match)
         return self._copied(replace(info, key=target), source, there, if_match, replaces)
@@ -409,50 +411,3 @@ def _answered_ns(answer: Answer) -> int:
         return seconds_ns(parsedate_to_datetime(said) if said else datetime.now(UTC))
     except ValueError:
         return seconds_ns(datetime.now(UTC))
-
-
-def _size_of_whole(answer: Answer, extent: Extent) -> int:
-    """Return the size of the object that the answer is a part of. Raise unless it is the part asked for."""
-    length = int(answer.get("ContentLength", -1))
-    if status_of(answer) != 206:
-        if extent.start == 0 and length == extent.length:
-            return length
-        raise Unsupported("the store sends whole objects where a range was asked for")
-    said = str(answer.get("ContentRange", ""))
-    span, _, total = said.removeprefix("bytes ").partition("/")
-    if span != f"{extent.start}-{extent.stop - 1}" or not total.isdigit():
-        raise Fault(
-            f"the store sent the range {said!r} in place of {extent.start}-{extent.stop - 1}"
-        )
-    if length not in (-1, extent.length):
-        raise Fault(f"the store announced {length} bytes in place of {extent.length}")
-    return int(total)
-
-
-def _encrypted(answer: Answer) -> bool:
-    return "ServerSideEncryption" in answer or "SSECustomerAlgorithm" in answer
-
-
-def _pour(body: StreamingBody, length: int, into: Sink, *, check: bool) -> str | None:
-    """Write exactly *length* bytes into *into*; return their MD5, if it is to be checked."""
-    digest = hashlib.md5(usedforsecurity=False) if check else None
-    left = length
-    while left:
-        chunk = _read(body, min(left, _CHUNK))
-        if not chunk:
-            raise Fault(f"the store sent {length - left} bytes in place of {length}")
-        if digest is not None:
-            digest.update(chunk)
-        into.write(memoryview(chunk))
-        left -= len(chunk)
-    if _read(body, 1):
-        raise Fault(f"the store sent more than the {length} bytes asked for")
-    return None if digest is None else digest.hexdigest()
-
-
-def _read(body: StreamingBody, size: int) -> bytes:
-    try:
-        chunk: bytes = body.read(size)
-    except SDK_ERRORS as error:
-        raise translate(error, "get_object") from error
-    return chunk

@@ -9,11 +9,22 @@ from email.header import decode_header
 from typing import Any
 from urllib.parse import unquote_plus
 
-from cachefs.core.errors import Unsupported
+from cachefs.core.errors import BadKey, Unsupported
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 
 _PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
+_LONGEST_KEY = 1024
 _MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def require_bearable(key: Key) -> None:
+    """Raise ``BadKey`` if no S3 takes *key*."""
+    try:
+        length = len(key.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise BadKey("S3 takes only keys that are UTF-8") from error
+    if not 0 < length <= _LONGEST_KEY:
+        raise BadKey(f"S3 takes keys of 1 to {_LONGEST_KEY} bytes, and this has {length}")
 
 
 def bare(etag: object) -> ETag:

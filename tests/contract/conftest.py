@@ -1,0 +1,162 @@
+"""One fixture, `store`: the contract suite runs once with each store of `STORES`."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from cachefs.core.source import StoreOptions
+from cachefs.remote.buckets import Buckets
+from cachefs.remote.file import FileStore
+from cachefs.remote.memory import MemoryStore
+from cachefs.remote.retry import Pace, Retrying
+from cachefs.remote.s3 import S3Store
+from cachefs.remote.scoped import Scoped
+from cachefs.remote.store import ObjectStore
+from tests.contract.faulty import Faulty, FaultyStore
+from tests.servers.moto import moto
+from tests.servers.radosgw import missing_programs, radosgw
+from tests.servers.s3 import S3Server
+from tests.servers.tls import Tls, make_tls
+
+MIB: Final = 2**20
+Opener = Callable[[pytest.FixtureRequest], ObjectStore]
+
+
+def small(options: StoreOptions) -> StoreOptions:
+    """The same, but with large objects that begin at 6 MiB, for the suite to reach them at little cost."""
+    return replace(
+        options,
+        multipart_threshold=6 * MIB,
+        segment_limit=6 * MIB,
+        part_size=5 * MIB,
+        transfers=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return make_tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    require_radosgw()
+    with radosgw(tmp_path_factory.mktemp("radosgw")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw_tls_server(tmp_path_factory: pytest.TempPathFactory, tls: Tls) -> Iterator[S3Server]:
+    require_radosgw()
+    with radosgw(tmp_path_factory.mktemp("radosgw-tls"), tls=tls) as server:
+        yield server
+
+
+def require_radosgw() -> None:
+    missing = missing_programs()
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    assert not missing, f"not installed: {', '.join(missing)}"
+
+
+@pytest.fixture(scope="session")
+def sdks() -> Iterator[Callable[[S3Server], Any]]:
+    """Plain boto3 clients, one for each server: making one takes a tenth of a second."""
+    with ExitStack() as stack:
+        made: dict[str, Any] = {}
+
+        def sdk(server: S3Server) -> Any:  # noqa: ANN401
+            if server.url not in made:
+                made[server.url] = stack.enter_context(closing(server.sdk()))
+            return made[server.url]
+
+        yield sdk
+
+
+@pytest.fixture
+def fresh_bucket(
+    sdks: Callable[[S3Server], Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[S3Server], str]:
+    """Makes an empty bucket, and puts the server's credentials into the environment."""
+
+    def make(server: S3Server) -> str:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+        sdks(server).create_bucket(Bucket=bucket)
+        return bucket
+
+    return make
+
+
+def _s3(name: str) -> Opener:
+    def open_it(request: pytest.FixtureRequest) -> ObjectStore:
+        server: S3Server = request.getfixturevalue(f"{name}_server")
+        bucket: str = request.getfixturevalue("fresh_bucket")(server)
+        return S3Store(bucket, small(server.options()), copy_limit=6 * MIB, page_size=3)
+
+    return open_it
+
+
+def _file(request: pytest.FixtureRequest) -> ObjectStore:
+    root: Path = request.getfixturevalue("tmp_path") / "root"
+    root.mkdir()
+    return FileStore(str(root))
+
+
+def _memory(_: pytest.FixtureRequest) -> ObjectStore:
+    return MemoryStore(page_size=3)
+
+
+def _retrying(_: pytest.FixtureRequest) -> ObjectStore:
+    """Every request fails twice before it succeeds."""
+    faulty = FaultyStore(MemoryStore(page_size=3), Faulty.times(2))
+    return Retrying(faulty, timeout_s=60, pace=Pace(wait=lambda _: False))
+
+
+def _scoped(_: pytest.FixtureRequest) -> ObjectStore:
+    return Scoped(MemoryStore(page_size=3), "some/where/")
+
+
+def _buckets(_: pytest.FixtureRequest) -> ObjectStore:
+    one = MemoryStore(page_size=3)
+    return Scoped(Buckets(lambda: ["one"], lambda _: one, description="all"), "one/")
+
+
+STORES: Final[dict[str, Opener]] = {
+    "memory": _memory,
+    "file": _file,
+    "scoped": _scoped,
+    "buckets": _buckets,
+    "retrying": _retrying,
+    "s3-moto": _s3("moto"),
+    "s3-radosgw": _s3("radosgw"),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    """An empty store, probed."""
+    with closing(STORES[request.param](request)) as opened:
+        opened.check()
+        opened.probe()
+        yield opened
+
+
+@pytest.fixture
+def kind(request: pytest.FixtureRequest, store: ObjectStore) -> str:
+    """Which of `STORES` it is."""
+    name: str = request.node.callspec.params["store"]
+    return name
