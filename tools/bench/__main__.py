@@ -49,9 +49,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _profiled(options: argparse.Namespace, sizes: Sizes, scenes: Sequence[Scene]) -> int:
-    with _workplace(options.dir) as base, gateway(base / "gateway") as store:
-        _fill(store, sizes, scenes, base)
-        profiling.run_profile(options, store, scenes[0], base)
+    with _workplace(options.dir) as base, gateway(base / "gateway") as server:
+        _fill(server.bucket, sizes, scenes, base)
+        profiling.run_profile(options, server, scenes[0], base)
     return 0
 
 
@@ -59,9 +59,9 @@ def _measured(options: argparse.Namespace, sizes: Sizes, scenes: Sequence[Scene]
     tools = [peers.ALL[name] for name in options.tools]
     begin, load = time.time(), runner.machine()
     samples: list[Sample] = []
-    with _workplace(options.dir) as base, gateway(base / "gateway") as store:
-        _fill(store, sizes, scenes, base)
-        run = Run(store, base, options.limit)
+    with _workplace(options.dir) as base, gateway(base / "gateway") as server:
+        _fill(server.bucket, sizes, scenes, base)
+        run = Run(server, base, options.limit)
         try:
             for sample in run.samples(scenes, tools, options.rounds):
                 samples.append(sample)

@@ -23,6 +23,14 @@ PART: Final = 16 * MIB
 POSIX: Final = {"mode": "33188", "uid": "0", "gid": "0", "mtime": "1700000000.000000000"}
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """When something was in the store, and how many requests it took us to know."""
+
+    at: float
+    requests: int
+
+
 @dataclass(frozen=True)
 class Bucket:
     """One bucket of the gateway."""
@@ -53,19 +61,21 @@ class Bucket:
 
     def wait_for(
         self, prefix: str, count: int, size: int, *, closed: float, limit_s: float
-    ) -> float:
+    ) -> Seen:
         """When *count* objects of *size* bytes stand below *prefix*, on the monotonic clock.
 
         What the first look finds was there when the file was closed, as far as can be seen from outside.
         """
         pause = threading.Event()
         end = time.monotonic() + limit_s
+        looks = 1
         if self._count(prefix, size) >= count:
-            return closed
+            return Seen(closed, looks)
         while time.monotonic() < end:
             pause.wait(0.03)
+            looks += 1
             if self._count(prefix, size) >= count:
-                return time.monotonic()
+                return Seen(time.monotonic(), looks)
         raise TimeoutError(f"not all objects below {prefix} within {limit_s:.0f} s")
 
     def remove(self, prefix: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tools.bench import peers, runner
-from tools.bench.bucket import Bucket
+from tools.bench.gateway import Gateway
 from tools.bench.mounts import Failed, Mount
 from tools.bench.plan import Scene
 from tools.bench.runner import Run, Sample
@@ -129,7 +129,7 @@ def profile(run: Run, scene: Scene, chosen: Profiler) -> Sample:
     """Do the scene with cachefs, and look during its last step."""
     base = run.base / "profiled"
     *before, last = [runner.placed(step, "new-profiled") for step in scene.steps]
-    with Mount(peers.ALL["cachefs"], run.store, base, chosen.wrap) as mount:
+    with Mount(peers.ALL["cachefs"], run.gateway.bucket, base, chosen.wrap) as mount:
         for step in before:
             runner.say(run.step(mount, step)[0])
         run.prepare(mount, last)
@@ -164,9 +164,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=25, help="how many functions (25)")
 
 
-def run_profile(options: argparse.Namespace, store: Bucket, scene: Scene, base: Path) -> None:
+def run_profile(options: argparse.Namespace, server: Gateway, scene: Scene, base: Path) -> None:
     """Measure and print."""
-    run = Run(store, base, options.limit)
+    run = Run(server, base, options.limit)
     chosen = profiler(options.profiler, base)
     sample = profile(run, scene, chosen)
     print(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.bench import plan, usage
-from tools.bench.bucket import Bucket
+from tools.bench.bucket import Seen
+from tools.bench.gateway import Gateway
 from tools.bench.mounts import Failed, Mount
 from tools.bench.peers import Tool
 from tools.bench.plan import Before, Row, Scene, Step
@@ -28,6 +29,8 @@ class Sample:
     seconds: float | None
     cpu_s: float | None = None
     peak_mib: float | None = None
+    requests: int | None = None
+    fetched_mib: float | None = None
     error: str | None = None
 
 
@@ -35,7 +38,7 @@ class Sample:
 class Run:
     """What stays the same during a run."""
 
-    store: Bucket
+    gateway: Gateway
     base: Path
     limit_s: float
 
@@ -55,7 +58,7 @@ class Run:
         base = self.base / f"{tool.name}-{scene.name}-{number}"
         left = scene.rows()
         try:
-            with Mount(tool, self.store, base) as mount:
+            with Mount(tool, self.gateway.bucket, base) as mount:
                 yield Sample(plan.MOUNT.name, tool.name, number, mount.answered - mount.begun)
                 for step in scene.steps:
                     if not possible(step):
@@ -67,7 +70,7 @@ class Run:
             for row in left:
                 yield Sample(row.name, tool.name, number, None, error=str(failure))
         if any(step.stored for step in scene.steps):
-            self.store.remove(f"{new}/")
+            self.gateway.bucket.remove(f"{new}/")
 
     def step(self, mount: Mount, step: Step) -> list[Sample]:
         """Prepare, then measure one step."""
@@ -86,23 +89,35 @@ class Run:
         """The step itself, and the time until what it wrote is stored."""
         path = str(mount.place.mountpoint / step.path)
         usage.reset_peak(mount.pid)
-        start = mount.use()
+        asked, start = self.gateway.count(), mount.use()
         result = mount.work(step.do, self.limit_s, path=path, **step.arguments)
         begin, closed = result["begin"], result["end"]
         stored = self._stored(step, closed)
-        end = mount.use()
-        cpu_s, tool = end.cpu_s - start.cpu_s, mount.tool.name
-        samples = [Sample(step.row.name, tool, 0, stored - begin, cpu_s, end.peak_mib)]
+        end, answered = mount.use(), self.gateway.count()
+        tool = mount.tool.name
+        whole = Sample(
+            step.row.name,
+            tool,
+            0,
+            stored.at - begin,
+            cpu_s=end.cpu_s - start.cpu_s,
+            peak_mib=end.peak_mib,
+            requests=answered.requests - asked.requests - stored.requests,
+            fetched_mib=(answered.bytes_sent - asked.bytes_sent) / plan.MIB,
+        )
+        samples = [whole]
         if step.closed_row is not None:
             samples.append(Sample(step.closed_row.name, tool, 0, closed - begin))
         return samples
 
-    def _stored(self, step: Step, closed: float) -> float:
+    def _stored(self, step: Step, closed: float) -> Seen:
         if step.stored is None:
-            return closed
+            return Seen(closed, 0)
         prefix, count, size = step.stored
         try:
-            return self.store.wait_for(prefix, count, size, closed=closed, limit_s=self.limit_s)
+            return self.gateway.bucket.wait_for(
+                prefix, count, size, closed=closed, limit_s=self.limit_s
+            )
         except TimeoutError as error:
             raise Failed(str(error)) from None
 

@@ -22,6 +22,8 @@ class Cell:
     high: float | None
     cpu_s: float | None
     peak_mib: float | None
+    requests: float | None
+    fetched_mib: float | None
     errors: tuple[str, ...]
 
 
@@ -78,7 +80,7 @@ def tabulate(rows: Sequence[Row], tools: Sequence[str], samples: Sequence[Sample
 
 
 def text(table: Table) -> str:
-    """Three tables: seconds with ratios, CPU seconds of the mount's process, its most memory."""
+    """Seconds with ratios; then what they cost: CPU, memory, requests and bytes of the store."""
     heads = ["seconds (median, lower is better)", *table.tools]
     heads += [f"{OURS}/{peer}" for peer in table.peers()]
     lines = [heads]
@@ -86,11 +88,13 @@ def text(table: Table) -> str:
         cells = [_seconds(row, table.cells.get((row.name, tool))) for tool in table.tools]
         lines.append([row.title, *cells, *(_ratio(table, row, peer) for peer in table.peers())])
     parts = [_columns(lines)]
-    for head, name in (
-        ("CPU seconds of the daemon", "cpu_s"),
-        ("most memory of the daemon, MiB", "peak_mib"),
+    for head, name, digits in (
+        ("CPU seconds of the daemon", "cpu_s", 2),
+        ("most memory of the daemon, MiB", "peak_mib", 0),
+        ("requests to the store", "requests", 0),
+        ("MiB fetched from the store", "fetched_mib", 1),
     ):
-        parts.append(_columns(_second_table(table, head, name)))
+        parts.append(_columns(_second_table(table, head, name, digits)))
     return "\n\n".join(parts)
 
 
@@ -103,12 +107,12 @@ def failures(table: Table) -> list[str]:
     return [f"{tool}: {', '.join(lost)}: {error}" for (tool, error), lost in found.items()]
 
 
-def _second_table(table: Table, head: str, name: str) -> list[list[str]]:
+def _second_table(table: Table, head: str, name: str, digits: int) -> list[list[str]]:
     lines = [[head, *table.tools]]
     for row in table.rows:
         figures = [getattr(table.cells.get((row.name, t)), name, None) for t in table.tools]
         if any(figure is not None for figure in figures):
-            lines.append([row.title, *("-" if f is None else f"{f:.2f}" for f in figures)])
+            lines.append([row.title, *("-" if f is None else f"{f:.{digits}f}" for f in figures)])
     return lines
 
 
@@ -120,6 +124,8 @@ def _cell(samples: Sequence[Sample]) -> Cell:
         max(seconds, default=None),
         _median([s.cpu_s for s in samples]),
         _median([s.peak_mib for s in samples]),
+        _median([s.requests for s in samples]),
+        _median([s.fetched_mib for s in samples]),
         tuple(s.error for s in samples if s.error is not None),
     )
 
@@ -152,6 +158,8 @@ def _plain(cell: Cell | None) -> dict[str, Any] | None:
         "max_s": cell.high,
         "cpu_s": cell.cpu_s,
         "peak_mib": cell.peak_mib,
+        "requests": cell.requests,
+        "fetched_mib": cell.fetched_mib,
         "errors": list(cell.errors),
     }
 
