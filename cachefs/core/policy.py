@@ -1,0 +1,100 @@
+"""Pure verdicts: is it fresh, whom to evict, when to try again, what a crash left behind."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from cachefs.core.intent import State
+from cachefs.core.types import EntryId
+
+SECOND_NS = 10**9
+HIGH_WATER = 0.95
+"""Share of the limit above which eviction begins beside the serving."""
+LOW_WATER = 0.85
+"""Share of the limit at which it stops."""
+
+
+def is_fresh(checked_ns: int, ttl_ns: int, now_ns: int) -> bool:
+    """Whether what the store said at *checked_ns* may be used without asking again.
+
+    A clock that went backwards makes everything stale, rather than fresh for years.
+    """
+    return checked_ns <= now_ns < checked_ns + ttl_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry that may be evicted: clean, unpinned."""
+
+    entry: EntryId
+    cost: int
+    """Bytes of disk that dropping it frees."""
+    used_ns: int
+
+
+def choose_victims(candidates: Iterable[Candidate], need: int) -> list[Candidate]:
+    """Return whom to drop to free *need* bytes, the longest unused first; all if that is not enough."""
+    victims: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (c.used_ns, c.entry)):
+        if need <= 0:
+            break
+        victims.append(candidate)
+        need -= candidate.cost
+    return victims
+
+
+def next_try_ns(tries: int, now_ns: int, jitter: float) -> int:
+    """Return when an upload that failed *tries* times is due: 1 s doubling to 60 s.
+
+    *jitter* in [0, 1) spreads uploads that failed together over half of the wait (AWS Architecture Blog,
+    "Exponential Backoff And Jitter", 2015: equal jitter).
+    """
+    wait_ns = min(60 * SECOND_NS, SECOND_NS << min(tries, 10))
+    return now_ns + wait_ns // 2 + int(jitter * (wait_ns // 2))
+
+
+class Remedy(Enum):
+    """What recovery does with one cache entry."""
+
+    KEEP = auto()
+    QUEUE = auto()
+    SET_ASIDE = auto()
+    """A program was in the middle of writing: the name keeps what the store has, the bytes are kept apart."""
+    PARK_UNSYNCED = auto()
+    """Power was lost before these bytes were synced: the store still has the base."""
+    PARK_LOST = auto()
+    """Promised bytes are not on the disk any more. Never taken for clean."""
+    DROP = auto()
+    DISCARD = auto()
+    """The name was removed while the file was open: nothing is owed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """One entry as a stopped daemon left it."""
+
+    has_file: bool
+    is_named: bool
+    """False: unlinked while it was open."""
+    state: State | None
+    """Of its promise; None: clean."""
+    boot: str | None
+    """The boot whose page cache its bytes were last known to be in; None: they are synced."""
+    is_whole: bool
+    """The file is at least as long as the entry says."""
+
+
+def remedy(remains: Remains, *, boot: str, clean_unmount: bool) -> Remedy:
+    """Return what to do with an entry, given the present *boot* and whether the last unmount was orderly."""
+    if not remains.is_named:
+        return Remedy.KEEP if remains.state is State.PARKED else Remedy.DISCARD
+    if remains.state is None:
+        trusted = remains.has_file and remains.is_whole
+        return Remedy.KEEP if trusted and (clean_unmount or remains.boot == boot) else Remedy.DROP
+    if not remains.has_file:
+        return Remedy.PARK_LOST
+    if remains.state is State.PARKED:
+        return Remedy.KEEP
+    if remains.state is State.OPEN:
+        return Remedy.SET_ASIDE
+    return Remedy.QUEUE if remains.boot in (None, boot) else Remedy.PARK_UNSYNCED

@@ -1,0 +1,116 @@
+"""What an upload reads: a stretch of a cache file, which the program may want back at any moment."""
+
+import os
+import time
+
+from cachefs.core.extents import Extent
+from cachefs.remote.store import UploadStopped
+
+
+class FileBody:
+    """The bytes of one upload. ``stop`` may be called from the loop while adapters read in threads."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+        self._stopped = False
+        self.progress_at = time.monotonic()
+        """When bytes were last read, on the monotonic clock: what tells a slow upload from a stuck one."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    def stop(self) -> None:
+        """Make the next read raise ``UploadStopped``."""
+        self._stopped = True
+
+    def reader(self, extent: Extent) -> "_FileReader":
+        """Return a fresh view of *extent*."""
+        return _FileReader(self, extent)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return up to *size* bytes at *offset*."""
+        if self._stopped:
+            raise UploadStopped
+        self.progress_at = time.monotonic()
+        return os.pread(self._fd, size, offset)
+
+
+class _FileReader:
+    def __init__(self, body: FileBody, extent: Extent) -> None:
+        self._body = body
+        self._extent = extent
+        self._position = extent.start
+
+    def __len__(self) -> int:
+        return self._extent.length
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = self._extent.stop - self._position
+        wanted = left if size is None or size < 0 else min(size, left)
+        chunks: list[bytes] = []
+        while wanted > 0 and (chunk := self._body.read_at(self._position, wanted)):
+            chunks.append(chunk)
+            self._position += len(chunk)
+            wanted -= len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        base = (self._extent.start, self._position, self._extent.stop)[whence]
+        self._position = max(self._extent.start, base + offset)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._position - self._extent.start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+class BytesBody:
+    """A short body that is in memory: markers and symbolic links."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self._content)
+
+    def reader(self, extent: Extent) -> "_BytesReader":
+        """Return a fresh view of *extent*."""
+        return _BytesReader(self._content[extent.start : extent.stop])
+
+
+class _BytesReader:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._position = 0
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        stop = len(self._content) if size is None or size < 0 else self._position + size
+        chunk = self._content[self._position : stop]
+        self._position += len(chunk)
+        return chunk
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._position = (0, self._position, len(self._content))[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True

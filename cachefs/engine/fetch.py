@@ -1,0 +1,296 @@
+"""Brings bytes of objects into cache files: each range once, however many readers want it."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+import trio
+
+from cachefs.core.errors import CachefsError, Changed, Fault, NotFound, Stale
+from cachefs.core.extents import Extent
+from cachefs.core.types import ETag, FetchMode, Key
+from cachefs.engine.background import Background
+from cachefs.engine.names import Names
+from cachefs.engine.room import Room
+from cachefs.engine.threads import Threads
+from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
+from cachefs.remote.store import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+_WINDOW_PARTS = 8
+"""How many parts, at most, are asked for ahead of a sequential reader."""
+_RANDOM = 512 * 1024
+"""Bytes fetched for a read that follows no other."""
+_JUMP = 2**20
+"""A read this close behind the last one still counts as sequential (the kernel reads ahead out of order)."""
+
+
+class FetchStopped(BaseException):
+    """The bytes are not wanted any more. Not an Exception, so that no adapter takes it for a fault."""
+
+
+@dataclass(slots=True, eq=False)
+class Fetch:
+    """One request under way: the bytes of ``extent`` below ``reached`` are here."""
+
+    extent: Extent
+    reached: int
+    reservation: Reservation
+    moved: trio.Event = field(default_factory=trio.Event)
+    is_stopped: bool = False
+    error: CachefsError | None = None
+    is_done: bool = False
+
+    def wake(self) -> None:
+        """Wake everybody who waits for bytes of this fetch."""
+        self.moved.set()
+        self.moved = trio.Event()
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """What the fetcher knows about one open file."""
+
+    entry: Entry
+    fetches: list[Fetch] = field(default_factory=list)
+    window: int = 0
+    expected: int = 0
+    is_gone: bool = False
+    """The store no longer has this version."""
+
+    def over(self, position: int) -> Fetch | None:
+        """Return the fetch under way that will bring the byte at *position*."""
+        for fetch in self.fetches:
+            if fetch.reached <= position < fetch.extent.stop and not fetch.is_stopped:
+                return fetch
+        return None
+
+    def wanted(self, extent: Extent) -> list[Extent]:
+        """Return the parts of *extent* that are neither here nor on their way."""
+        gaps = self.entry.here.missing(extent)
+        for fetch in self.fetches:
+            if not fetch.is_stopped:
+                coming = Extent(fetch.reached, fetch.extent.stop)
+                gaps = [piece for gap in gaps for piece in _without(gap, coming)]
+        return gaps
+
+
+def _without(gap: Extent, taken: Extent) -> list[Extent]:
+    if not gap.overlaps(taken):
+        return [gap]
+    pieces = (Extent(gap.start, taken.start), Extent(taken.stop, gap.stop))
+    return [piece for piece in pieces if piece.start < piece.stop]
+
+
+class _FileSink:
+    """Writes a fetch's bytes into the cache file, and tells the loop how far it got."""
+
+    def __init__(self, fetch: Fetch, entry: Entry) -> None:
+        self._fetch = fetch
+        self._entry = entry
+        self._fd = entry.fd
+        self._position = fetch.extent.start
+        self._token = trio.lowlevel.current_trio_token()
+
+    def write(self, data: memoryview, /) -> None:
+        if self._fetch.is_stopped:
+            raise FetchStopped
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._fd, data[written:], self._position + written)
+        start, self._position = self._position, self._position + written
+        self._token.run_sync_soon(self._advance, Extent(start, self._position))
+
+    def restart(self) -> None:
+        self._position = self._fetch.extent.start
+
+    def _advance(self, extent: Extent) -> None:
+        if not self._fetch.is_stopped:
+            self._entry.here.add(extent)
+            self._fetch.reached = max(self._fetch.reached, extent.stop)
+            self._fetch.wake()
+
+
+class Fetcher:
+    """Starts requests, and lets readers wait for just the bytes that they need."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        cache: Cache,
+        room: Room,
+        names: Names,
+        threads: Threads,
+        background: Background,
+        *,
+        part_size: int,
+        mode: FetchMode,
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._room = room
+        self._names = names
+        self._threads = threads
+        self._background = background
+        self._part_size = part_size
+        self._mode = mode
+        self.fetched = 0
+        """Bytes that came from the store since the start."""
+
+    def opened(self, stream: Stream) -> None:
+        """Ask for the first bytes (or, with ``--fetch whole``, for all) before anybody reads."""
+        size = stream.entry.size
+        if self._mode is FetchMode.DEMAND or not size:
+            return
+        stream.window = self._part_size
+        reach = size if self._mode is FetchMode.WHOLE else min(size, self._part_size)
+        self._run_ahead(stream, Extent(0, reach))
+
+    def notice(self, stream: Stream, extent: Extent) -> None:
+        """Learn from a read, and ask for what a sequential reader will want next."""
+        is_sequential = -_JUMP <= extent.start - stream.expected <= _JUMP
+        stream.expected = max(extent.stop, stream.expected) if is_sequential else extent.stop
+        if self._mode is FetchMode.DEMAND:
+            return
+        if not is_sequential:
+            stream.window = 0
+            return
+        stream.window = min(max(stream.window * 2, self._part_size), self._part_size * _WINDOW_PARTS)
+        reach = min(stream.entry.size, stream.expected + stream.window)
+        if self._mode is FetchMode.WHOLE:
+            reach = stream.entry.size
+        self._run_ahead(stream, Extent(extent.stop, reach))
+
+    def _run_ahead(self, stream: Stream, extent: Extent) -> None:
+        """Start fetches for what is missing of *extent*, as long as there is room without evicting."""
+        for gap in stream.wanted(extent):
+            start = gap.start
+            while start < gap.stop and len(stream.fetches) < _WINDOW_PARTS:
+                part = Extent(start, min(gap.stop, (start // self._part_size + 1) * self._part_size))
+                if part.length < self._part_size and part.stop < stream.entry.size and stream.fetches:
+                    return  # the tail of a window: wait until a whole part fits in it
+                reservation = self._room.try_reserve(blocks_of(part) + SLACK)
+                if reservation is None:
+                    return
+                self._begin(stream, part, reservation)
+                start = part.stop
+
+    async def ensure(self, stream: Stream, extent: Extent) -> bool:
+        """Wait until all of *extent* is here. Return False if the cache has no room for it.
+
+        Raise ``Stale`` if the store no longer has this version, or the store's error.
+        """
+        while gaps := stream.entry.here.missing(extent):
+            if stream.is_gone:
+                raise Stale("this version of the object is gone from the store")
+            running = stream.over(gaps[0].start)
+            if running is None:
+                if not await self._ask_for(stream, gaps[0], extent):
+                    return False
+                continue
+            await running.moved.wait()
+            if running.error is not None and not stream.entry.here.covers(gaps[0]):
+                raise running.error
+        return True
+
+    async def _ask_for(self, stream: Stream, gap: Extent, extent: Extent) -> bool:
+        """Start the fetch of *gap* and as much behind it as seems right. Return False if there is no room."""
+        ahead = max(self._part_size if stream.window else _RANDOM, extent.stop - gap.start)
+        start = gap.start // BLOCK * BLOCK
+        stop = min(stream.entry.size, start + min(ahead, self._part_size))
+        if self._mode is FetchMode.DEMAND:
+            stop = min(stream.entry.size, -(-gap.stop // BLOCK) * BLOCK)
+        for reach in (stop, min(stream.entry.size, max(gap.stop, start + BLOCK))):
+            need = blocks_of(Extent(start, reach)) + SLACK
+            reservation = await self._room.make(need)
+            if reservation is None:
+                continue
+            # Others may have asked meanwhile: fetch only what is still missing, from the first such byte.
+            wanted = stream.wanted(Extent(start, reach))
+            if wanted and not stream.entry.dropped:
+                self._begin(stream, wanted[0], reservation)
+            else:
+                self._cache.release(reservation)
+            return True
+        return False
+
+    def _begin(self, stream: Stream, extent: Extent, reservation: Reservation) -> None:
+        fetch = Fetch(extent, extent.start, reservation)
+        stream.fetches.append(fetch)
+        stream.entry.pins += 1
+        self._background.start("fetch", lambda: self._run(stream, fetch))
+
+    async def _run(self, stream: Stream, fetch: Fetch) -> None:
+        try:
+            await self._get(stream, fetch)
+        except FetchStopped:
+            pass
+        except (NotFound, Changed):
+            stream.is_gone = True
+            fetch.error = Stale("this version of the object is gone from the store")
+            self._names.doubt(stream.entry.ino)
+        except CachefsError as error:
+            fetch.error = error
+        except BaseException as error:
+            fetch.error = Fault(f"the fetch broke off: {error!r}")
+            raise
+        finally:
+            await self._end(stream, fetch)
+
+    async def _get(self, stream: Stream, fetch: Fetch) -> None:
+        """Get the bytes, following the object to its new key if it is renamed meanwhile."""
+        while True:
+            asked = await self._names.settled_key(stream.entry.ino)
+            etag = stream.entry.etag
+            if asked is None or etag is None:
+                raise NotFound("the object has no name any more")
+            try:
+                await self._threads.transfer(
+                    self._store.get_range,
+                    asked,
+                    fetch.extent,
+                    _FileSink(fetch, stream.entry),
+                    if_match=etag,
+                )
+            except (NotFound, Changed):
+                if (await self._names.settled_key(stream.entry.ino), stream.entry.etag) == (asked, etag):
+                    raise
+            else:
+                self.fetched += fetch.extent.length
+                return
+
+    async def _end(self, stream: Stream, fetch: Fetch) -> None:
+        fetch.is_done = True
+        stream.fetches.remove(fetch)
+        self._cache.account(stream.entry)
+        self._cache.release(fetch.reservation)
+        fetch.wake()
+        await self._room.delete(self._cache.unpin(stream.entry, self._names.now_ns()))
+        self._room.freed()
+
+    async def stop(self, stream: Stream) -> None:
+        """End every fetch of this file and wait until none writes into its cache file any more."""
+        for fetch in stream.fetches:
+            fetch.is_stopped = True
+        while stream.fetches:
+            await stream.fetches[0].moved.wait()
+
+    async def through(self, key: Key, etag: ETag, extent: Extent) -> bytes:
+        """Return bytes that the cache has no room for, straight from the store."""
+        sink = _MemorySink(extent.length)
+        await self._threads.transfer(self._store.get_range, key, extent, sink, if_match=etag)
+        self.fetched += extent.length
+        return bytes(sink.data)
+
+
+class _MemorySink:
+    def __init__(self, size: int) -> None:
+        self.data = bytearray()
+        self._size = size
+
+    def write(self, data: memoryview, /) -> None:
+        self.data += data
+
+    def restart(self) -> None:
+        self.data.clear()

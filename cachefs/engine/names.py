@@ -1,0 +1,405 @@
+"""Keeps the inode table in step with the store: what is fresh is answered, what is not is asked, once."""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+from cachetools import TTLCache
+
+from cachefs.core import metadata
+from cachefs.core.errors import (
+    InvalidName,
+    NameTooLong,
+    NoEntry,
+    NotDirectory,
+    NotFound,
+    Stale,
+    StoreError,
+)
+from cachefs.core.keys import NAME_MAX, child_key, component_of
+from cachefs.core.policy import SECOND_NS, is_fresh
+from cachefs.core.types import AttributeMode, Ino, Key, Name
+from cachefs.engine.room import Room
+from cachefs.engine.threads import Threads
+from cachefs.local.cache import Cache
+from cachefs.local.inodes import Difference, Inode, InodeTable
+from cachefs.local.journal import Journal
+from cachefs.remote.store import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+_SAMPLE = 3
+"""How many objects of a directory are looked at to decide whether its objects carry POSIX metadata."""
+_HEADS_AT_ONCE = 16
+_CHANGES_KEPT = 4096
+_SAME_OPEN_NS = 50_000_000
+"""The kernel looks a name up just before it opens it: an answer this young was asked for by the same open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """For how long what the store said is believed, nanoseconds."""
+
+    metadata_ttl_ns: int
+    negative_ttl_ns: int
+    attributes: AttributeMode
+
+
+class SingleFlight:
+    """Lets callers who ask the same question at the same time share one answer."""
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, trio.Event] = {}
+
+    async def run(self, question: Hashable, ask: Callable[[], Awaitable[None]]) -> bool:
+        """Run *ask*, or wait for who is running it. Return whether this call ran it itself.
+
+        A caller who only waited looks at the result himself, and asks again if the one who ran failed.
+        """
+        flight = self._flights.get(question)
+        if flight is not None:
+            await flight.wait()
+            return False
+        self._flights[question] = flight = trio.Event()
+        try:
+            await ask()
+        finally:
+            del self._flights[question]
+            flight.set()
+        return True
+
+
+class Names:
+    """Names, as the store shows them and this mount changed them."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        inodes: InodeTable,
+        journal: Journal,
+        cache: Cache,
+        room: Room,
+        threads: Threads,
+        freshness: Freshness,
+        *,
+        held: Collection[Ino],
+        now_ns: Callable[[], int],
+    ) -> None:
+        """*held*: the inodes that are open, kept up to date by who opens them."""
+        self._store = store
+        self._inodes = inodes
+        self._journal = journal
+        self._cache = cache
+        self._room = room
+        self._threads = threads
+        self._freshness = freshness
+        self._held = held
+        self.now_ns = now_ns
+        self._flights = SingleFlight()
+        self._moving: list[Key] = []
+        self._moved = trio.Event()
+        # Directories found to hold objects without POSIX metadata: their listing tells all there is.
+        self._plain: TTLCache[Ino, bool] = TTLCache(maxsize=65536, ttl=600)
+        self._absent: TTLCache[tuple[Ino, Name], bool] = TTLCache(
+            maxsize=65536, ttl=max(freshness.negative_ttl_ns / SECOND_NS, 1e-9)
+        )
+        self._changes, self.changes = trio.open_memory_channel[tuple[Ino, Name]](_CHANGES_KEPT)
+
+    # ---- keys, and renames that are under way ----------------------------------------------
+
+    @contextmanager
+    def moving(self, *keys: Key) -> Iterator[None]:
+        """Hold back whoever needs a key at or below *keys* until the rename is over."""
+        self._moving.extend(keys)
+        try:
+            yield
+        finally:
+            for key in keys:
+                self._moving.remove(key)
+            self._moved.set()
+            self._moved = trio.Event()
+
+    async def settled_key(self, ino: Ino) -> Key | None:
+        """Return the key of *ino* once no rename is changing it; None if it has no name any more."""
+        while True:
+            key = self._inodes.key_of(ino)
+            if key is None or not self.is_moving(key):
+                return key
+            await self._moved.wait()
+
+    def is_moving(self, key: Key) -> bool:
+        """Whether a rename is changing *key* at this moment."""
+        return any(key == moved or (moved.endswith("/") and key.startswith(moved)) for moved in self._moving)
+
+    # ---- freshness --------------------------------------------------------------------------
+
+    def ttl_left_s(self, inode: Inode) -> float:
+        """Return for how many seconds the kernel may believe what it is told of *inode*."""
+        ttl_ns = self._freshness.metadata_ttl_ns
+        if self._journal.is_dirty(inode.ino):
+            return ttl_ns / SECOND_NS
+        return max(0, min(ttl_ns, inode.checked_ns + ttl_ns - self.now_ns())) / SECOND_NS
+
+    @property
+    def negative_ttl_s(self) -> float:
+        """For how many seconds the kernel may believe that a name does not exist."""
+        return min(self._freshness.negative_ttl_ns, self._freshness.metadata_ttl_ns) / SECOND_NS
+
+    def doubt(self, ino: Ino) -> None:
+        """Make *ino* be asked about before it is used again."""
+        self._inodes.update(ino, checked_ns=0)
+
+    def forget_absent(self, parent: Ino, name: Name) -> None:
+        """Note that a name exists from now on."""
+        self._absent.pop((parent, name), None)
+
+    def _is_believed(self, inode: Inode) -> bool:
+        if self._journal.is_dirty(inode.ino):
+            return True
+        return is_fresh(inode.checked_ns, self._freshness.metadata_ttl_ns, self.now_ns())
+
+    def directory(self, ino: Ino) -> Inode:
+        """Return the row of a directory. Raise ``Stale`` if it is gone, ``NotDirectory`` if it is none."""
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise Stale("the directory is gone")
+        if not inode.is_dir:
+            raise NotDirectory("not a directory")
+        return inode
+
+    # ---- one name ---------------------------------------------------------------------------
+
+    async def lookup(self, parent: Ino, name: Name) -> Inode:
+        """Return what is under *name*, asking the store where what is known is too old. Raise ``NoEntry``."""
+        if len(name) > NAME_MAX:
+            raise NameTooLong(f"a name has at most {NAME_MAX} bytes")
+        while True:
+            inode = self._known(parent, name)
+            if inode is not None:
+                return inode
+            if await self._flights.run((parent, name), lambda: self._ask(parent, name)):
+                found = self._inodes.child(parent, name)
+                if found is None:
+                    self._absent[parent, name] = True
+                    raise NoEntry("no such file or directory")
+                return found
+
+    def _known(self, parent: Ino, name: Name) -> Inode | None:
+        """Return the row if it may be used, None if the store must be asked. Raise ``NoEntry``."""
+        inode = self._inodes.child(parent, name)
+        if inode is not None:
+            return inode if self._is_believed(inode) and self._is_exact(parent, inode) else None
+        directory = self.directory(parent)
+        listed_ns = directory.listed_ns
+        if listed_ns is not None and is_fresh(listed_ns, self._freshness.metadata_ttl_ns, self.now_ns()):
+            raise NoEntry("no such file or directory")
+        if self._freshness.metadata_ttl_ns and self._absent.get((parent, name)):
+            raise NoEntry("no such file or directory")
+        return None
+
+    def _is_exact(self, parent: Ino, inode: Inode) -> bool:
+        if inode.is_dir or inode.meta is not None or inode.etag is None:
+            return True
+        mode = self._freshness.attributes
+        return mode is AttributeMode.LISTING or (mode is AttributeMode.AUTO and parent in self._plain)
+
+    async def _ask(self, parent: Ino, name: Name) -> None:
+        """Bring the row of one name in line with the store."""
+        inode = self._inodes.child(parent, name)
+        try:
+            component, _ = component_of(name)
+        except InvalidName:  # a name that only a listing can explain
+            if inode is None or inode.is_dir:
+                await self._list(parent)
+                return
+            component = inode.component
+        directory = self._inodes.key_of(parent)
+        if directory is None:
+            raise Stale("the directory is gone")
+        if inode is not None and inode.is_dir:
+            await self._ask_directory(inode)
+        elif not await self._ask_object(parent, child_key(directory, component), inode):
+            await self._ask_absent(parent, directory, component)
+
+    async def _ask_object(self, parent: Ino, key: Key, inode: Inode | None) -> bool:
+        since_ns = self.now_ns()
+        try:
+            info = await self._threads.ask(self._store.head, key)
+            if self._journal.is_leaving(key):
+                raise NotFound("renamed away")
+        except NotFound:
+            if inode is not None:
+                current = self._inodes.get(inode.ino)
+                if current is not None and current.checked_ns < since_ns:
+                    difference = Difference()
+                    self._inodes.remove(current, difference, held=self._held, now_ns=self.now_ns())
+                    await self._carry_out(difference)
+            return False
+        difference = self._inodes.learn(
+            parent, info, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+        )
+        await self._carry_out(difference)
+        return True
+
+    async def _ask_directory(self, inode: Inode) -> None:
+        """Find out whether a known directory still is: its own first page tells, and often all of it."""
+        if await self._list(inode.ino, first_page_only=True):
+            self._inodes.touch(inode.ino, self.now_ns())
+            return
+        difference = Difference()
+        self._inodes.remove(inode, difference, held=self._held, now_ns=self.now_ns())
+        await self._carry_out(difference)
+
+    async def _ask_absent(self, parent: Ino, directory: Key, component: str) -> None:
+        """Find out whether a name that is no object is a directory.
+
+        The first page of the parent's listing answers that for this and every other name, unless the
+        directory is larger than a page.
+        """
+        await self._list(parent, first_page_only=True)
+        row = self.directory(parent)
+        if row.listed_ns is not None and is_fresh(row.listed_ns, 10 * SECOND_NS, self.now_ns()):
+            return
+        prefix = child_key(directory, component, is_dir=True)
+        since_ns = self.now_ns()
+        pages = await self._threads.ask(self._store.list, prefix)
+        page = await self._threads.ask(next, pages, None)
+        if page is not None and (page.objects or page.prefixes):
+            seen = type(page)(prefixes=(prefix,))
+            self._inodes.merge(parent, seen, since_ns=since_ns, now_ns=self.now_ns(), held=self._held)
+
+    async def revalidate(self, ino: Ino) -> Inode:
+        """Return the row of *ino* as the store has it now, for an open. Raise ``Stale`` if it stands for
+        something else, so that the kernel looks the name up again."""
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise Stale("the file is gone")
+        if inode.parent is None or self._journal.is_dirty(ino) or inode.etag is None:
+            return inode
+        age_ns = self.now_ns() - inode.checked_ns
+        if self._is_believed(inode) or 0 <= age_ns < _SAME_OPEN_NS:
+            return inode
+        parent, name = inode.parent, inode.name
+        assert name is not None
+        if not await self._flights.run((parent, name), lambda: self._ask(parent, name)):
+            return await self.revalidate(ino)
+        found = self._inodes.get(ino)
+        if found is None or found.parent is None:
+            raise Stale("another version has taken the file's place")
+        return found
+
+    # ---- whole directories ------------------------------------------------------------------
+
+    async def list_directory(self, ino: Ino) -> None:
+        """Make sure that the children of *ino* are known, all of them, and fresh."""
+        while True:
+            directory = self.directory(ino)
+            listed_ns = directory.listed_ns
+            ttl_ns = max(self._freshness.metadata_ttl_ns, _SAME_OPEN_NS)
+            if listed_ns is not None and is_fresh(listed_ns, ttl_ns, self.now_ns()):
+                break
+            if await self._flights.run(("list", ino), lambda: self._list_all(ino)):
+                break
+        await self._make_exact(ino)
+
+    async def _list_all(self, ino: Ino) -> None:
+        await self._list(ino)
+
+    async def _list(self, ino: Ino, *, first_page_only: bool = False) -> bool:
+        """Merge the listing of a directory. Return whether anything was in it.
+
+        With *first_page_only* a directory of more than one page is merged in part, and not taken for
+        completely known.
+        """
+        since_ns = self.now_ns()
+        key = await self.settled_key(ino)
+        if key is None:
+            raise Stale("the directory is gone")
+        pages = await self._threads.ask(self._store.list, key)
+        was_seen = False
+        count = 0
+        while (page := await self._threads.ask(next, pages, None)) is not None:
+            count += 1
+            was_seen = was_seen or bool(page.objects or page.prefixes)
+            if first_page_only and count > 1:
+                return was_seen
+            kept = type(page)(
+                tuple(info for info in page.objects if not self._journal.is_leaving(info.key)),
+                page.prefixes,
+            )
+            difference = self._inodes.merge(
+                ino, kept, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+            )
+            await self._carry_out(difference)
+        difference = self._inodes.finish_listing(
+            ino, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+        )
+        await self._carry_out(difference)
+        return was_seen
+
+    async def _make_exact(self, ino: Ino) -> None:
+        """Read the metadata of children where a listing does not tell all, as ``--attributes`` says."""
+        mode = self._freshness.attributes
+        if mode is AttributeMode.LISTING or (mode is AttributeMode.AUTO and ino in self._plain):
+            return
+        unknown: list[Inode] = []
+        after = 0
+        while page := self._inodes.children(ino, after=after, limit=5000):
+            unknown += [each for each in page if not each.is_dir and each.meta is None and each.etag]
+            after = page[-1].ino
+        if not unknown:
+            return
+        if mode is AttributeMode.AUTO:
+            sample = [unknown[at * (len(unknown) - 1) // (_SAMPLE - 1)] for at in range(_SAMPLE)]
+            distinct = list({each.ino: each for each in sample}.values())
+            await self._head_all(ino, distinct)
+            if not any(self._says_posix(each.ino) for each in distinct):
+                self._plain[ino] = True
+                return
+            unknown = [each for each in unknown if each not in distinct]
+        await self._head_all(ino, unknown)
+
+    def _says_posix(self, ino: Ino) -> bool:
+        inode = self._inodes.get(ino)
+        return inode is not None and inode.meta is not None and metadata.decode(inode.meta).is_known
+
+    async def _head_all(self, parent: Ino, inodes: list[Inode]) -> None:
+        waiting = list(reversed(inodes))
+        errors: list[StoreError] = []
+
+        async def work() -> None:
+            while waiting and not errors:
+                inode = waiting.pop()
+                key = self._inodes.key_of(inode.ino)
+                try:
+                    if key is not None:
+                        await self._ask_object(parent, key, inode)
+                except StoreError as error:
+                    errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_HEADS_AT_ONCE, len(inodes))):
+                nursery.start_soon(work)
+        if errors:
+            raise errors[0]
+
+    # ---- what changed -----------------------------------------------------------------------
+
+    async def _carry_out(self, difference: Difference) -> None:
+        """Drop the bytes of what is gone, and tell the kernel."""
+        for ino in difference.freed:
+            entry = self._cache.find(ino)
+            doomed = self._cache.drop(entry) if entry is not None else None
+            self._inodes.drop(ino)
+            await self._room.delete(doomed)
+        for parent, name in difference.changed:
+            self.tell_kernel(parent, name)
+
+    def tell_kernel(self, parent: Ino, name: Name) -> None:
+        """Have the kernel forget what it knows of a name."""
+        try:
+            self._changes.send_nowait((parent, name))
+        except trio.WouldBlock:
+            _log.debug("too many changes at once: the kernel will learn of %r by its time-out", name)

@@ -1,0 +1,247 @@
+"""The bytes of one open inode, shared by all its handles.
+
+A read waits for its range, no more. A write waits until nothing is in its way (an upload, a fetch, a missing
+byte, a full cache), promises, and then writes.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+
+from cachefs.core.errors import BytesLost, NoRoom, Stale
+from cachefs.core.extents import Extent
+from cachefs.core.intent import State
+from cachefs.core.types import ETag, Ino
+from cachefs.engine.fetch import Fetcher, Stream
+from cachefs.engine.names import Names
+from cachefs.engine.promise import Promise
+from cachefs.engine.room import Room
+from cachefs.engine.threads import Threads
+from cachefs.engine.through import PassThrough
+from cachefs.engine.upload import Uploader
+from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
+from cachefs.local.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Who an open file works with."""
+
+    cache: Cache
+    journal: Journal
+    names: Names
+    room: Room
+    fetcher: Fetcher
+    through: PassThrough
+    uploader: Uploader
+    threads: Threads
+    timeout_s: float
+
+
+def _pwrite_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _pread_all(fd: int, size: int, offset: int) -> bytes:
+    chunks: list[bytes] = []
+    while size and (chunk := os.pread(fd, size, offset)):
+        chunks.append(chunk)
+        size, offset = size - len(chunk), offset + len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _read_now(fd: int, size: int, offset: int) -> bytes | None:
+    """Return bytes that the page cache holds; None if the disk would have to be asked."""
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+            return None
+        raise
+    return bytes(buffer) if count == size else None
+
+
+class OpenFile:
+    """One open inode: its entry, pinned, and what is going on with it.
+
+    INVARIANT: a dirty entry is whole.
+    INVARIANT: the promise exists before the first byte changes.
+    """
+
+    def __init__(self, ino: Ino, entry: Entry, rooms: Rooms, *, mtime_ns: int, ctime_ns: int) -> None:
+        """Take over *entry*, which is pinned; :meth:`close` gives the pin back."""
+        self.ino = ino
+        self.entry = entry
+        self.mtime_ns = mtime_ns
+        self.ctime_ns = ctime_ns
+        self.handles = 0
+        self.writers = 0
+        self.is_detached = False
+        """Unlinked: what is written now is owed to nobody."""
+        self.is_altered = False
+        """Size or times differ from the inode's row."""
+        self._stream = Stream(entry)
+        self._rooms = rooms
+        intent = rooms.journal.of(entry.id)
+        self._is_promised = intent is not None and intent.state is State.OPEN
+
+    @property
+    def size(self) -> int:
+        """The file's length in bytes."""
+        return self.entry.size
+
+    def opened(self) -> None:
+        """Begin to fetch, where that is wanted."""
+        if not self.entry.is_whole:
+            self._rooms.fetcher.opened(self._stream)
+
+    # ---- reading ----------------------------------------------------------------------------
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Return the bytes of the range, fewer only at the end of the file."""
+        extent = Extent(offset, min(offset + size, self.entry.size))
+        if extent.start >= extent.stop:
+            return b""
+        entry = self.entry
+        if not entry.here.covers(extent) or not entry.is_whole:
+            self._rooms.fetcher.notice(self._stream, extent)
+            if not await self._rooms.fetcher.ensure(self._stream, extent):
+                return await self._read_through(extent)
+        found = _read_now(entry.fd, extent.length, extent.start)
+        if found is None:
+            found = await self._rooms.threads.disk(_pread_all, entry.fd, extent.length, extent.start)
+        if len(found) != extent.length and entry.size >= extent.stop:
+            raise BytesLost(f"cache file {entry.id} is shorter than the bytes it holds")
+        return found
+
+    async def _read_through(self, extent: Extent) -> bytes:
+        key = await self._rooms.names.settled_key(self.ino)
+        if key is None or self.entry.etag is None:
+            raise Stale("this version of the object is gone from the store")
+        return await self._rooms.through.read(key, self.entry.etag, self.entry.size, extent)
+
+    # ---- writing ----------------------------------------------------------------------------
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Write *data* at *offset*; dirty from the moment before the first byte. Return its length."""
+        extent = Extent(offset, offset + len(data))
+        reservation = await self._get_ready(blocks_of(extent) + SLACK, keep=self.entry.size)
+        # No await from _get_ready's last look to here: nothing has come between.
+        old_size = self.entry.size
+        self._rooms.uploader.begin_write(self.entry.id)
+        try:
+            await self._rooms.threads.disk(_pwrite_all, self.entry.fd, data, offset)
+            self.entry.here.add(Extent(min(old_size, extent.start), extent.stop))
+            self.entry.size = max(self.entry.size, extent.stop)
+        finally:
+            self._rooms.uploader.end_write(self.entry.id)
+            self._changed(reservation)
+        return len(data)
+
+    async def truncate(self, size: int) -> None:
+        """Set the length; bytes beyond the old end read as zeros."""
+        reservation = await self._get_ready(SLACK + BLOCK, keep=min(size, self.entry.size))
+        old_size = self.entry.size
+        self._rooms.uploader.begin_write(self.entry.id)
+        try:
+            await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
+            self.entry.here.cut(size)
+            self.entry.here.add(Extent(min(old_size, size), size))
+            self.entry.size = size
+        finally:
+            self._rooms.uploader.end_write(self.entry.id)
+            self._changed(reservation)
+
+    def _changed(self, reservation: Reservation) -> None:
+        self.mtime_ns = self.ctime_ns = self._rooms.names.now_ns()
+        self.is_altered = True
+        self._rooms.cache.account(self.entry)
+        self._rooms.cache.release(reservation)
+
+    async def _get_ready(self, need: int, *, keep: int) -> Reservation:
+        """Wait until nothing is in the way of a change, and promise it. Return the room for it.
+
+        *keep*: how many bytes from the start must be here first, because they stay.
+        """
+        reservation: Reservation | None = None
+        try:
+            while True:
+                if self._rooms.uploader.is_uploading(self.entry.id):
+                    await self._rooms.uploader.stop(self.entry.id)
+                elif self._stream.fetches and (not keep or self.entry.here.covers(Extent(0, keep))):
+                    await self._rooms.fetcher.stop(self._stream)
+                elif not self.entry.here.covers(Extent(0, keep)):
+                    await self._fetch_kept(keep)
+                elif reservation is None:
+                    reservation = await self._reserve(need)
+                elif not self._is_promised and not self.is_detached:
+                    await self._promise(reservation)
+                else:
+                    return reservation
+        except BaseException:
+            if reservation is not None:
+                self._rooms.cache.release(reservation)
+                self._rooms.room.freed()
+            raise
+
+    async def _fetch_kept(self, keep: int) -> None:
+        if keep > self._rooms.cache.limit:
+            raise NoRoom("to change a file it must fit in the cache")
+        if not await self._rooms.fetcher.ensure(self._stream, Extent(0, keep)):
+            gap = blocks_of(self.entry.here.missing(Extent(0, keep))[0]) + SLACK
+            room = await self._rooms.room.wait(
+                min(gap, self._rooms.cache.limit), self._rooms.timeout_s, self._rooms.uploader.hurry_all
+            )
+            self._rooms.cache.release(room)
+
+    async def _reserve(self, need: int) -> Reservation:
+        return await self._rooms.room.wait(
+            need + BLOCK, self._rooms.timeout_s, self._rooms.uploader.hurry_all
+        )
+
+    async def _promise(self, reservation: Reservation) -> None:
+        """Promise first: the row on the loop, then the file beside the bytes, then the bytes."""
+        key = await self._rooms.names.settled_key(self.ino)
+        if self._rooms.uploader.is_uploading(self.entry.id) or key is None:
+            self.is_detached = key is None
+            return
+        is_new = self._rooms.journal.of(self.entry.id) is None
+        intent = self._rooms.journal.begin(self.entry.id)
+        self._is_promised = True
+        if is_new:
+            self._rooms.cache.promise_made(reservation)
+        promise = Promise(key, self.entry.etag, intent.token)
+        await self._rooms.threads.disk(
+            self._rooms.cache.write_promise, self.entry.id, promise.encode()
+        )
+
+    async def begin(self) -> None:
+        """Promise the file as it stands: something new, which must reach the store even if it stays empty."""
+        reservation = await self._get_ready(BLOCK, keep=self.entry.size)
+        self._changed(reservation)
+
+    # ---- ends -------------------------------------------------------------------------------
+
+    def sealed(self) -> None:
+        """Note that the promise left the state ``open``: the next write promises anew."""
+        self._is_promised = False
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether bytes were written that nobody has sealed yet."""
+        return self._is_promised
+
+    def rebase(self, etag: ETag | None) -> None:
+        """Note the version that the bytes now stand for."""
+        self.entry.etag = etag
+
+    async def close(self) -> None:
+        """End its fetches and give the pin back."""
+        await self._rooms.fetcher.stop(self._stream)
+        doomed = self._rooms.cache.unpin(self.entry, self._rooms.names.now_ns())
+        await self._rooms.room.delete(doomed)
+        self._rooms.room.freed()

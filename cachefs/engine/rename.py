@@ -1,0 +1,420 @@
+"""Renames: copied at the store, then deleted there, and journaled so that a crash leaves each object one name.
+
+Until every copy stands, the old names hold and a failure removes the copies. From then on the new names hold,
+and only the sources remain to be deleted, now or after a crash.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import trio
+
+from cachefs.core import metadata
+from cachefs.core.errors import Changed, CrossDevice, NoEntry, NotFound, Stale, StoreError, Unsupported
+from cachefs.core.keys import child_key, component_of
+from cachefs.core.types import ETag, Ino, Key, Name, ObjectInfo
+from cachefs.engine.body import BytesBody
+from cachefs.engine.conflict import Conflicts
+from cachefs.engine.names import Names
+from cachefs.engine.promise import Promise
+from cachefs.engine.threads import Threads
+from cachefs.engine.upload import Defaults, Uploader
+from cachefs.local.cache import Cache
+from cachefs.local.db import Database
+from cachefs.local.inodes import ROOT, Inode, InodeTable
+from cachefs.local.journal import Journal, Move
+from cachefs.remote.store import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 16
+_RETRY_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One rename: which inode goes where, and what it replaces."""
+
+    source: Inode
+    target: Inode | None
+    parent: Ino
+    name: Name
+    component: str
+    old_key: Key
+    new_key: Key
+
+
+class Renamer:
+    """Carries renames out, and finishes those that were cut off."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        db: Database,
+        inodes: InodeTable,
+        journal: Journal,
+        cache: Cache,
+        names: Names,
+        uploader: Uploader,
+        conflicts: Conflicts,
+        threads: Threads,
+        defaults: Defaults,
+    ) -> None:
+        self._store = store
+        self._db = db
+        self._inodes = inodes
+        self._journal = journal
+        self._cache = cache
+        self._names = names
+        self._uploader = uploader
+        self._conflicts = conflicts
+        self._threads = threads
+        self._defaults = defaults
+        self._unfinished = trio.Event()
+
+    async def rename(
+        self,
+        source: Inode,
+        target: Inode | None,
+        parent: Ino,
+        name: Name,
+        *,
+        replaced: Callable[[Ino], Awaitable[None]],
+    ) -> None:
+        """Move *source* to *name* in *parent*, where *target* is now. *replaced* buries an inode that lost its name."""
+        plan = self._plan(source, target, parent, name)
+        if source.parent is not None:
+            await self.keep_directory(source.parent, leaving=source.ino)
+        try:
+            if source.is_dir:
+                await self._rename_directory(plan, replaced)
+            else:
+                await self._rename_file(plan, replaced)
+        except Unsupported as error:
+            raise CrossDevice("the store cannot copy from there to here") from error
+        for directory, entry_name in ((source.parent, source.name), (parent, name)):
+            if directory is not None and entry_name is not None:
+                self._names.forget_absent(directory, entry_name)
+
+    def _plan(self, source: Inode, target: Inode | None, parent: Ino, name: Name) -> _Plan:
+        component, _ = component_of(name)
+        directory = self._inodes.key_of(parent)
+        old_key = self._inodes.key_of(source.ino)
+        if directory is None or old_key is None:
+            raise NoEntry("no such file or directory")
+        new_key = child_key(directory, component, is_dir=source.is_dir)
+        return _Plan(source, target, parent, name, component, old_key, new_key)
+
+    async def keep_directory(self, ino: Ino, *, leaving: Ino) -> None:
+        """Give a directory that exists only by its content a marker before its last content leaves."""
+        directory = self._names.directory(ino)
+        if ino == ROOT or directory.etag is not None:
+            return
+        if any(child.ino != leaving for child in self._inodes.children(ino, limit=2)):
+            return
+        key = await self._names.settled_key(ino)
+        if key is None:
+            return
+        meta = metadata.encode(self._defaults.attrs(directory), None, {})
+        try:
+            info = await self._threads.ask(
+                self._store.put,
+                key,
+                BytesBody(b""),
+                meta=meta,
+                content_type=metadata.DIRECTORY_TYPE,
+                if_match=None,
+            )
+        except Changed:
+            info = await self._threads.ask(self._store.head, key)
+        self._inodes.update(ino, etag=info.etag)
+
+    # ---- one file ---------------------------------------------------------------------------
+
+    async def _rename_file(self, plan: _Plan, replaced: Callable[[Ino], Awaitable[None]]) -> None:
+        await self._stop_uploads([plan.source, *([plan.target] if plan.target else [])])
+        with self._hold(plan):
+            source = self._inodes.get(plan.source.ino)
+            if source is None or source.parent is None:
+                raise NoEntry("no such file or directory")
+            if source.etag is None:
+                base = self._base_of(plan.target)
+                with self._db.transaction():
+                    self._retarget(plan)
+                    self._inodes.update(source.ino, etag=base)
+                    self._rebase_entry(source.ino, None, base)
+            else:
+                await self._copy_and_delete(plan, source)
+            await self._promise_again([source.ino])
+            if plan.target is not None:
+                await replaced(plan.target.ino)
+        self._uploader.kick()
+
+    def _hold(self, plan: _Plan) -> AbstractContextManager[None]:
+        return self._names.moving(plan.old_key, plan.new_key)
+
+    def _base_of(self, target: Inode | None) -> ETag | None:
+        return None if target is None else target.etag
+
+    async def _copy_and_delete(self, plan: _Plan, source: Inode) -> None:
+        assert source.etag is not None
+        replaces = self._base_of(plan.target)
+        batch = self._journal.begin_moves([(plan.old_key, plan.new_key, source.etag, replaces)])
+        try:
+            info = await self._copy(plan, source, source.etag, replaces)
+        except BaseException:
+            self._abandon(batch)
+            raise
+        with self._db.transaction():
+            self._journal.copied(batch)
+            self._retarget(plan)
+            self._inodes.update(source.ino, etag=info.etag, checked_ns=self._names.now_ns())
+            self._rebase_entry(source.ino, source.etag, info.etag)
+        await self._delete_sources([move for move in self._journal.moves() if move.batch == batch])
+
+    def _abandon(self, batch: str) -> None:
+        """Leave a copy that may or may not have happened to the finisher, which looks."""
+        self._unfinished.set()
+        _log.info("rename %s was not carried out; looking after what it left", batch)
+
+    async def _copy(
+        self, plan: _Plan, source: Inode, etag: ETag, replaces: ETag | None
+    ) -> ObjectInfo:
+        """Copy; where somebody else has written the target meanwhile, keep that version aside first."""
+        while True:
+            try:
+                return await self._threads.transfer(
+                    self._store.copy, plan.old_key, plan.new_key, if_match=etag, replaces=replaces
+                )
+            except NotFound as error:
+                self._names.doubt(source.ino)
+                raise Stale("the object is gone from the store") from error
+            except Changed as error:
+                if (await self._threads.ask(self._store.head, plan.old_key)).etag != etag:
+                    self._names.doubt(source.ino)
+                    raise Stale("the object changed at the store meanwhile") from error
+                replaces = await self._make_way(plan, replaces, error)
+
+    async def _make_way(self, plan: _Plan, replaces: ETag | None, cause: Changed) -> ETag | None:
+        try:
+            found = await self._threads.ask(self._store.head, plan.new_key)
+        except NotFound:
+            found = None
+        if (found.etag if found else None) == replaces:
+            raise cause
+        if found is not None:
+            victim = plan.target or plan.source
+            await self._conflicts.keep_aside(_called(victim, plan.component), plan.new_key, found)
+        return found.etag if found else None
+
+    def _retarget(self, plan: _Plan) -> None:
+        """Give the inode its new name; what had it loses it."""
+        now_ns = self._names.now_ns()
+        if plan.target is not None:
+            self._inodes.detach(plan.target.ino, now_ns)
+        self._inodes.move(plan.source.ino, plan.parent, plan.name, plan.component, now_ns)
+
+    def _rebase_entry(self, ino: Ino, old: ETag | None, new: ETag | None) -> None:
+        entry = self._cache.find(ino)
+        if entry is not None and entry.etag == old:
+            entry.etag = new
+            self._cache.save(entry)
+
+    async def _promise_again(self, inos: Iterable[Ino]) -> None:
+        """Bring the promise files of dirty entries in line with their new keys."""
+        for ino in inos:
+            entry = self._cache.find(ino)
+            intent = self._journal.of(entry.id) if entry is not None else None
+            key = self._inodes.key_of(ino)
+            if entry is not None and intent is not None and key is not None:
+                promise = Promise(key, entry.etag, intent.token)
+                await self._threads.disk(self._cache.write_promise, entry.id, promise.encode())
+
+    async def _stop_uploads(self, inodes: Iterable[Inode]) -> None:
+        for inode in inodes:
+            entry = self._cache.find(inode.ino)
+            while entry is not None and self._uploader.is_uploading(entry.id):
+                await self._uploader.stop(entry.id)
+
+    # ---- a directory ------------------------------------------------------------------------
+
+    async def _rename_directory(
+        self, plan: _Plan, replaced: Callable[[Ino], Awaitable[None]]
+    ) -> None:
+        below = self._inodes.below(plan.source.ino)
+        with self._hold(plan):
+            await self._stop_running(below)
+            moves = await self._list_moves(plan)
+            batch = self._journal.begin_moves(moves)
+            mine = [move for move in self._journal.moves() if move.batch == batch]
+            copied = await self._copy_all(batch, mine)
+            old_etags = {move.target: move.etag for move in mine}
+            with self._db.transaction():
+                self._journal.copied(batch)
+                if plan.target is not None:
+                    self._inodes.detach(plan.target.ino, self._names.now_ns())
+                    self._inodes.drop(plan.target.ino)
+                self._inodes.move(
+                    plan.source.ino, plan.parent, plan.name, plan.component, self._names.now_ns()
+                )
+                self._follow_copies(plan, copied, old_etags)
+            dirty = [i.ino for i in self._inodes.below(plan.source.ino)]
+            await self._promise_again(dirty)
+            await self._delete_sources(mine)
+        self._uploader.kick()
+
+    async def _stop_running(self, below: list[Inode]) -> None:
+        """Call off uploads below. Those that wait for a settled key have not begun and need no stopping."""
+        for inode in below:
+            entry = self._cache.find(inode.ino)
+            if entry is not None and self._uploader.is_putting(entry.id):
+                await self._uploader.stop(entry.id)
+
+    async def _list_moves(self, plan: _Plan) -> list[tuple[Key, Key, ETag, ETag | None]]:
+        def collect() -> list[ObjectInfo]:
+            pages = self._store.list(plan.old_key, deep=True)
+            return [info for page in pages for info in page.objects]
+
+        found = await self._threads.ask(collect)
+        replaces = self._base_of(plan.target)
+        return [
+            (
+                info.key,
+                Key(plan.new_key + info.key[len(plan.old_key) :]),
+                info.etag,
+                replaces if info.key == plan.old_key else None,
+            )
+            for info in found
+        ]
+
+    async def _copy_all(self, batch: str, moves: list[Move]) -> dict[Key, ObjectInfo]:
+        copied: dict[Key, ObjectInfo] = {}
+
+        async def copy(move: Move) -> None:
+            copied[move.target] = await self._threads.transfer(
+                self._store.copy, move.source, move.target, if_match=move.etag, replaces=move.replaces
+            )
+
+        try:
+            await self._each(moves, copy)
+        except BaseException:
+            self._abandon(batch)
+            raise
+        return copied
+
+    async def _each(self, moves: list[Move], work: Callable[[Move], Awaitable[None]]) -> None:
+        """Do *work* for each of *moves*, several at once; raise the first error after all have ended."""
+        waiting = list(reversed(moves))
+        errors: list[StoreError] = []
+
+        async def run() -> None:
+            while waiting and not errors:
+                try:
+                    await work(waiting.pop())
+                except StoreError as error:
+                    errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_AT_ONCE, len(moves))):
+                nursery.start_soon(run)
+        if errors:
+            raise errors[0]
+
+    def _follow_copies(
+        self, plan: _Plan, copied: dict[Key, ObjectInfo], old_etags: dict[Key, ETag]
+    ) -> None:
+        for inode in (plan.source, *self._inodes.below(plan.source.ino)):
+            key = self._inodes.key_of(inode.ino)
+            info = copied.get(key) if key is not None else None
+            if key is None or info is None:
+                continue
+            now_ns = self._names.now_ns()
+            if inode.etag == old_etags[key]:
+                self._inodes.update(inode.ino, etag=info.etag, checked_ns=now_ns)
+                self._rebase_entry(inode.ino, inode.etag, info.etag)
+            else:
+                self._names.doubt(inode.ino)
+
+    # ---- what is left to do -----------------------------------------------------------------
+
+    async def _delete_sources(self, moves: list[Move]) -> None:
+        async def delete(move: Move) -> None:
+            try:
+                await self._threads.ask(self._store.delete, move.source)
+            except NotFound:
+                pass
+            self._journal.end_move(move.id)
+
+        try:
+            await self._each(moves, delete)
+        except StoreError as error:
+            _log.warning("old names of a rename are still at the store, to be removed later: %s", error)
+            self._unfinished.set()
+
+    async def run(self) -> None:
+        """Finish renames that were cut off by a fault or a crash, for ever."""
+        if self._journal.moves():
+            self._unfinished.set()
+        while True:
+            await self._unfinished.wait()
+            self._unfinished = trio.Event()
+            if not await self.finish():
+                await trio.sleep(_RETRY_S)
+                self._unfinished.set()
+
+    async def finish(self) -> bool:
+        """Bring every rename that nobody is carrying out to its end. Return whether all are."""
+        for move in self._journal.moves():
+            if self._names.is_moving(move.source):
+                continue
+            try:
+                if move.state == "deleting":
+                    await self._delete_if_same(move.source, move.etag)
+                else:
+                    await self._undo(move)
+            except StoreError as error:
+                _log.warning("a rename is still unfinished: %s", error)
+                return False
+            self._journal.end_move(move.id)
+        return not self._journal.moves()
+
+    async def _head(self, key: Key) -> ObjectInfo | None:
+        try:
+            return await self._threads.ask(self._store.head, key)
+        except NotFound:
+            return None
+
+    async def _delete_if_same(self, key: Key, etag: ETag) -> None:
+        found = await self._head(key)
+        if found is not None and found.etag == etag:
+            try:
+                await self._threads.ask(self._store.delete, key)
+            except NotFound:
+                pass
+
+    async def _undo(self, move: Move) -> None:
+        """Remove a copy whose rename did not come to its point of no return, or go on where it replaced something."""
+        source, target = await self._head(move.source), await self._head(move.target)
+        if source is None or target is None or target.etag == move.replaces:
+            return
+        if not _is_copy(source, target):
+            _log.warning("conflict: %s was written while a rename to it was cut off", ascii(move.target))
+            return
+        leaving = move.target if move.replaces is None else move.source
+        await self._delete_if_same(leaving, target.etag if leaving == move.target else source.etag)
+        parent = self._inodes.find(Key(leaving[: leaving.rstrip("/").rfind("/") + 1]))
+        if parent is not None:
+            self._inodes.stale_below(parent.ino)
+
+
+def _is_copy(source: ObjectInfo, target: ObjectInfo) -> bool:
+    token = metadata.token_of(source)
+    same_token = token is not None and token == metadata.token_of(target)
+    return source.size == target.size and (source.etag == target.etag or same_token)
+
+
+def _called(inode: Inode, component: str) -> Inode:
+    """Return *inode* as it would be called after the rename, to name a conflict copy after it."""
+    return replace(inode, component=component)

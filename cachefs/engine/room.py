@@ -1,0 +1,93 @@
+"""Room in the cache: keeps it below its limit, and lets those who need bytes wait for some to be freed."""
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from cachefs.core.errors import NoRoom
+from cachefs.core.policy import HIGH_WATER, LOW_WATER, choose_victims
+from cachefs.engine.threads import Threads
+from cachefs.local.cache import Cache, Doomed, Reservation
+
+_log = logging.getLogger(__name__)
+
+
+class Room:
+    """Hands out reservations, evicting clean unpinned entries where it must."""
+
+    def __init__(self, cache: Cache, threads: Threads) -> None:
+        self._cache = cache
+        self._threads = threads
+        self._kicked = trio.Event()
+        self._freed = trio.Event()
+        self.evicted = 0
+        """Entries evicted since the start."""
+
+    def try_reserve(self, need: int) -> Reservation | None:
+        """Take room without waiting, and wake the evictor if little is left."""
+        reservation = self._cache.reserve(need)
+        if self._is_high():
+            self._kicked.set()
+        return reservation
+
+    async def make(self, need: int) -> Reservation | None:
+        """Take room, evicting for it if necessary; None if what is left may not be evicted."""
+        while (reservation := self.try_reserve(need)) is None:
+            if need > self._cache.limit or not await self._evict(self._cache.short_of(need)):
+                return None
+        return reservation
+
+    async def wait(self, need: int, patience_s: float, hurry: Callable[[], None]) -> Reservation:
+        """Take room, waiting for uploads to make entries clean. Raise ``NoRoom`` after *patience_s* seconds.
+
+        *hurry* asks for uploads now.
+        """
+        if need > self._cache.limit:
+            raise NoRoom("more bytes than the whole cache may hold")
+        with trio.move_on_after(patience_s):
+            while True:
+                reservation = await self.make(need)
+                if reservation is not None:
+                    return reservation
+                hurry()
+                await self._freed.wait()
+        raise NoRoom("the cache is full of bytes that wait for upload or are in use")
+
+    def freed(self) -> None:
+        """Tell those who wait that something became evictable or was given back."""
+        self._freed.set()
+        self._freed = trio.Event()
+
+    async def delete(self, doomed: Doomed | None) -> None:
+        """Delete the file of a dropped entry, then count its room as free."""
+        if doomed is None:
+            return
+        with trio.CancelScope(shield=True):
+            await self._threads.disk(self._cache.delete_file, doomed)
+        self._cache.deleted(doomed)
+        self.freed()
+
+    async def run(self) -> None:
+        """Evict from above the high mark to the low mark, whenever that is needed, for ever."""
+        while True:
+            await self._kicked.wait()
+            self._kicked = trio.Event()
+            if self._is_high():
+                await self._evict(self._cache.used - int(self._cache.limit * LOW_WATER))
+
+    def _is_high(self) -> bool:
+        return self._cache.used > self._cache.limit * HIGH_WATER
+
+    async def _evict(self, need: int) -> bool:
+        """Drop entries to free *need* bytes. Return whether anything was freed."""
+        doomed: list[Doomed] = []
+        for victim in choose_victims(self._cache.evictable(), need):
+            entry = self._cache.load(victim.entry)
+            dropped = self._cache.drop(entry) if entry is not None else None
+            if dropped is not None:
+                doomed.append(dropped)
+        self.evicted += len(doomed)
+        for each in doomed:
+            await self.delete(each)
+        return bool(doomed)

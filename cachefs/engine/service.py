@@ -1,0 +1,402 @@
+"""Builds everything, owns the only long-lived nursery, and ends it all in the right order."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import trio
+
+from cachefs.core.errors import CachefsError, NoEntry, StoreError, UsageError
+from cachefs.core.intent import State
+from cachefs.core.policy import SECOND_NS
+from cachefs.core.source import Source
+from cachefs.core.types import (
+    AttributeMode,
+    ConflictPolicy,
+    EntryId,
+    FetchMode,
+    Ino,
+    Name,
+    UploadMode,
+)
+from cachefs.engine import recovery
+from cachefs.engine.background import Background
+from cachefs.engine.conflict import Conflicts
+from cachefs.engine.fetch import Fetcher
+from cachefs.engine.filesystem import FileSystem, Limits
+from cachefs.engine.names import Freshness, Names
+from cachefs.engine.openfile import Rooms
+from cachefs.engine.rename import Renamer
+from cachefs.engine.room import Room
+from cachefs.engine.threads import Threads
+from cachefs.engine.through import PassThrough
+from cachefs.engine.upload import Defaults, Uploader
+from cachefs.local.db import Database
+from cachefs.local.directory import CacheDirectory
+from cachefs.local.inodes import ROOT, Inode
+from cachefs.remote.retry import Retrying
+
+_log = logging.getLogger(__name__)
+
+_CHECKPOINT_S = 10
+_WAL_LIMIT = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """Everything a service needs to know, decided and checked by the caller. Sizes in bytes."""
+
+    source: Source
+    cache_dir: Path
+    cache_size: int
+    min_free_bytes: int
+    upload: UploadMode
+    upload_delay_s: float
+    conflict: ConflictPolicy
+    metadata_ttl_s: float
+    negative_ttl_s: float
+    attributes: AttributeMode
+    timeout_s: float
+    fetch: FetchMode
+    part_size: int
+    transfers: int
+    read_only: bool
+    uid: int
+    gid: int
+    file_mode: int
+    dir_mode: int
+
+
+class Service:
+    """One cache directory in front of one store, serving."""
+
+    def __init__(
+        self, settings: ServiceSettings, store: Retrying, disk: recovery.Disk, background: Background
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._disk = disk
+        self._background = background
+        self._began_ns = time.time_ns()
+        held: set[Ino] = set()
+        defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
+        self._threads = Threads(transfers=settings.transfers, timeout_s=settings.timeout_s)
+        self._room = Room(disk.cache, self._threads)
+        freshness = Freshness(
+            int(settings.metadata_ttl_s * SECOND_NS),
+            int(settings.negative_ttl_s * SECOND_NS),
+            settings.attributes,
+        )
+        self._names = Names(
+            store,
+            disk.inodes,
+            disk.journal,
+            disk.cache,
+            self._room,
+            self._threads,
+            freshness,
+            held=held,
+            now_ns=time.time_ns,
+        )
+        conflicts = Conflicts(
+            store, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
+        )
+        self._fetcher = Fetcher(
+            store,
+            disk.cache,
+            self._room,
+            self._names,
+            self._threads,
+            background,
+            part_size=settings.part_size,
+            mode=settings.fetch,
+        )
+        self._uploader = Uploader(
+            store,
+            disk.db,
+            disk.cache,
+            disk.journal,
+            disk.inodes,
+            self._names,
+            self._room,
+            self._threads,
+            background,
+            conflicts,
+            defaults,
+            timeout_s=settings.timeout_s,
+        )
+        self._renamer = Renamer(
+            store,
+            disk.db,
+            disk.inodes,
+            disk.journal,
+            disk.cache,
+            self._names,
+            self._uploader,
+            conflicts,
+            self._threads,
+            defaults,
+        )
+        rooms = Rooms(
+            disk.cache,
+            disk.journal,
+            self._names,
+            self._room,
+            self._fetcher,
+            PassThrough(self._fetcher),
+            self._uploader,
+            self._threads,
+            settings.timeout_s,
+        )
+        self.fs = FileSystem(
+            store,
+            disk.db,
+            disk.inodes,
+            rooms,
+            self._renamer,
+            defaults,
+            Limits(
+                settings.upload, settings.upload_delay_s, settings.timeout_s, settings.read_only
+            ),
+            held=held,
+        )
+
+    @property
+    def changes(self) -> trio.MemoryReceiveChannel[tuple[Ino, Name]]:
+        """Parent and name of whatever the kernel should forget."""
+        return self._names.changes
+
+    async def begin(self) -> None:
+        """Make sure of the store, find out what it can, and start what runs beside the serving."""
+        await self._threads.ask(self._store.check)
+        if not self._settings.read_only:
+            found = await self._threads.ask(self._store.probe)
+            self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
+        self._background.keep("eviction", self._room.run)
+        self._background.keep("uploads", self._uploader.run)
+        self._background.keep("renames", self._renamer.run)
+        self._background.keep("checkpoints", self._checkpoint)
+
+    async def _checkpoint(self) -> None:
+        """Keep the write-ahead log short, where its fsync disturbs nobody."""
+        while True:
+            await trio.sleep(_CHECKPOINT_S)
+            if self._disk.db.wal_bytes() > _WAL_LIMIT:
+                await self._threads.disk(Database.checkpoint, self._disk.db.path)
+
+    # ---- what operators ask -----------------------------------------------------------------
+
+    def status(self) -> dict[str, object]:
+        """Return what ``cachefs status`` shows, ready for JSON."""
+        health = self._store.health
+        return {
+            "source": str(self._settings.source),
+            "store": self._store.description,
+            "pid": os.getpid(),
+            "uptime_s": (time.time_ns() - self._began_ns) // SECOND_NS,
+            "cache": {
+                **self._disk.cache.statistics(),
+                "directory": str(self._settings.cache_dir),
+                "evicted": self._room.evicted,
+            },
+            "reads": {
+                "opens_cached": self.fs.opens_cached,
+                "opens": self.fs.opens,
+                "bytes_read": self.fs.bytes_read,
+                "bytes_fetched": self._fetcher.fetched,
+            },
+            "open_handles": self.fs.open_handles,
+            "uploaded": self._uploader.uploaded,
+            "dirty": self.dirty(),
+            "requests": dict(self._store.requests),
+            "remote": asdict(health),
+            "capabilities": asdict(self._store.capabilities),
+            "conflicts": [
+                {"when_ns": each.when_ns, "key": each.key, "outcome": each.outcome}
+                for each in self._disk.journal.conflicts()
+            ],
+            "unfinished_renames": len({move.batch for move in self._disk.journal.moves()}),
+            "known_inodes": self._disk.inodes.count(),
+            "failed_tasks": self._background.failures,
+        }
+
+    def dirty(self) -> list[dict[str, object]]:
+        """Return every file that the store does not have yet as it is here."""
+        return [recovery.describe(self._disk, intent) for intent in self._disk.journal.all()]
+
+    async def flush(self, paths: Sequence[str], *, wait: bool) -> dict[str, object]:
+        """Upload dirty files now: those at or below *paths* (relative to the mount), or all if there are none.
+
+        Returns ``{"uploaded": count, "waiting": [paths], "failed": [{path, error}]}``.
+        """
+        chosen = self._choose(paths)
+        for entry in chosen:
+            self._uploader.hurry(entry)
+        failed: list[dict[str, object]] = []
+        if wait:
+            for entry in chosen:
+                try:
+                    await self._uploader.wait_settled(entry)
+                except CachefsError as error:
+                    failed.append({"path": self._path_of(entry), "error": str(error)})
+        left = [entry for entry in chosen if self._disk.journal.of(entry) is not None]
+        names = {str(each["path"]) for each in failed}
+        waiting = [path for path in map(self._path_of, left) if path not in names]
+        return {"uploaded": len(chosen) - len(left), "waiting": waiting, "failed": failed}
+
+    def _path_of(self, entry_id: EntryId) -> str:
+        intent = self._disk.journal.of(entry_id)
+        return str(recovery.describe(self._disk, intent)["path"]) if intent is not None else ""
+
+    def _choose(self, paths: Sequence[str]) -> list[EntryId]:
+        """Return the dirty entries at or below *paths* that are complete, or could be tried again."""
+        wanted: set[Ino] | None = None
+        if paths:
+            wanted = set()
+            for path in paths:
+                inode = self._walk(path)
+                wanted |= {inode.ino, *(each.ino for each in self._disk.inodes.below(inode.ino))}
+        chosen: list[EntryId] = []
+        for intent in self._disk.journal.all():
+            entry = self._disk.cache.load(intent.entry)
+            if intent.state is State.OPEN or entry is None or not self._is_named(entry.ino):
+                continue
+            if wanted is None or entry.ino in wanted:
+                chosen.append(intent.entry)
+        return chosen
+
+    def _is_named(self, ino: Ino) -> bool:
+        inode = self._disk.inodes.get(ino)
+        return inode is not None and inode.parent is not None
+
+    def _walk(self, path: str) -> Inode:
+        inode = self._disk.inodes.get(ROOT)
+        for part in path.encode("utf-8", "surrogateescape").split(b"/"):
+            if part not in (b"", b".") and inode is not None:
+                inode = self._disk.inodes.child(inode.ino, Name(part))
+        if inode is None:
+            raise NoEntry(f"no such file in the mount: {path}")
+        return inode
+
+    # ---- recovered bytes --------------------------------------------------------------------
+
+    async def export(self, entry_id: int, target: Path) -> None:
+        """Copy the bytes of a dirty file to *target*, which must not exist."""
+        self._must(entry_id)
+        await self._threads.disk(recovery.export, self._disk.cache, EntryId(entry_id), target)
+
+    async def discard(self, entry_id: int) -> None:
+        """Give the bytes of a dirty file up, for good. Raise ``UsageError`` while a program has it open."""
+        self._must(entry_id)
+        entry = self._disk.cache.load(EntryId(entry_id))
+        if entry is not None and entry.pins:
+            raise UsageError("the file is open — close it first")
+        recovery.discard(self._disk, EntryId(entry_id))
+
+    async def upload(self, entry_id: int) -> str:
+        """Store the bytes of a dirty file. One that was set aside gets a conflict name. Return its path."""
+        self._must(entry_id)
+        entry = self._disk.cache.load(EntryId(entry_id))
+        if entry is not None and not self._is_named(entry.ino):
+            recovery.put_beside(self._disk, entry, time.time_ns())
+        path = self._path_of(EntryId(entry_id))
+        self._uploader.hurry(EntryId(entry_id))
+        await self._uploader.wait_settled(EntryId(entry_id))
+        return path
+
+    def _must(self, entry_id: int) -> None:
+        if self._disk.journal.of(EntryId(entry_id)) is None:
+            raise UsageError(f"there is no dirty file with the number {entry_id} — see `cachefs recover list`")
+
+    # ---- the end ----------------------------------------------------------------------------
+
+    async def drain(self, *, timeout_s: float) -> list[dict[str, object]]:
+        """Take no more writes and upload everything that is complete. Return what could not be stored.
+
+        Each has been tried, or *timeout_s* has passed; :meth:`resume` takes writes again.
+        """
+        self.fs.is_closing = True
+        await self.fs.seal_closed()
+        for entry in self._choose(()):
+            self._uploader.hurry(entry)
+        with trio.move_on_after(timeout_s):
+            for entry in self._choose(()):
+                try:
+                    await self._uploader.wait_settled(entry)
+                except StoreError as error:
+                    _log.warning("not stored: %s", error)
+        return self.dirty()
+
+    def resume(self) -> None:
+        """Take writes again, after a drain that left something behind."""
+        self.fs.is_closing = False
+
+
+@asynccontextmanager
+async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncIterator[Service]:
+    """Lock and open the cache directory, recover it, make sure of the store, and serve while the block runs.
+
+    Raise ``InUse`` (which names the pid) if another process has the directory, ``UsageError`` if it caches
+    another store, and the store's own error if it cannot be used.
+    """
+    lock = CacheDirectory(settings.cache_dir)
+    try:
+        disk = recovery.open_disk(
+            settings.cache_dir,
+            limit=settings.cache_size,
+            min_free=settings.min_free_bytes,
+            now_ns=time.time_ns(),
+        )
+        try:
+            _check_source(disk.db, store.description)
+            recovery.recover(disk, now_ns=time.time_ns())
+            async with _serving(settings, store, disk) as service:
+                yield service
+            disk.db.set_meta("clean", "1")
+        finally:
+            disk.db.close()
+    finally:
+        store.close()
+        lock.close()
+
+
+@asynccontextmanager
+async def _serving(
+    settings: ServiceSettings, store: Retrying, disk: recovery.Disk
+) -> AsyncIterator[Service]:
+    with _unwrapped():
+        async with trio.open_nursery() as nursery:
+            background = Background(nursery)
+            service = Service(settings, store, disk, background)
+            try:
+                await service.begin()
+                yield service
+            finally:
+                background.stop()
+
+
+class _unwrapped:  # noqa: N801 - reads as the statement that it is
+    """Lets a single error of the block out as itself rather than in a group."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            raise error.exceptions[0]
+
+
+def _check_source(db: Database, description: str) -> None:
+    known = db.get_meta("source")
+    if known is not None and known != description:
+        raise UsageError(
+            f"the cache directory {db.path.parent} belongs to {known}, not to {description}"
+            " — use another --cache-dir"
+        )
+    db.set_meta("source", description)
+
+

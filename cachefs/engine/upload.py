@@ -1,0 +1,369 @@
+"""Drains the journal: each promise is put to the store, on the condition that its base still stands there."""
+
+import logging
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import trio
+
+from cachefs.core import metadata
+from cachefs.core.errors import BytesLost, CachefsError, Changed, Fault, Refused, TimedOut
+from cachefs.core.intent import Intent, State
+from cachefs.core.policy import SECOND_NS, next_try_ns
+from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
+from cachefs.engine.background import Background
+from cachefs.engine.body import FileBody
+from cachefs.engine.conflict import Conflicts, GivenUp, KeptBeside, Parked, Rebased, Verdict
+from cachefs.engine.names import Names
+from cachefs.engine.room import Room
+from cachefs.engine.threads import Threads
+from cachefs.local.cache import Cache, Entry
+from cachefs.local.db import Database
+from cachefs.local.inodes import Inode, InodeTable
+from cachefs.local.journal import Journal
+from cachefs.remote.store import ObjectStore, UploadStopped
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+
+
+@dataclass(slots=True, eq=False)
+class Upload:
+    """One upload under way."""
+
+    entry_id: EntryId
+    key: Key | None = None
+    body: FileBody | None = None
+    is_stopped: bool = False
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What is stored for a file whose owner or mode nobody has set."""
+
+    uid: int
+    gid: int
+    file_mode: int
+    dir_mode: int
+
+    def attrs(self, inode: Inode) -> Attrs:
+        """Return what ``stat`` shows of *inode*."""
+        mode = inode.mode
+        if mode is None:
+            mode = self.dir_mode if inode.is_dir else self.file_mode
+        return Attrs(
+            kind=inode.kind,
+            size=inode.size,
+            mode=mode,
+            uid=self.uid if inode.uid is None else inode.uid,
+            gid=self.gid if inode.gid is None else inode.gid,
+            atime_ns=inode.atime_ns,
+            mtime_ns=inode.mtime_ns,
+            ctime_ns=inode.ctime_ns,
+        )
+
+
+class Uploader:
+    """Runs uploads, several at once, never two of one entry."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        db: Database,
+        cache: Cache,
+        journal: Journal,
+        inodes: InodeTable,
+        names: Names,
+        room: Room,
+        threads: Threads,
+        background: Background,
+        conflicts: Conflicts,
+        defaults: Defaults,
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._store = store
+        self._db = db
+        self._cache = cache
+        self._journal = journal
+        self._inodes = inodes
+        self._names = names
+        self._room = room
+        self._threads = threads
+        self._background = background
+        self._conflicts = conflicts
+        self._defaults = defaults
+        self._timeout_s = timeout_s
+        self._running: dict[EntryId, Upload] = {}
+        self._writing: Counter[EntryId] = Counter()
+        self._kicked = trio.Event()
+        self._outcome = trio.Event()
+        self._errors: dict[EntryId, CachefsError] = {}
+        self.uploaded = 0
+        """Objects stored since the start."""
+
+    # ---- what writers need ------------------------------------------------------------------
+
+    def is_uploading(self, entry_id: EntryId) -> bool:
+        """Whether an upload of the entry is under way."""
+        return entry_id in self._running
+
+    def is_putting(self, entry_id: EntryId) -> bool:
+        """Whether bytes of the entry are on their way to the store."""
+        upload = self._running.get(entry_id)
+        return upload is not None and upload.body is not None
+
+    def begin_write(self, entry_id: EntryId) -> None:
+        """Note that the entry's bytes are changing: no upload begins until :meth:`end_write`."""
+        self._writing[entry_id] += 1
+
+    def end_write(self, entry_id: EntryId) -> None:
+        """Note that one change of the entry's bytes is over."""
+        self._writing[entry_id] -= 1
+        if not self._writing[entry_id]:
+            del self._writing[entry_id]
+            self._kicked.set()
+
+    async def stop(self, entry_id: EntryId) -> None:
+        """Call off the upload of an entry and wait until it is over, one way or the other."""
+        upload = self._running.get(entry_id)
+        if upload is not None:
+            upload.is_stopped = True
+            if upload.body is not None:
+                upload.body.stop()
+            await upload.done.wait()
+
+    def kick(self) -> None:
+        """Look at the journal now."""
+        self._kicked.set()
+
+    def hurry(self, entry_id: EntryId) -> None:
+        """Upload an entry now rather than when it is due; a parked one gets another chance."""
+        if self._journal.of(entry_id) is not None and entry_id not in self._running:
+            self._journal.hurry(entry_id, self._names.now_ns())
+        self._kicked.set()
+
+    def forget(self, entry_id: EntryId) -> None:
+        """End the promise of an entry, if it has one: the user removed its name. No upload may be running."""
+        entry = self._cache.load(entry_id)
+        if entry is not None and self._journal.of(entry_id) is not None:
+            self._forget(entry)
+
+    def hurry_all(self) -> None:
+        """Upload everything that is queued now: somebody needs the room."""
+        for intent in self._journal.all():
+            if intent.state is State.QUEUED and not intent.tries:
+                self._journal.hurry(intent.entry, self._names.now_ns())
+        self._kicked.set()
+
+    async def wait_settled(self, entry_id: EntryId) -> bool:
+        """Wait until the store has confirmed the entry. Return False if it was written again meanwhile.
+
+        Raise the error that put the upload off or ended it, or ``TimedOut`` when nothing has moved for as
+        long as ``--timeout``; the promise stays in the journal.
+        """
+        self._errors.pop(entry_id, None)
+        while (intent := self._journal.of(entry_id)) is not None:
+            if entry_id in self._errors:
+                raise self._errors.pop(entry_id)
+            if intent.state is State.OPEN:
+                return False
+            outcome = self._outcome
+            with trio.move_on_after(self._timeout_s):
+                await outcome.wait()
+                continue
+            upload = self._running.get(entry_id)
+            body = upload.body if upload is not None else None
+            if body is None or time.monotonic() - body.progress_at > self._timeout_s:
+                raise TimedOut("the store did not take the file in time; it stays queued")
+        return True
+
+    # ---- the loop ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start uploads as they become due, for ever."""
+        while True:
+            self._kicked = trio.Event()
+            wait_s = self._launch_due()
+            with trio.move_on_after(wait_s):
+                await self._kicked.wait()
+
+    def _launch_due(self) -> float:
+        """Start what is due. Return for how many seconds there is nothing more to do."""
+        while len(self._running) < _AT_ONCE:
+            busy = {*self._running, *self._writing}
+            intent = self._journal.next_due(excluding=busy)
+            if intent is None:
+                return 60
+            now_ns = self._names.now_ns()
+            if intent.due_ns > now_ns:
+                return min(60, (intent.due_ns - now_ns) / SECOND_NS)
+            if self._journal.claim(intent.entry) is None:
+                return 1
+            upload = Upload(intent.entry)
+            self._running[intent.entry] = upload
+            self._background.start("upload", lambda upload=upload: self._carry(upload))  # type: ignore[misc]
+        return 60
+
+    async def _carry(self, upload: Upload) -> None:
+        entry = self._cache.load(upload.entry_id)
+        pinned = self._cache.pin(entry, self._names.now_ns()) if entry is not None else None
+        try:
+            if pinned is None:
+                self._give_up(upload, BytesLost("the bytes promised to the store are gone from the cache"))
+            else:
+                await self._attempt(upload, pinned)
+        except UploadStopped:
+            self._put_back(upload, delay_ns=0)
+        except Refused as error:
+            self._give_up(upload, error)
+        except CachefsError as error:
+            self._put_off(upload, error)
+        except Exception as error:
+            self._put_off(upload, Fault(f"the upload broke off: {error!r}"))
+            raise
+        finally:
+            self._end(upload)
+            if pinned is not None:
+                await self._room.delete(self._cache.unpin(pinned, self._names.now_ns()))
+            self._room.freed()
+
+    def _end(self, upload: Upload) -> None:
+        self._put_back(upload, delay_ns=SECOND_NS)
+        del self._running[upload.entry_id]
+        upload.done.set()
+        self._tell()
+        self._kicked.set()
+
+    def _put_back(self, upload: Upload, *, delay_ns: int) -> None:
+        intent = self._journal.of(upload.entry_id)
+        if intent is not None and intent.state is State.UPLOADING:
+            self._journal.requeue(upload.entry_id, due_ns=self._names.now_ns() + delay_ns)
+
+    def _tell(self) -> None:
+        self._outcome.set()
+        self._outcome = trio.Event()
+
+    def _give_up(self, upload: Upload, error: CachefsError) -> None:
+        self._errors[upload.entry_id] = error
+        self._journal.park(upload.entry_id, str(error))
+        _log.error("upload of %s is parked: %s", ascii(upload.key), error)
+
+    def _put_off(self, upload: Upload, error: CachefsError) -> None:
+        self._errors[upload.entry_id] = error
+        intent = self._journal.of(upload.entry_id)
+        due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())  # noqa: S311
+        self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
+        _log.warning("upload of %s is put off: %s", ascii(upload.key), error)
+
+    # ---- one attempt ------------------------------------------------------------------------
+
+    async def _attempt(self, upload: Upload, entry: Entry) -> None:
+        key = upload.key = await self._names.settled_key(entry.ino)
+        inode = self._inodes.get(entry.ino)
+        intent = self._journal.of(entry.id)
+        if intent is None:
+            return
+        if upload.is_stopped:
+            raise UploadStopped
+        if key is None or inode is None:
+            self._forget(entry)
+            return
+        body = upload.body = FileBody(entry.fd, entry.size)
+        meta = metadata.encode(
+            self._defaults.attrs(inode), intent.token, {} if inode.meta is None else inode.meta
+        )
+        try:
+            info = await self._threads.transfer(
+                self._store.put,
+                key,
+                body,
+                meta=meta,
+                content_type=inode.content_type,
+                if_match=entry.etag,
+            )
+        except Changed:
+            verdict = await self._conflicts.resolve(inode, intent, entry.etag, key, body, meta)
+            self._apply(verdict, upload, entry, meta)
+            return
+        self._settle(entry, info, meta)
+
+    def _forget(self, entry: Entry) -> None:
+        """End the promise of a file whose name the user removed."""
+        self._journal.drop(entry.id)
+        self._cache.remove_promise(entry.id)
+        self._cache.promise_gone()
+
+    def _settle(self, entry: Entry, info: ObjectInfo, meta: dict[str, str]) -> None:
+        """Make the entry clean: the store has confirmed exactly these bytes."""
+        now_ns = self._names.now_ns()
+        with self._db.transaction():
+            self._journal.settle(entry.id)
+            entry.etag = info.etag
+            self._cache.save(entry)
+            columns: dict[str, object] = {"etag": info.etag, "meta": meta, "checked_ns": now_ns}
+            if info.content_type is not None:
+                columns["content_type"] = info.content_type
+            self._inodes.update(entry.ino, **columns)
+        self._cache.remove_promise(entry.id)
+        self._cache.promise_gone()
+        self._errors.pop(entry.id, None)
+        self.uploaded += 1
+
+    def _apply(self, verdict: Verdict, upload: Upload, entry: Entry, meta: dict[str, str]) -> None:
+        match verdict:
+            case Rebased(base):
+                with self._db.transaction():
+                    self._rebase(entry, base)
+                    self._journal.requeue(entry.id, due_ns=self._names.now_ns())
+            case KeptBeside():
+                self._move_beside(verdict, entry, meta)
+            case GivenUp():
+                self._yield_to_theirs(entry)
+            case Parked(reason):
+                self._give_up(upload, Refused(reason))
+
+    def _rebase(self, entry: Entry, base: ETag | None) -> None:
+        entry.etag = base
+        self._cache.save(entry)
+        self._inodes.update(entry.ino, etag=base)
+
+    def _move_beside(self, verdict: KeptBeside, entry: Entry, meta: dict[str, str]) -> None:
+        """Give our inode the conflict name; the old name stands for what the store has there."""
+        inode = self._inodes.get(entry.ino)
+        now_ns = self._names.now_ns()
+        with self._db.transaction():
+            if inode is not None and inode.parent is not None and inode.name is not None:
+                other = self._inodes.child(inode.parent, verdict.name)
+                if other is not None:
+                    self._inodes.detach(other.ino, now_ns)
+                self._inodes.move(entry.ino, inode.parent, verdict.name, verdict.component, now_ns)
+                self._inodes.insert_seen(
+                    inode.parent, inode.name, inode.component, inode.kind, verdict.theirs, now_ns
+                )
+            self._settle(entry, verdict.info, meta)
+        if inode is not None and inode.parent is not None and inode.name is not None:
+            self._names.tell_kernel(inode.parent, inode.name)
+            self._names.tell_kernel(inode.parent, verdict.name)
+
+    def _yield_to_theirs(self, entry: Entry) -> None:
+        """Give our bytes up; the next open gets theirs."""
+        self._journal.discard(entry.id)
+        self._cache.remove_promise(entry.id)
+        self._cache.promise_gone()
+        self._drop_name(entry.ino)
+
+    def _drop_name(self, ino: Ino) -> None:
+        """Take the name from an inode whose content lost, so that a lookup finds the winner."""
+        inode = self._inodes.get(ino)
+        self._inodes.detach(ino, self._names.now_ns())
+        if inode is not None and inode.parent is not None and inode.name is not None:
+            self._inodes.forget_removed(inode.parent, inode.component)
+            parent = self._inodes.get(inode.parent)
+            if parent is not None:
+                self._inodes.update(parent.ino, listed_ns=None)
+            self._names.tell_kernel(inode.parent, inode.name)

@@ -1,0 +1,417 @@
+"""Cached bytes: entries, their files, their pins, and what they take of the disk.
+
+Only this module creates and deletes the files below ``data/``. A file is named by its entry's number, so that
+no rename ever touches one. The row is made before the file and deleted before the file: a file without a row
+is harmless.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cachefs.core.extents import Extent, ExtentMap
+from cachefs.core.policy import Candidate
+from cachefs.core.types import EntryId, ETag, Ino
+from cachefs.local.db import Database
+
+BLOCK: Final = 4096
+SLACK: Final = 2 * BLOCK
+"""Bytes of disk that one write may take beyond its own blocks: the file system's own extent blocks."""
+PROMISE_SUFFIX: Final = ".promise"
+
+
+def blocks_of(extent: Extent) -> int:
+    """Return the bytes of disk that writing *extent* can take at most."""
+    first = extent.start // BLOCK
+    last = -(-extent.stop // BLOCK)
+    return (last - first) * BLOCK
+
+
+@dataclass(slots=True)
+class Entry:
+    """The bytes of one version of one object, while somebody uses them.
+
+    Belongs to the loop thread; worker threads get ``fd`` and numbers.
+    """
+
+    id: EntryId
+    ino: Ino
+    etag: ETag | None
+    size: int
+    here: ExtentMap
+    cost: int
+    used_ns: int
+    fd: int = -1
+    pins: int = 0
+    dropped: bool = False
+    """Its row is gone; the file goes when the last pin does."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every byte from 0 to size is here."""
+        return self.here.covers(Extent(0, self.size))
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Room taken before bytes are fetched or written. Give it back with :meth:`Cache.release`."""
+
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A file whose row is gone, to be deleted in a thread."""
+
+    path: Path
+    cost: int
+    fd: int = -1
+
+
+@dataclass(slots=True)
+class _Usage:
+    entries: int = 0
+    reserved: int = 0
+    doomed: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.entries + self.reserved + self.doomed
+
+
+class Cache:
+    """Every cache entry, and the limit on what they take together.
+
+    INVARIANT: used <= limit, where used counts the blocks of every file below data/, deleted ones until they
+    are really gone, and every reservation.
+    INVARIANT: a pinned entry is in ``_live`` with an open descriptor; an unpinned one is only a row.
+    """
+
+    def __init__(self, db: Database, directory: Path, *, limit: int, min_free: int) -> None:
+        """*limit* and *min_free* in bytes: the most that files below data/ take, and what their disk keeps free."""
+        self._db = db
+        self.data = directory / "data"
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        self.limit = limit
+        self.min_free = min_free
+        self._live: dict[EntryId, Entry] = {}
+        self._by_ino: dict[Ino, Entry] = {}
+        row = db.one("SELECT coalesce(sum(cost), 0) FROM entries")
+        promised = db.one("SELECT count(*) FROM intents")
+        assert row is not None and promised is not None
+        self._usage = _Usage(entries=int(row[0]) + BLOCK * int(promised[0]))
+
+    # ---- room -------------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Bytes taken and reserved."""
+        return self._usage.total
+
+    @property
+    def reserved(self) -> int:
+        """Bytes reserved and not yet written."""
+        return self._usage.reserved
+
+    def short_of(self, need: int) -> int:
+        """Return how many bytes are lacking before *need* more may be taken; 0 if none."""
+        lacking = self.used + need - self.limit
+        if self.min_free:
+            disk = os.statvfs(self.data)
+            lacking = max(lacking, self._usage.reserved + need + self.min_free - disk.f_bavail * disk.f_frsize)
+        return max(0, lacking)
+
+    def reserve(self, need: int) -> Reservation | None:
+        """Take room for *need* bytes, or return None if there is not enough."""
+        if self.short_of(need):
+            return None
+        self._usage.reserved += need
+        return Reservation(need)
+
+    def release(self, reservation: Reservation) -> None:
+        """Give back what is left of a reservation. Safe to call twice."""
+        self._usage.reserved -= reservation.left
+        reservation.left = 0
+
+    def account(self, entry: Entry) -> None:
+        """Measure what the entry's file takes of the disk now."""
+        cost = os.fstat(entry.fd).st_blocks * 512
+        if entry.dropped:
+            self._usage.doomed += cost - entry.cost
+        else:
+            self._usage.entries += cost - entry.cost
+        entry.cost = cost
+
+    # ---- entries ----------------------------------------------------------------------------
+
+    def path_of(self, entry_id: EntryId) -> Path:
+        """Return the entry's file."""
+        return self.data / str(entry_id)
+
+    def promise_path(self, entry_id: EntryId) -> Path:
+        """Return the file that tells, without the database, what a dirty entry is owed to."""
+        return self.data / f"{entry_id}{PROMISE_SUFFIX}"
+
+    def find(self, ino: Ino) -> Entry | None:
+        """Return the entry of an inode, unpinned, or None."""
+        live = self._by_ino.get(ino)
+        if live is not None:
+            return live
+        row = self._db.one(
+            "SELECT id, ino, etag, size, extents, cost, used_ns FROM entries WHERE ino = ?", (ino,)
+        )
+        if row is None:
+            return None
+        return Entry(
+            id=EntryId(row[0]),
+            ino=Ino(row[1]),
+            etag=row[2],
+            size=row[3],
+            here=ExtentMap.decode(row[4]),
+            cost=row[5],
+            used_ns=row[6],
+        )
+
+    def load(self, entry_id: EntryId) -> Entry | None:
+        """Return the entry with that number, unpinned, or None."""
+        row = self._db.one("SELECT ino FROM entries WHERE id = ?", (entry_id,))
+        return None if row is None else self.find(Ino(row[0]))
+
+    def create(self, ino: Ino, *, etag: ETag | None, size: int, now_ns: int) -> Entry:
+        """Make an empty entry for *ino*, which must have none, and pin it."""
+        cursor = self._db.execute(
+            "INSERT INTO entries (ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, x'', 0, ?)",
+            (ino, etag, size, now_ns),
+        )
+        entry = Entry(EntryId(cursor.lastrowid or 0), ino, etag, size, ExtentMap(), 0, now_ns)
+        entry.fd = os.open(
+            self.path_of(entry.id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        entry.pins = 1
+        self._live[entry.id] = self._by_ino[ino] = entry
+        return entry
+
+    def pin(self, entry: Entry, now_ns: int) -> Entry | None:
+        """Pin an entry that :meth:`find` returned: it will not be evicted, and has a descriptor.
+
+        Return None if its file is gone or shorter than its bytes, which then must not be believed.
+        """
+        live = self._live.get(entry.id)
+        if live is not None:
+            live.pins += 1
+            return live
+        try:
+            entry.fd = os.open(self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        last = max((extent.stop for extent in entry.here), default=0)
+        if os.fstat(entry.fd).st_size < last:
+            os.close(entry.fd)
+            entry.fd = -1
+            return None
+        entry.pins, entry.used_ns = 1, now_ns
+        self._live[entry.id] = self._by_ino[entry.ino] = entry
+        return entry
+
+    def unpin(self, entry: Entry, now_ns: int) -> Doomed | None:
+        """Take one pin away; with the last one the row is brought up to date and the descriptor closed.
+
+        Returns the file to delete, where the entry was dropped meanwhile.
+        """
+        entry.pins -= 1
+        if entry.pins:
+            return None
+        del self._live[entry.id]
+        if entry.dropped:
+            return self._doom(entry)
+        del self._by_ino[entry.ino]
+        entry.used_ns = now_ns
+        self.account(entry)
+        self.save(entry)
+        os.close(entry.fd)
+        entry.fd = -1
+        return None
+
+    def save(self, entry: Entry) -> None:
+        """Bring the row in line with the entry."""
+        self._db.execute(
+            "UPDATE entries SET etag = ?, size = ?, extents = ?, cost = ?, used_ns = ? WHERE id = ?",
+            (entry.etag, entry.size, entry.here.encode(), entry.cost, entry.used_ns, entry.id),
+        )
+
+    def drop(self, entry: Entry) -> Doomed | None:
+        """Forget the entry; SQLite refuses (IntegrityError) if its bytes are promised to the store.
+
+        Returns the file to delete, or None while a pin holds it: then the last unpin returns it.
+        """
+        self._db.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
+        self._usage.entries -= entry.cost
+        self._usage.doomed += entry.cost
+        entry.dropped = True
+        if self._by_ino.get(entry.ino) is entry:
+            del self._by_ino[entry.ino]
+        return None if entry.pins else self._doom(entry)
+
+    def _doom(self, entry: Entry) -> Doomed:
+        return Doomed(self.path_of(entry.id), entry.cost, entry.fd)
+
+    @staticmethod
+    def delete_file(doomed: Doomed) -> None:
+        """Delete a dropped entry's file and close its descriptor. Blocks; any thread."""
+        try:
+            os.unlink(doomed.path)
+        except FileNotFoundError:
+            pass
+        finally:
+            if doomed.fd >= 0:
+                os.close(doomed.fd)
+
+    def deleted(self, doomed: Doomed) -> None:
+        """Count the room of a file that :meth:`delete_file` has removed as free."""
+        self._usage.doomed -= doomed.cost
+
+    def evictable(self) -> Iterator[Candidate]:
+        """Yield every entry that is clean and unpinned."""
+        rows = self._db.all(
+            "SELECT id, cost, used_ns FROM entries WHERE id NOT IN (SELECT entry FROM intents)"
+        )
+        for entry_id, cost, used_ns in rows:
+            if entry_id not in self._live:
+                yield Candidate(EntryId(entry_id), cost, used_ns)
+
+    def all_ids(self) -> list[EntryId]:
+        """Return the numbers of all entries."""
+        return [EntryId(row[0]) for row in self._db.all("SELECT id FROM entries")]
+
+    # ---- promises beside the files ----------------------------------------------------------
+
+    def write_promise(self, entry_id: EntryId, text: bytes) -> None:
+        """Keep *text* beside the entry's file, whole or not at all. Blocks; any thread.
+
+        Takes one block, which :meth:`promise_made` counts.
+        """
+        path = self.promise_path(entry_id)
+        temporary = path.with_suffix(".new")
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            os.write(descriptor, text)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+
+    def remove_promise(self, entry_id: EntryId) -> None:
+        """Remove what :meth:`write_promise` kept. Safe to call twice."""
+        try:
+            os.unlink(self.promise_path(entry_id))
+        except FileNotFoundError:
+            pass
+
+    def sync(self, entry_id: EntryId, fd: int) -> None:
+        """Put the entry's bytes and its promise on the disk. Blocks; any thread."""
+        os.fdatasync(fd)
+        for path in (self.promise_path(entry_id), self.data):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def promise_made(self, reservation: Reservation) -> None:
+        """Turn one reserved block into the block of a promise file."""
+        reservation.left -= BLOCK
+        self._usage.reserved -= BLOCK
+        self._usage.entries += BLOCK
+
+    def count_promise(self) -> None:
+        """Count the block of a promise file for which none was reserved: recovery's."""
+        self._usage.entries += BLOCK
+
+    def promise_gone(self) -> None:
+        """Count the block of a removed promise file as free."""
+        self._usage.entries -= BLOCK
+
+    # ---- what a stopped daemon left ---------------------------------------------------------
+
+    def skip_numbers(self) -> None:
+        """Make sure that no new entry gets the number of a file that is there already."""
+        stems = (path.name.split(".")[0] for path in self.data.iterdir())
+        highest = max((int(stem) for stem in stems if stem.isdigit()), default=0)
+        row = self._db.one("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")
+        if row is None:
+            self._db.execute("INSERT INTO sqlite_sequence VALUES ('entries', ?)", (highest,))
+        elif row[0] < highest:
+            self._db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'entries'", (highest,))
+
+    def take_whole(self, entry: Entry) -> None:
+        """Believe the file of a dirty entry rather than its row: a dirty entry is whole."""
+        status = os.stat(self.path_of(entry.id))
+        self._usage.entries += status.st_blocks * 512 - entry.cost
+        entry.size, entry.cost = status.st_size, status.st_blocks * 512
+        entry.here = ExtentMap([Extent(0, entry.size)])
+        self.save(entry)
+
+    def remeasure(self, entry: Entry) -> None:
+        """Measure what an unpinned entry's file takes of the disk."""
+        cost = os.stat(self.path_of(entry.id)).st_blocks * 512
+        self._usage.entries += cost - entry.cost
+        entry.cost = cost
+        self.save(entry)
+
+    def strays(self) -> Iterator[Path]:
+        """Yield the files below data/ that no row stands for."""
+        known = set(self.all_ids())
+        for path in sorted(self.data.iterdir()):
+            stem = path.name.removesuffix(PROMISE_SUFFIX)
+            if not (stem.isdigit() and int(stem) in known):
+                yield path
+
+    def remove_stray(self, path: Path) -> None:
+        """Delete a file that no row stands for."""
+        os.unlink(path)
+
+    def adopt(self, path: Path, ino: Ino, *, etag: ETag | None, now_ns: int) -> Entry:
+        """Make an entry of a dirty file that lost its row, keeping its bytes. Unpinned."""
+        status = path.stat()
+        cursor = self._db.execute(
+            "INSERT INTO entries (ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, ?, ?, ?)",
+            (ino, etag, status.st_size, ExtentMap([Extent(0, status.st_size)]).encode())
+            + (status.st_blocks * 512, now_ns),
+        )
+        entry_id = EntryId(cursor.lastrowid or 0)
+        os.rename(path, self.path_of(entry_id))
+        self._usage.entries += status.st_blocks * 512
+        found = self.load(entry_id)
+        assert found is not None
+        return found
+
+    def check(self) -> None:
+        """Assert every invariant; tests call this after each step."""
+        row = self._db.one("SELECT coalesce(sum(cost), 0) FROM entries")
+        promised = self._db.one("SELECT count(*) FROM intents")
+        assert row is not None and promised is not None
+        unsaved = sum(
+            entry.cost - self._saved_cost(entry) for entry in self._live.values() if not entry.dropped
+        )
+        assert self._usage.entries == row[0] + unsaved + BLOCK * promised[0]
+        assert self.used <= self.limit
+        for entry in self._live.values():
+            assert entry.pins > 0 and entry.fd >= 0
+
+    def _saved_cost(self, entry: Entry) -> int:
+        row = self._db.one("SELECT cost FROM entries WHERE id = ?", (entry.id,))
+        return int(row[0]) if row else 0
+
+    def statistics(self) -> dict[str, int]:
+        """Return what ``status`` shows: limit, used, reserved, entries, in bytes and counts."""
+        row = self._db.one("SELECT count(*) FROM entries")
+        return {
+            "limit": self.limit,
+            "used": self.used,
+            "reserved": self._usage.reserved,
+            "entries": int(row[0]) if row else 0,
+            "pinned": len(self._live),
+        }

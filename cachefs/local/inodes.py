@@ -1,0 +1,469 @@
+"""The tree as the store last showed it, and as this mount changed it since. The only issuer of inode numbers."""
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cachefs.core import metadata
+from cachefs.core.keys import last_component, name_of
+from cachefs.core.types import ETag, Ino, Key, Kind, Listing, Name, ObjectInfo
+from cachefs.local.db import Database
+
+ROOT: Final = Ino(1)
+
+_COLUMNS: Final = (
+    "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
+    " etag, content_type, meta, checked_ns, listed_ns"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """One row of the tree. ``mode``, ``uid`` and ``gid`` are None where the store does not say."""
+
+    ino: Ino
+    parent: Ino | None
+    name: Name | None
+    component: str
+    kind: Kind
+    size: int
+    mode: int | None
+    uid: int | None
+    gid: int | None
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    etag: ETag | None
+    content_type: str | None
+    meta: Mapping[str, str] | None
+    """All user metadata of the version ``etag``; None: only a listing was seen."""
+    checked_ns: int
+    listed_ns: int | None
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return self.kind is Kind.DIR
+
+
+@dataclass(slots=True)
+class Difference:
+    """What a listing changed, so that the kernel can be told."""
+
+    changed: list[tuple[Ino, Name]] = field(default_factory=list)
+    """Parent and name of entries that are gone or stand for something else."""
+    freed: list[Ino] = field(default_factory=list)
+    """Inodes whose cached bytes no longer have a name or a version at the store."""
+
+
+def _to_text(component: bytes) -> str:
+    return component.decode("utf-8", "surrogateescape")
+
+
+def _to_bytes(component: str) -> bytes:
+    return component.encode("utf-8", "surrogateescape")
+
+
+def _inode(row: tuple[Any, ...]) -> Inode:
+    return Inode(
+        ino=Ino(row[0]),
+        parent=row[1],
+        name=row[2],
+        component=_to_text(row[3]),
+        kind=Kind(row[4]),
+        size=row[5],
+        mode=row[6],
+        uid=row[7],
+        gid=row[8],
+        atime_ns=row[9],
+        mtime_ns=row[10],
+        ctime_ns=row[11],
+        etag=row[12],
+        content_type=row[13],
+        meta=None if row[14] is None else json.loads(row[14]),
+        checked_ns=row[15],
+        listed_ns=row[16],
+    )
+
+
+def _posix_columns(info: ObjectInfo) -> dict[str, object]:
+    """Return the columns that depend on the metadata of *info*."""
+    posix = metadata.decode(info.meta or {})
+    mtime_ns = info.mtime_ns if posix.mtime_ns is None else posix.mtime_ns
+    return {
+        "mode": posix.mode,
+        "uid": posix.uid,
+        "gid": posix.gid,
+        "mtime_ns": mtime_ns,
+        "atime_ns": mtime_ns if posix.atime_ns is None else posix.atime_ns,
+        "ctime_ns": info.mtime_ns if posix.ctime_ns is None else posix.ctime_ns,
+        "etag": info.etag,
+        "content_type": info.content_type,
+        "meta": None if info.meta is None else json.dumps(dict(info.meta)),
+    }
+
+
+def _kind_of(info: ObjectInfo) -> Kind:
+    if info.key.endswith("/"):
+        return Kind.DIR
+    return Kind.SYMLINK if metadata.decode(info.meta or {}).is_symlink else Kind.FILE
+
+
+class InodeTable:
+    """Every inode that this cache directory has seen, and still believes in.
+
+    INVARIANT: an inode number is issued once; it is never reused, even across restarts.
+    INVARIANT: every inode but the root has a parent and a name, or neither (unlinked while open).
+    """
+
+    def __init__(self, db: Database, *, is_dirty: Callable[[Ino], bool]) -> None:
+        """*is_dirty* answers whether an inode has bytes promised to the store; such a row outlives any listing."""
+        self._db = db
+        self._is_dirty = is_dirty
+        self._removed: dict[tuple[Ino, str], int] = {}
+
+    def make_root(self, now_ns: int) -> None:
+        """Make sure that the root exists."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO inodes (ino, component, kind, size, atime_ns, mtime_ns, ctime_ns, checked_ns)"
+            " VALUES (1, x'', 'dir', 0, ?, ?, ?, ?)",
+            (now_ns, now_ns, now_ns, now_ns),
+        )
+
+    def get(self, ino: Ino) -> Inode | None:
+        """Return the inode, or None if it is gone for good."""
+        row = self._db.one(f"SELECT {_COLUMNS} FROM inodes WHERE ino = ?", (ino,))
+        return None if row is None else _inode(row)
+
+    def child(self, parent: Ino, name: Name) -> Inode | None:
+        """Return what is known under *name*, fresh or not."""
+        row = self._db.one(
+            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND name = ?", (parent, bytes(name))
+        )
+        return None if row is None else _inode(row)
+
+    def children(self, parent: Ino, *, after: int = 0, limit: int = 500) -> list[Inode]:
+        """Return children in order of their numbers, from the first one above *after*."""
+        rows = self._db.all(
+            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ? ORDER BY ino LIMIT ?",
+            (parent, after, limit),
+        )
+        return [_inode(row) for row in rows]
+
+    def has_children(self, parent: Ino) -> bool:
+        """Whether any child is known."""
+        return self._db.one("SELECT 1 FROM inodes WHERE parent = ? LIMIT 1", (parent,)) is not None
+
+    def below(self, ino: Ino) -> list[Inode]:
+        """Return every known inode below *ino*, parents before their children."""
+        columns = ", ".join(f"i.{column.strip()}" for column in _COLUMNS.split(","))
+        rows = self._db.all(
+            f"WITH RECURSIVE tree(ino, depth) AS ("
+            f" SELECT ino, 1 FROM inodes WHERE parent = ?"
+            f" UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino)"
+            f" SELECT {columns} FROM tree JOIN inodes i ON i.ino = tree.ino ORDER BY depth, i.ino",
+            (ino,),
+        )
+        return [_inode(row) for row in rows]
+
+    def key_of(self, ino: Ino) -> Key | None:
+        """Return the object key (of a directory: its prefix), or None if it has no name any more."""
+        parts: list[str] = []
+        kind: str | None = None
+        while ino != ROOT:
+            row = self._db.one("SELECT parent, component, kind FROM inodes WHERE ino = ?", (ino,))
+            if row is None or row[0] is None:
+                return None
+            kind = kind or row[2]
+            parts.append(_to_text(row[1]))
+            ino = row[0]
+        key = "/".join(reversed(parts))
+        return Key(f"{key}/" if kind == "dir" else key)
+
+    def path_of(self, ino: Ino) -> bytes | None:
+        """Return the path below the mountpoint, as the kernel spells it, or None if it has no name."""
+        parts: list[bytes] = []
+        while ino != ROOT:
+            row = self._db.one("SELECT parent, name FROM inodes WHERE ino = ?", (ino,))
+            if row is None or row[0] is None:
+                return None
+            parts.append(row[1])
+            ino = row[0]
+        return b"/".join(reversed(parts))
+
+    def find(self, key: Key) -> Inode | None:
+        """Return the known inode of the object (or, with a trailing slash, the directory) at *key*."""
+        inode = self.get(ROOT)
+        components = key.removesuffix("/").split("/") if key else []
+        for depth, component in enumerate(components, 1):
+            wants_dir = depth < len(components) or key.endswith("/")
+            if inode is None:
+                return None
+            row = self._db.one(
+                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND component = ?"
+                f" AND (kind = 'dir') = ?",
+                (inode.ino, _to_bytes(component), wants_dir),
+            )
+            inode = None if row is None else _inode(row)
+        return inode
+
+    # ---- changes made here ------------------------------------------------------------------
+
+    def mint(
+        self,
+        parent: Ino,
+        name: Name,
+        component: str,
+        kind: Kind,
+        *,
+        now_ns: int,
+        mode: int,
+        uid: int,
+        gid: int,
+        size: int = 0,
+    ) -> Inode:
+        """Make an inode for something new of ours, not yet stored. The name must be free."""
+        listed_ns = now_ns if kind is Kind.DIR else None
+        cursor = self._db.execute(
+            "INSERT INTO inodes (parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns,"
+            " ctime_ns, meta, checked_ns, listed_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}', ?, ?)",
+            (parent, bytes(name), _to_bytes(component), str(kind), size, mode, uid, gid)
+            + (now_ns, now_ns, now_ns, now_ns, listed_ns),
+        )
+        made = self.get(Ino(cursor.lastrowid or 0))
+        assert made is not None
+        return made
+
+    def update(self, ino: Ino, **columns: object) -> None:
+        """Set columns of one row (``meta`` as a mapping)."""
+        if "meta" in columns and columns["meta"] is not None:
+            columns["meta"] = json.dumps(dict(columns["meta"]))  # type: ignore[call-overload]
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._db.execute(f"UPDATE inodes SET {names} WHERE ino = ?", (*columns.values(), ino))
+
+    def put(self, ino: Ino, info: ObjectInfo, now_ns: int) -> None:
+        """Take over what the store said of this inode's object."""
+        columns = _posix_columns(info)
+        if info.meta is not None and not info.key.endswith("/"):
+            columns["kind"] = str(_kind_of(info))
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._db.execute(
+            f"UPDATE inodes SET {names}, size = CASE kind WHEN 'dir' THEN 0 ELSE ? END, checked_ns = ?"
+            " WHERE ino = ?",
+            (*columns.values(), info.size, now_ns, ino),
+        )
+
+    def touch(self, ino: Ino, now_ns: int) -> None:
+        """Note that the store has confirmed the row as it stands."""
+        self._db.execute("UPDATE inodes SET checked_ns = ? WHERE ino = ?", (now_ns, ino))
+
+    def move(self, ino: Ino, parent: Ino, name: Name, component: str, now_ns: int) -> None:
+        """Give the inode another name, which must be free."""
+        inode = self.get(ino)
+        if inode is not None and inode.parent is not None:
+            self._removed[inode.parent, inode.component] = now_ns
+        self._removed.pop((parent, component), None)
+        self._db.execute(
+            "UPDATE inodes SET parent = ?, name = ?, component = ?, ctime_ns = ?, checked_ns = ? WHERE ino = ?",
+            (parent, bytes(name), _to_bytes(component), now_ns, now_ns, ino),
+        )
+
+    def detach(self, ino: Ino, now_ns: int) -> None:
+        """Take its name away; the row lives on for those who hold it open."""
+        inode = self.get(ino)
+        if inode is not None and inode.parent is not None:
+            self._removed[inode.parent, inode.component] = now_ns
+        self._db.execute("UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (ino,))
+
+    def drop(self, ino: Ino) -> None:
+        """Forget the inode. It must have no cache entry and no children."""
+        self._db.execute("DELETE FROM inodes WHERE ino = ?", (ino,))
+
+    def detached(self) -> list[Ino]:
+        """Return the inodes that have no name: unlinked while open."""
+        rows = self._db.all("SELECT ino FROM inodes WHERE parent IS NULL AND ino <> 1")
+        return [Ino(row[0]) for row in rows]
+
+    def count(self) -> int:
+        """Return how many inodes are known."""
+        row = self._db.one("SELECT count(*) FROM inodes")
+        return int(row[0]) if row else 0
+
+    # ---- what the store shows ---------------------------------------------------------------
+
+    def stale_below(self, ino: Ino) -> None:
+        """Make *ino* and all below it be asked about again."""
+        inos = [ino, *(inode.ino for inode in self.below(ino))]
+        self._db.executemany(
+            "UPDATE inodes SET checked_ns = 0, listed_ns = NULL WHERE ino = ?", [(i,) for i in inos]
+        )
+
+    def learn(
+        self, parent: Ino, info: ObjectInfo, *, since_ns: int, now_ns: int, held: Collection[Ino]
+    ) -> Difference:
+        """Take over one object directly below *parent*, as a HEAD that began at *since_ns* showed it."""
+        difference = Difference()
+        with self._db.transaction():
+            directory = self.key_of(parent)
+            if directory is None:
+                return difference
+            component = last_component(info.key, directory)
+            shadowed = not info.key.endswith("/") and self._dir_row(parent, component) is not None
+            merge = _Merge(self, parent, since_ns, now_ns, held, difference)
+            merge.take(name_of(component, shadowed=shadowed), component, _kind_of(info), info)
+        return difference
+
+    def _dir_row(self, parent: Ino, component: str) -> tuple[Any, ...] | None:
+        return self._db.one(
+            "SELECT ino FROM inodes WHERE parent = ? AND component = ? AND kind = 'dir'",
+            (parent, _to_bytes(component)),
+        )
+
+    def merge(
+        self,
+        parent: Ino,
+        page: Listing,
+        *,
+        since_ns: int,
+        now_ns: int,
+        held: Collection[Ino],
+    ) -> Difference:
+        """Take over one page of a listing of *parent* that began at *since_ns*.
+
+        What changed here since then is left alone, for the page may be older than the change. Inodes in
+        *held* are open: theirs is a version that stays, so a newer one gets a new inode.
+        """
+        difference = Difference()
+        with self._db.transaction():
+            directory = self.key_of(parent)
+            if directory is None:
+                return difference
+            merge = _Merge(self, parent, since_ns, now_ns, held, difference)
+            dirs = {last_component(prefix, directory) for prefix in page.prefixes}
+            for info in page.objects:
+                merge.take_listed(info, directory, dirs)
+            for component in sorted(dirs):
+                merge.take(name_of(component), component, Kind.DIR, None)
+        return difference
+
+    def finish_listing(
+        self, parent: Ino, *, since_ns: int, now_ns: int, held: Collection[Ino]
+    ) -> Difference:
+        """Note that all pages of a listing that began at *since_ns* are merged: what was not in them is gone."""
+        difference = Difference()
+        with self._db.transaction():
+            rows = self._db.all(
+                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND checked_ns < ?", (parent, since_ns)
+            )
+            for inode in map(_inode, rows):
+                self.remove(inode, difference, held=held, now_ns=now_ns)
+            self._db.execute("UPDATE inodes SET listed_ns = ? WHERE ino = ?", (since_ns, parent))
+        self._removed = {k: when for k, when in self._removed.items() if when >= since_ns - 10**12}
+        return difference
+
+    def remove(
+        self, inode: Inode, difference: Difference, *, held: Collection[Ino], now_ns: int
+    ) -> bool:
+        """Take *inode*, and what is below it, out of the tree, because the store no longer has it.
+
+        Return False, and leave it, if bytes promised to the store are there or below.
+        """
+        below = self.below(inode.ino) if inode.is_dir else []
+        if any(self._is_dirty(each.ino) for each in (inode, *below)):
+            return False
+        if inode.parent is not None and inode.name is not None:
+            difference.changed.append((inode.parent, inode.name))
+        for each in (*reversed(below), inode):
+            self._db.execute("UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (each.ino,))
+        difference.freed.extend(each.ino for each in (*reversed(below), inode) if each.ino not in held)
+        return True
+
+    def removed_since(self, parent: Ino, component: str, since_ns: int) -> bool:
+        """Whether this mount took the name away at or after *since_ns*."""
+        return self._removed.get((parent, component), -1) >= since_ns
+
+    def forget_removed(self, parent: Ino, component: str) -> None:
+        """Believe the store again where this mount had taken a name away."""
+        self._removed.pop((parent, component), None)
+
+    def insert_seen(
+        self, parent: Ino, name: Name, component: str, kind: Kind, info: ObjectInfo | None, now_ns: int
+    ) -> None:
+        """Make an inode for something the store showed. The name must be free."""
+        columns: dict[str, object] = {
+            "atime_ns": now_ns,
+            "mtime_ns": now_ns,
+            "ctime_ns": now_ns,
+        }
+        if info is not None:
+            columns |= _posix_columns(info)
+        names = ", ".join(columns)
+        marks = ", ".join("?" * len(columns))
+        size = info.size if info is not None and kind is not Kind.DIR else 0
+        self._db.execute(
+            f"INSERT INTO inodes (parent, name, component, kind, size, checked_ns, {names})"
+            f" VALUES (?, ?, ?, ?, ?, ?, {marks})",
+            (parent, bytes(name), _to_bytes(component), str(kind), size, now_ns, *columns.values()),
+        )
+
+    def is_dirty(self, ino: Ino) -> bool:
+        """Whether bytes of this inode are promised to the store."""
+        return self._is_dirty(ino)
+
+
+@dataclass(slots=True)
+class _Merge:
+    """One merge of what the store showed into one directory."""
+
+    table: InodeTable
+    parent: Ino
+    since_ns: int
+    now_ns: int
+    held: Collection[Ino]
+    difference: Difference
+
+    def take_listed(self, info: ObjectInfo, directory: Key, dirs: Collection[str]) -> None:
+        if info.key == directory:  # the directory's own marker
+            self._take_marker(info)
+            return
+        component = last_component(info.key, directory)
+        if info.key.endswith("/") and info.size == 0:
+            self.take(name_of(component), component, Kind.DIR, info)
+            return
+        self.take(name_of(component, shadowed=component in dirs), component, _kind_of(info), info)
+
+    def _take_marker(self, info: ObjectInfo) -> None:
+        own = self.table.get(self.parent)
+        if own is not None and own.etag != info.etag and own.checked_ns < self.since_ns:
+            self.table.put(self.parent, info, own.checked_ns)
+        if info.size:  # a marker with content: the directory shows it as the file with the empty component
+            self.take(name_of(""), "", Kind.FILE, info)
+
+    def take(self, name: Name, component: str, kind: Kind, info: ObjectInfo | None) -> None:
+        """Bring the row of *name* in line with what was seen."""
+        if self.table.removed_since(self.parent, component, self.since_ns):
+            return
+        row = self.table.child(self.parent, name)
+        if row is None:
+            self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
+        elif row.checked_ns >= self.since_ns or self.table.is_dirty(row.ino):
+            pass  # changed here after the listing began
+        elif row.is_dir is not (kind is Kind.DIR):
+            if self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):
+                self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
+        elif info is None or info.etag == row.etag:
+            self._confirm(row, info)
+        elif row.ino in self.held and not row.is_dir:
+            # An open handle keeps its version, so the new one gets an inode, and page cache, of its own.
+            self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns)
+            self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
+        else:
+            self.difference.changed.append((self.parent, name))
+            self.table.put(row.ino, info, self.now_ns)
+
+    def _confirm(self, row: Inode, info: ObjectInfo | None) -> None:
+        if info is not None and info.meta is not None and row.meta is None:
+            self.table.put(row.ino, info, self.now_ns)
+        else:
+            self.table.touch(row.ino, self.now_ns)
