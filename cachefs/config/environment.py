@@ -98,5 +98,12 @@ def current() -> Environment:
         variables=dict(os.environ),
         uid=os.geteuid(),
         gid=os.getegid(),
-        directory=Path(os.getcwd()),
+        directory=_current_directory(),
     )
+
+
+def _current_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was removed under us; absolute paths still work
+        return Path("/")

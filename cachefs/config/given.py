@@ -1,13 +1,13 @@
 """What was given: on the command line, in ``-o``, in the environment. Each becomes settings of known options."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cachefs.config.aliases import Alias
 from cachefs.config.environment import Environment
-from cachefs.config.option import Option
+from cachefs.config.option import Group, Option
 from cachefs.config.options import BY_NAME, KERNEL_OPTIONS, MOUNT_OPTIONS
 from cachefs.config.settings import Origin, Setting, suggestion
 from cachefs.core.errors import UsageError
@@ -63,11 +63,15 @@ CREDENTIALS: Final = "credentials are taken from where the SDKs look for them (A
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What one ``-o`` list holds."""
+    """What one command line holds, or one ``-o`` list."""
 
     settings: tuple[Setting, ...] = ()
     kernel_options: tuple[str, ...] = ()
     """Left for the kernel: ``noexec`` and the like."""
+
+    def plus(self, more: "Given") -> "Given":
+        """Return both, *more* after this one, so that it wins."""
+        return Given(self.settings + more.settings, self.kernel_options + more.kernel_options)
 
 
 def dashed(name: str) -> str:
@@ -106,6 +110,28 @@ def read_option(
     return tuple(
         Setting(target or option.name, text, origin, spelling) for target, text in translated
     )
+
+
+def read_arguments(arguments: Sequence[str], groups: Container[Group]) -> tuple[Given, list[str]]:
+    """Return the mount options of *groups* among *arguments*, and what is left.
+
+    Left are positional arguments, short options other than ``-o``, long options that are no mount option, and
+    everything from ``--`` on.
+    """
+    given = Given()
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            rest += [word, *words]
+        elif word.startswith("-o"):
+            given = given.plus(read_dash_o(word[2:] or _next(words, "-o", "-o cache_size=50GiB")))
+        elif word.startswith("--") and _group_of(name[2:]) in groups:
+            given = given.plus(_read_long(name, value if equals else None, words))
+        else:
+            rest.append(word)
+    return given, rest
 
 
 def read_dash_o(text: str) -> Given:
@@ -156,6 +182,29 @@ def unknown_option(name: str, spelling: str) -> UsageError:
     prefix = "-o " if spelling.startswith("-o") else "--"
     hint = suggestion(dashed(name), KNOWN, prefix=prefix)
     return UsageError(f"unknown option {spelling}{hint or ' — see cachefs mount --help'}")
+
+
+def _read_long(name: str, value: str | None, words: Iterator[str]) -> Given:
+    spelling = f"{name} {{}}"
+    if value is None and not _stands_alone(*_look_up(name[2:], name)):
+        option, _ = _look_up(name[2:], name)
+        value = _next(words, name, spelling.format(option.example))
+    return Given(read_option(name[2:], value, Origin.COMMAND, spelling))
+
+
+def _group_of(name: str) -> Group | None:
+    return _look_up(name, name)[0].group if dashed(name) in KNOWN else None
+
+
+def _next(words: Iterator[str], name: str, example: str) -> str:
+    value = next(words, None)
+    if value is None:
+        raise UsageError(f"{name} needs a value — for example {example}")
+    return value
+
+
+def _stands_alone(option: Option[object], alias: Alias | None) -> bool:
+    return option.is_switch if alias is None or alias.is_switch is None else alias.is_switch
 
 
 def _look_up(name: str, spelling: str) -> tuple[Option[object], Alias | None]:

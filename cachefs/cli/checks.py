@@ -1,0 +1,199 @@
+"""What must hold before a mount begins. Nothing is created here; each check ends in one clear line.
+
+A stale mount (its daemon is dead) is the one thing that is put right: it is taken out of the tree.
+"""
+
+import errno
+import logging
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cachefs.cli.mounts import answer_of, locate, mount_at, unmount
+from cachefs.config import Environment, MountConfig
+from cachefs.core.errors import UsageError
+from cachefs.core.source import StoreKind
+
+_OTHERS = 0o077
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What mounting needs of this machine."""
+
+    fuse_device: Path = Path("/dev/fuse")
+    path: str | None = None
+    """Where commands are looked for; None: as always."""
+
+
+_THIS = Machine()
+
+
+def check_all(config: MountConfig, environment: Environment, machine: Machine = _THIS) -> Path:
+    """Check everything that needs no store. Return the mountpoint without symbolic links."""
+    if config.mountpoint is None:
+        raise UsageError("no mountpoint given — for example cachefs mount s3://photos /mnt/photos")
+    mountpoint = check_mountpoint(config.mountpoint, environment)
+    check_fuse(environment, machine)
+    check_apart(config, mountpoint)
+    check_cache_dir(config.cache_dir, environment)
+    if config.log_file:
+        _check_log_file(config.log_file)
+    return mountpoint
+
+
+def check_mountpoint(given: Path, environment: Environment) -> Path:
+    """Raise unless *given* is an empty directory on which nothing is mounted. Return it without links."""
+    mountpoint = locate(given)
+    if (mount := mount_at(mountpoint)) is not None:
+        answer = answer_of(mountpoint)
+        if answer != errno.ENOTCONN:
+            stuck = ", and does not answer" if answer is None else ""
+            raise UsageError(
+                f"{given} is already a mount (of {mount.source}){stuck} — unmount it first: cachefs umount {given}"
+            )
+        _clear_stale(mountpoint, environment)
+    try:
+        found = mountpoint.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise UsageError(
+                f"the mountpoint {given} is not a directory — name an empty directory"
+            )
+        with os.scandir(mountpoint) as entries:
+            occupied = next(entries, None) is not None
+    except FileNotFoundError:
+        raise UsageError(
+            f"the mountpoint {given} does not exist — create it: mkdir -p {given}"
+        ) from None
+    except NotADirectoryError:
+        raise UsageError(
+            f"the mountpoint {given} is not a directory — name an empty directory"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"the mountpoint {given} cannot be used: {error.strerror}") from None
+    if occupied:
+        raise UsageError(f"the mountpoint {given} is not empty — name an empty directory")
+    if not environment.is_root and not os.access(mountpoint, os.W_OK):
+        raise UsageError(
+            f"the mountpoint {given} is not yours to write — name a directory of your own"
+        )
+    return mountpoint
+
+
+def check_fuse(environment: Environment, machine: Machine = _THIS) -> None:
+    """Raise unless this machine can mount by FUSE."""
+    if not environment.is_root and shutil.which("fusermount3", path=machine.path) is None:
+        raise UsageError(
+            "fusermount3 is not installed — install the package fuse3, or mount as root"
+        )
+    if not machine.fuse_device.exists():
+        raise UsageError(
+            f"there is no {machine.fuse_device} — load the module (modprobe fuse), or give the container the device"
+        )
+
+
+def check_apart(config: MountConfig, mountpoint: Path) -> None:
+    """Raise if the mount would lie in its own cache or store, or they in it: each would wait for itself."""
+    cache_dir = locate(config.cache_dir)
+    places = {"cache directory": cache_dir}
+    if config.source.kind is StoreKind.FILE:
+        places["source"] = locate(Path(config.source.bucket))
+    for what, place in places.items():
+        if place.is_relative_to(mountpoint) or mountpoint.is_relative_to(place):
+            raise UsageError(
+                f"the {what} {place} and the mountpoint {mountpoint} lie in one another — keep them apart"
+            )
+    source = places.get("source")
+    if source and (cache_dir.is_relative_to(source) or source.is_relative_to(cache_dir)):
+        raise UsageError(
+            f"the source {source} and the cache directory {cache_dir} lie in one another — keep them apart"
+        )
+    if config.log_file and locate(config.log_file).is_relative_to(mountpoint):
+        raise UsageError(
+            f"the log file {config.log_file} lies in the mountpoint — keep them apart"
+        )
+
+
+def check_cache_dir(cache_dir: Path, environment: Environment) -> None:
+    """Raise unless *cache_dir* is private and can be written, or can be created so."""
+    try:
+        found = cache_dir.lstat()
+    except FileNotFoundError:
+        _check_creatable(cache_dir)
+        return
+    except OSError as error:
+        raise UsageError(
+            f"the cache directory {cache_dir} cannot be used: {error.strerror}"
+        ) from None
+    if stat.S_ISLNK(found.st_mode):
+        raise UsageError(
+            f"the cache directory {cache_dir} is a symbolic link — name the directory itself"
+        )
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(
+            f"the cache directory {cache_dir} is not a directory — name another by --cache-dir"
+        )
+    if found.st_uid != environment.uid:
+        raise UsageError(
+            f"the cache directory {cache_dir} belongs to another user (uid {found.st_uid}) — "
+            "name one of your own by --cache-dir"
+        )
+    if found.st_mode & _OTHERS:
+        raise UsageError(
+            f"the cache directory {cache_dir} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}) — "
+            f"close it: chmod 700 {cache_dir}"
+        )
+    if not os.access(cache_dir, os.W_OK | os.X_OK) or _is_read_only(cache_dir):
+        raise UsageError(
+            f"the cache directory {cache_dir} is not writable — name another by --cache-dir"
+        )
+
+
+def make_cache_dir(cache_dir: Path, environment: Environment) -> None:
+    """Create *cache_dir* for this user alone, and check it once more."""
+    cache_dir.parent.mkdir(parents=True, exist_ok=True)
+    cache_dir.mkdir(mode=0o700, exist_ok=True)
+    check_cache_dir(cache_dir, environment)
+
+
+def _clear_stale(mountpoint: Path, environment: Environment) -> None:
+    while (mount := mount_at(mountpoint)) is not None and answer_of(mountpoint) == errno.ENOTCONN:
+        reason = unmount(mountpoint, as_root=environment.is_root, lazily=True)
+        if reason is not None:
+            raise UsageError(
+                f"{mountpoint} is a stale mount (of {mount.source}) and cannot be cleaned up: {reason}"
+            )
+        _log.warning("cleaned up a stale mount of %s at %s", mount.source, mountpoint)
+
+
+def _check_creatable(directory: Path) -> None:
+    parent = next(parent for parent in directory.parents if os.path.lexists(parent))
+    if not parent.is_dir():
+        raise UsageError(
+            f"the cache directory {directory} cannot be created: {parent} is not a directory"
+        )
+    if not os.access(parent, os.W_OK | os.X_OK) or _is_read_only(parent):
+        raise UsageError(
+            f"the cache directory {directory} cannot be created: {parent} is not writable — "
+            "name another by --cache-dir"
+        )
+
+
+def _is_read_only(directory: Path) -> bool:
+    # access(2) says yes to root, whatever the mode; the file system's own refusal it would not hide.
+    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+
+
+def _check_log_file(log_file: Path) -> None:
+    if log_file.is_dir():
+        raise UsageError(f"the log file {log_file} is a directory — name a file")
+    if not log_file.parent.is_dir():
+        raise UsageError(
+            f"the log file {log_file} cannot be created: there is no {log_file.parent}"
+        )
+    target = log_file if log_file.exists() else log_file.parent
+    if not os.access(target, os.W_OK):
+        raise UsageError(f"the log file {log_file} is not writable — name another by --log-file")

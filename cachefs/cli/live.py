@@ -1,0 +1,24 @@
+"""Finding the mounts that run, and asking them."""
+
+from pathlib import Path
+
+from cachefs.cli.mounts import locate, mount_of
+from cachefs.cli.registry import Registration, registry_of
+from cachefs.config import Environment
+from cachefs.core.errors import UsageError
+
+
+def every_mount(environment: Environment) -> list[Registration]:
+    """Return the running mounts of this user."""
+    return registry_of(environment).running()
+
+
+def mount_containing(path: str, environment: Environment) -> tuple[Registration, str]:
+    """Return the running mount in which *path* lies, and *path* relative to its root (empty: the root)."""
+    place = locate(environment.absolute(path))
+    holding = mount_of(place)
+    running = registry_of(environment).at(holding.mountpoint) if holding else None
+    if running is None:
+        raise UsageError(f"{path} is in no running cachefs mount — cachefs status lists them")
+    relative = place.relative_to(running.mountpoint)
+    return running, "" if relative == Path() else str(relative)

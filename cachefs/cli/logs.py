@@ -1,0 +1,118 @@
+"""Where the log goes, and in which form. No secret gets through, tracebacks included."""
+
+import json
+import logging
+import sys
+import time
+from logging.handlers import RotatingFileHandler, WatchedFileHandler
+from pathlib import Path
+from typing import Final
+
+from cachefs.cli.redaction import Redact
+from cachefs.config import LogFormat
+
+_NOISY: Final = (
+    "boto3",
+    "botocore",
+    "s3transfer",
+    "urllib3",
+    "swiftclient",
+    "keystoneauth",
+    "keystoneclient",
+)
+_OWN_LOG_SIZE: Final = 10 * 2**20
+_OWN_LOGS_KEPT: Final = 3
+
+
+class TextFormatter(logging.Formatter):
+    """One line for a record: time, level, where, what; a traceback below it."""
+
+    def __init__(self, redact: Redact) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self.converter = time.gmtime
+        self.default_time_format = "%Y-%m-%dT%H:%M:%S"
+        self.default_msec_format = "%s.%03dZ"
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for *record*, secrets taken out."""
+        return self._redact(super().format(record))
+
+
+class PlainFormatter(logging.Formatter):
+    """What a person at a terminal gets: the command's name and the message."""
+
+    def __init__(self, redact: Redact) -> None:
+        super().__init__("cachefs: %(message)s")
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for *record*, secrets taken out."""
+        return self._redact(super().format(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self, redact: Redact) -> None:
+        super().__init__()
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object for *record*, secrets taken out."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": self._redact(record.getMessage()),
+        }
+        if record.exc_info:
+            line["traceback"] = self._redact(self.formatException(record.exc_info))
+        return json.dumps(line)
+
+
+def log_to_stderr(redact: Redact, *, verbose: bool, quiet: bool = False) -> None:
+    """Send warnings (with *verbose* everything, with *quiet* only errors) to standard error, as plain lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter(redact))
+    level = logging.ERROR if quiet else logging.WARNING
+    _install(handler, logging.DEBUG if verbose else level)
+
+
+def log_of_daemon(
+    redact: Redact, form: LogFormat, *, file: Path | None, own_file: Path | None, verbose: bool
+) -> None:
+    """Send the log of a running mount to *file*, else to *own_file*, else to standard error.
+
+    *file* is the operator's, who may rotate it: it is opened anew when it was moved. *own_file* is ours, so we
+    rotate it ourselves.
+    """
+    handler: logging.Handler
+    if file is not None:
+        handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
+    elif own_file is not None:
+        handler = RotatingFileHandler(
+            own_file,
+            maxBytes=_OWN_LOG_SIZE,
+            backupCount=_OWN_LOGS_KEPT,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(redact) if form is LogFormat.JSON else TextFormatter(redact)
+    )
+    _install(handler, logging.DEBUG if verbose else logging.INFO)
+
+
+def _install(handler: logging.Handler, level: int) -> None:
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _NOISY:  # at DEBUG they write whole requests, headers and all
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,62 @@
+"""How results and complaints are written: results to stdout, everything else to stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def complain(line: str) -> None:
+    """Write *line* to standard error, as one line, after the command's name."""
+    flat = " ".join(line.split())
+    print(
+        f"cachefs: {flat}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True
+    )
+
+
+def say(line: str) -> None:
+    """Write a result."""
+    print(printable(line), flush=True)
+
+
+def say_json(document: object, *, stream: bool = False) -> None:
+    """Write *document* as JSON: on one line if it is one of a stream."""
+    print(json.dumps(document, indent=None if stream else 2, sort_keys=False), flush=True)
+
+
+def printable(text: str) -> str:
+    """Return *text* with what would not print, or would move the cursor, escaped."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def human_size(size: int) -> str:
+    """Return *size* in the largest unit that leaves at least 1."""
+    value = float(size)
+    for unit in _UNITS:
+        if abs(value) < 1024 or unit == _UNITS[-1]:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{size} B"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return *rows* as lines with their columns aligned."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not cells:
+        return []
+    widths = [
+        max(len(row[at]) for row in cells if at < len(row)) for at in range(max(map(len, cells)))
+    ]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in cells
+    ]

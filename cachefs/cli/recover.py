@@ -1,0 +1,356 @@
+"""``cachefs recover``: what a crash, or a store that was down, left waiting in a cache directory."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from cachefs.cli.command import Call, Command, add_json
+from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
+from cachefs.cli.live import every_mount
+from cachefs.cli.mounts import locate
+from cachefs.cli.output import complain, counted, human_size, printable, say, say_json, table
+from cachefs.cli.parser import Parser, show_mount_options
+from cachefs.client import ControlClient, NoDaemon
+from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
+from cachefs.config.option import Group
+from cachefs.core.errors import CachefsError, UsageError
+
+_GROUPS: Final = (Group.CACHE, Group.WRITING, Group.REMOTE)
+_ACTIONS: Final = ("list", "upload", "export", "discard")
+_SOCKET: Final = "control.sock"
+_DATABASE: Final = "cachefs.sqlite3"
+_LONGEST_WAIT_S: Final = 7 * 86400.0
+
+File = Mapping[str, object]
+"""A file that waits: id, path, key, size, state, error, mtime."""
+
+
+class Waiting(Protocol):
+    """The files that wait in one cache directory, whoever holds it."""
+
+    def dirty(self) -> Sequence[File]:
+        """Return them."""
+        ...
+
+    def export(self, identity: int, target: Path) -> None:
+        """Write the bytes of one to *target*, which must not exist."""
+        ...
+
+    def discard(self, identity: int) -> None:
+        """Give up the changes of one."""
+        ...
+
+
+class Live:
+    """A cache directory whose daemon lives: everything goes through its socket."""
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def dirty(self) -> Sequence[File]:
+        """Return the files that wait."""
+        answer = self._client.ask("dirty")
+        return answer if isinstance(answer, list) else []
+
+    def export(self, identity: int, target: Path) -> None:
+        """Have the daemon write the bytes of one to *target*."""
+        self._client.ask("export", id=identity, target=str(target), timeout_s=_LONGEST_WAIT_S)
+
+    def discard(self, identity: int) -> None:
+        """Have the daemon give up the changes of one."""
+        self._client.ask("discard", id=identity)
+
+    def upload(self) -> Mapping[str, object]:
+        """Have the daemon upload everything now."""
+        answer = self._client.ask("flush", paths=[], wait=True, timeout_s=_LONGEST_WAIT_S)
+        return answer if isinstance(answer, dict) else {}
+
+
+def _configure(parser: Parser) -> None:
+    parser.usage = "cachefs recover [list|upload|export|discard] [FILE ...] [--of MOUNT | --cache-dir DIR] [options]"
+    parser.description = (
+        "Deals with files that wait for upload in a cache directory: after a crash, or while the store was down.\n"
+        "The next mount uploads them by itself; this is for looking, and for when there is no next mount.\n\n"
+        "  list      tell what waits (the default)\n"
+        "  upload    upload it now; --of says where to\n"
+        "  export    copy the files, or all, into the directory --to\n"
+        "  discard   give up the changes of the files, for good\n\n"
+        "A FILE is named by its path or its id in the list. Without --of and --cache-dir, every cache directory\n"
+        "that is known is looked into. A running mount is asked; otherwise the directory itself is."
+    )
+    parser.add_argument(
+        "action",
+        metavar="ACTION",
+        nargs="?",
+        choices=_ACTIONS,
+        default="list",
+        help=argparse.SUPPRESS,
+    )
+    parser.add_argument("files", metavar="FILE", nargs="*", help="a path or an id from the list")
+    parser.add_argument("--of", metavar="MOUNT", help="a mountpoint, a [mounts.NAME], or a source")
+    parser.add_argument(
+        "--to", metavar="DIR", help="export: the directory to copy to; created if missing"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="export, discard: every file that waits"
+    )
+    parser.add_argument("--yes", action="store_true", help="discard: do not ask")
+    add_json(parser)
+    show_mount_options(parser, _GROUPS)
+
+
+def _run(call: Call) -> int:
+    actions = {"list": _list, "upload": _upload, "export": _export, "discard": _discard}
+    return actions[call.arguments.action](call)
+
+
+def _list(call: Call) -> int:
+    found = {}
+    for cache_dir in _cache_dirs(call):
+        with _opened(cache_dir) as waiting:
+            found[cache_dir] = list(waiting.dirty())
+    if call.as_json:
+        say_json(
+            {
+                "caches": [
+                    {"cache_dir": str(where), "files": files} for where, files in found.items()
+                ]
+            }
+        )
+        return EXIT_DONE
+    if not any(found.values()) and not call.quiet:
+        say("nothing waits for upload")
+    for cache_dir, files in found.items():
+        if files:
+            say(f"{cache_dir}: {counted(len(files), 'file')}")
+            say("\n".join(f"  {line}" for line in table([_HEAD, *map(_row, files)])))
+    return EXIT_DONE
+
+
+_HEAD: Final = ("id", "state", "size", "changed", "path", "why")
+
+
+def _row(file: File) -> tuple[str, ...]:
+    size, mtime = file.get("size"), file.get("mtime")
+    return (
+        str(file.get("id")),
+        str(file.get("state")),
+        human_size(size) if isinstance(size, int) else "?",
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(mtime))
+        if isinstance(mtime, int | float)
+        else "?",
+        str(file.get("path")),
+        str(file.get("error") or ""),
+    )
+
+
+def _upload(call: Call) -> int:
+    cache_dir = _one_cache_dir(call)
+    try:
+        with ControlClient(cache_dir / _SOCKET) as client:
+            result = Live(client).upload()
+    except NoDaemon:
+        from cachefs.cli.offline import (
+            upload_all,
+        )  # the SDKs and the event loop, only where they are needed
+
+        result = upload_all(_config(call, cache_dir), call.environment)
+    if call.as_json:
+        say_json(result)
+    failed, waiting = result.get("failed"), result.get("waiting")
+    for file in failed if isinstance(failed, list) else []:
+        name = file.get("path") if isinstance(file, dict) else file
+        reason = file.get("error") if isinstance(file, dict) else "the store refused it"
+        complain(
+            printable(
+                f"{name} could not be uploaded: {reason} — cachefs recover export saves a copy"
+            )
+        )
+    if failed:
+        return EXIT_FAILURES
+    return EXIT_WAITING if waiting else EXIT_DONE
+
+
+def _export(call: Call) -> int:
+    if not call.arguments.to:
+        raise UsageError("export needs a directory to copy to — for example --to ./rescued")
+    target = call.environment.absolute(call.arguments.to)
+    cache_dir = _one_cache_dir(call)
+    done, failures = [], 0
+    with _opened(cache_dir) as waiting:
+        for file in _chosen(call, waiting.dirty()):
+            to = target / _safe_relative(str(file.get("path")))
+            try:
+                to.parent.mkdir(parents=True, exist_ok=True)
+                waiting.export(_id(file), to)
+            except (CachefsError, OSError) as error:
+                failures += 1
+                complain(f"cannot export {file.get('path')}: {error}")
+            else:
+                done.append(str(to))
+    if call.as_json:
+        say_json({"exported": done})
+    elif not call.quiet:
+        for name in done:
+            say(name)
+    return EXIT_FAILURES if failures else EXIT_DONE
+
+
+def _discard(call: Call) -> int:
+    cache_dir = _one_cache_dir(call)
+    with _opened(cache_dir) as waiting:
+        chosen = _chosen(call, waiting.dirty())
+        if not call.arguments.yes and not _agreed(chosen):
+            raise UsageError(
+                "nothing was discarded — pass --yes to give up these changes for good"
+            )
+        for file in chosen:
+            waiting.discard(_id(file))
+    if call.as_json:
+        say_json({"discarded": [file.get("path") for file in chosen]})
+    elif not call.quiet:
+        say(f"{counted(len(chosen), 'file')} discarded")
+    return EXIT_DONE
+
+
+@contextmanager
+def _opened(cache_dir: Path) -> Iterator[Waiting]:
+    try:
+        client = ControlClient(cache_dir / _SOCKET)
+    except NoDaemon:
+        from cachefs.engine.recovery import open_cache
+
+        with open_cache(cache_dir) as cache:
+            yield cache
+        return
+    with client:
+        yield Live(client)
+
+
+def _chosen(call: Call, files: Sequence[File]) -> list[File]:
+    wanted = list(call.arguments.files)
+    if call.arguments.all:
+        return list(files)
+    if not wanted:
+        raise UsageError(
+            f"{call.arguments.action} needs the files to take — name them by path or id, or pass --all"
+        )
+    chosen = []
+    for word in wanted:
+        matching = [
+            file
+            for file in files
+            if word == str(file.get("id")) or word.lstrip("/") == str(file.get("path")).lstrip("/")
+        ]
+        if not matching:
+            raise UsageError(
+                f"{word} does not wait for upload — cachefs recover list shows what does"
+            )
+        chosen += matching
+    return chosen
+
+
+def _agreed(files: Sequence[File]) -> bool:
+    if not sys.stdin.isatty() or not files:
+        return not files
+    for file in files:
+        print(printable(f"  {file.get('path')}"), file=sys.stderr)
+    print(
+        f"Give up the changes of {counted(len(files), 'file')} for good? [y/N] ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _id(file: File) -> int:
+    return int(str(file["id"]))
+
+
+def _safe_relative(path: str) -> Path:
+    """Return *path* without anything that leads out of the directory it is put below."""
+    parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
+    return Path(*parts) if parts else Path("file")
+
+
+def _one_cache_dir(call: Call) -> Path:
+    found = _cache_dirs(call)
+    if len(found) == 1:
+        return found[0]
+    holding = []
+    for cache_dir in found:
+        with _opened(cache_dir) as waiting:
+            if waiting.dirty():
+                holding.append(cache_dir)
+    if len(holding) == 1:
+        return holding[0]
+    if not holding:
+        raise UsageError(
+            "nothing waits for upload in any cache directory that is known — name one by --cache-dir"
+        )
+    raise UsageError(
+        f"files wait in {' and '.join(map(str, holding))} — choose one by --cache-dir"
+    )
+
+
+def _cache_dirs(call: Call) -> list[Path]:
+    """Return the cache directories that are meant: the one that was named, or all that are known."""
+    given = next((s.value for s in reversed(call.given.settings) if s.name == "cache-dir"), None)
+    if given:
+        cache_dir = call.environment.absolute(given)
+        if not (cache_dir / _DATABASE).exists():
+            raise UsageError(
+                f"there is no cache in {cache_dir} — name the directory that holds {_DATABASE}"
+            )
+        return [cache_dir]
+    if call.arguments.of:
+        return [_of_mount(call)]
+    known = [Path(each.cache_dir) for each in every_mount(call.environment)]
+    file = read_config_file(call.environment)
+    known += [_configured(name, file, call.environment).cache_dir for name in file.mounts]
+    root = call.environment.cache_root
+    known += sorted(root.iterdir()) if root.is_dir() else []
+    return [cache_dir for cache_dir in dict.fromkeys(known) if (cache_dir / _DATABASE).exists()]
+
+
+def _of_mount(call: Call) -> Path:
+    place = locate(call.environment.absolute(call.arguments.of))
+    running = next(
+        (each for each in every_mount(call.environment) if each.mountpoint == str(place)), None
+    )
+    if running is not None:
+        return Path(running.cache_dir)
+    file = read_config_file(call.environment)
+    by_mountpoint = {section.mountpoint: name for name, section in file.mounts.items()}
+    target = by_mountpoint.get(call.arguments.of, call.arguments.of)
+    return mount_config(
+        target, None, call.given.settings, file=file, environment=call.environment
+    ).cache_dir
+
+
+def _config(call: Call, cache_dir: Path) -> MountConfig:
+    """Return the configuration to upload with: of the mount that was named, or that keeps its cache there."""
+    file = read_config_file(call.environment)
+    if call.arguments.of:
+        return mount_config(
+            call.arguments.of, None, call.given.settings, file=file, environment=call.environment
+        )
+    for name in file.mounts:
+        config = _configured(name, file, call.environment)
+        if config.cache_dir == cache_dir:
+            return config
+    raise UsageError(
+        f"where to upload {cache_dir} is not known — name the source by --of s3://BUCKET"
+    )
+
+
+def _configured(name: str, file: ConfigFile, environment: Environment) -> MountConfig:
+    return mount_config(name, None, (), file=file, environment=environment)
+
+
+COMMAND = Command(_configure, _run, option_groups=_GROUPS)

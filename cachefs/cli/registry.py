@@ -1,0 +1,108 @@
+"""Which mounts run on this machine for this user: one small file each, in the runtime directory.
+
+A file outlives its daemon only when that was killed; whoever reads the directory then takes it away.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cachefs.config import Environment
+from cachefs.core.errors import UsageError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What is known of a running mount without asking it."""
+
+    mountpoint: str
+    source: str
+    cache_dir: str
+    socket: str
+    pid: int
+    started: int
+    """When the process began, in the kernel's ticks since boot: tells it from another with the same pid."""
+
+
+class Registry:
+    """The runtime directory of one user."""
+
+    def __init__(self, directory: Path, uid: int) -> None:
+        self._directory = directory
+        self._uid = uid
+
+    def add(self, registration: Registration) -> None:
+        """Make *registration* known."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check()
+        path = self._path(registration.mountpoint)
+        fresh = path.with_suffix(f".{registration.pid}.new")
+        fresh.write_text(json.dumps(asdict(registration)))
+        fresh.replace(path)
+
+    def remove(self, mountpoint: str, pid: int) -> None:
+        """Forget the mount at *mountpoint*, if it still is that of *pid*."""
+        path = self._path(mountpoint)
+        found = _read(path)
+        if found is not None and found.pid == pid:
+            path.unlink(missing_ok=True)
+
+    def running(self) -> list[Registration]:
+        """Return the mounts whose daemons live, by mountpoint; clean up after the others."""
+        if not self._directory.is_dir():
+            return []
+        self._check()
+        living = []
+        for path in sorted(self._directory.glob("*.json")):
+            found = _read(path)
+            if found is not None and process_start(found.pid) == found.started:
+                living.append(found)
+            else:
+                path.unlink(missing_ok=True)
+        return sorted(living, key=lambda registration: registration.mountpoint)
+
+    def at(self, mountpoint: Path) -> Registration | None:
+        """Return the mount at *mountpoint*, if its daemon lives."""
+        return next((each for each in self.running() if each.mountpoint == str(mountpoint)), None)
+
+    def _path(self, mountpoint: str) -> Path:
+        name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]
+        return self._directory / f"{name}.json"
+
+    def _check(self) -> None:
+        # Below /tmp somebody else may have made it first, to tell us where sockets are.
+        found = self._directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != self._uid or found.st_mode & 0o077:
+            raise UsageError(
+                f"{self._directory} is open to other users — remove it, or close it: chmod 700"
+            )
+
+
+def registry_of(environment: Environment) -> Registry:
+    """Return the registry of the user."""
+    return Registry(environment.runtime_dir, environment.uid)
+
+
+def process_start(pid: int) -> int | None:
+    """Return when process *pid* began, or None if there is none (a zombie does not count)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The second field is the name in parentheses, and may itself hold spaces and parentheses.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _read(path: Path) -> Registration | None:
+    try:
+        return Registration(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        _log.debug("cannot read %s: %s", path, error)
+        return None

@@ -1,0 +1,230 @@
+"""``cachefs status``: what is mounted, cached, waiting and wrong."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cachefs.cli.command import Call, Command, add_json
+from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES
+from cachefs.cli.live import every_mount, mount_containing
+from cachefs.cli.mounts import locate, mount_at, mounted
+from cachefs.cli.output import counted, human_size, say, say_json, table
+from cachefs.cli.parser import Parser
+from cachefs.cli.registry import Registration
+from cachefs.client import ControlClient, ControlError
+from cachefs.config.quantities import parse_patience
+from cachefs.core.errors import UsageError
+
+_CLEAR = "\x1b[H\x1b[2J"
+_MOST_FILES = 20
+
+
+def _configure(parser: Parser) -> None:
+    parser.description = (
+        "Tells of every running mount of yours, or of one: how full the cache is, how much was read from it,\n"
+        "open handles, files that wait for upload, requests, the health and the abilities of the store.\n"
+        "The exit code is 1 if something is wrong: an upload was given up, or a mount does not answer."
+    )
+    parser.add_argument(
+        "mountpoint", metavar="MOUNTPOINT", nargs="?", help="a mount, or a path in it"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="tell again and again, until interrupted"
+    )
+    parser.add_argument(
+        "--interval", metavar="TIME", default="2s", help="with --watch: how often [2s]"
+    )
+    add_json(parser)
+
+
+def _run(call: Call) -> int:
+    arguments = call.arguments
+    try:
+        interval_s = parse_patience(arguments.interval)
+    except ValueError as error:
+        raise UsageError(
+            f"--interval {arguments.interval} {error} — for example --interval 2s"
+        ) from None
+    if not arguments.watch:
+        return _tell(call, stream=False)
+    pause = threading.Event()
+    while True:
+        if sys.stdout.isatty() and not call.as_json:
+            sys.stdout.write(_CLEAR)
+        _tell(call, stream=True)
+        pause.wait(interval_s)
+
+
+def _tell(call: Call, *, stream: bool) -> int:
+    reports = list(_reports(call))
+    if call.as_json:
+        say_json(reports[0] if call.arguments.mountpoint else {"mounts": reports}, stream=stream)
+    elif not reports:
+        say("no cachefs mounts")
+    else:
+        say("\n\n".join("\n".join(describe(report)) for report in reports))
+    return EXIT_FAILURES if any(map(_is_wrong, reports)) else EXIT_DONE
+
+
+def _reports(call: Call) -> Iterator[dict[str, object]]:
+    """Yield what each mount says of itself."""
+    given = call.arguments.mountpoint
+    if given:
+        place = locate(call.environment.absolute(given))
+        mount = mount_at(place)
+        if mount is not None and mount.is_cachefs and not _is_running(call, place):
+            yield _dead(str(place), mount.source)
+            return
+        yield _asked(mount_containing(given, call.environment)[0])
+        return
+    running = every_mount(call.environment)
+    yield from map(_asked, running)
+    known = {each.mountpoint for each in running}
+    for mount in mounted():
+        if mount.is_cachefs and str(mount.mountpoint) not in known and call.environment.is_root:
+            yield _dead(str(mount.mountpoint), mount.source)
+
+
+def _is_running(call: Call, mountpoint: Path) -> bool:
+    return any(each.mountpoint == str(mountpoint) for each in every_mount(call.environment))
+
+
+def _asked(running: Registration) -> dict[str, object]:
+    base: dict[str, object] = {
+        "mountpoint": running.mountpoint,
+        "source": running.source,
+        "cache_dir": running.cache_dir,
+        "pid": running.pid,
+    }
+    try:
+        with ControlClient(Path(running.socket)) as client:
+            answer = client.ask("status")
+    except ControlError as error:
+        return {**base, "error": str(error)}
+    return {**base, **(answer if isinstance(answer, dict) else {})}
+
+
+def _dead(mountpoint: str, source: str) -> dict[str, object]:
+    reason = "no daemon of yours serves it — if it is stale, the next mount cleans it up"
+    return {"mountpoint": mountpoint, "source": source, "error": reason}
+
+
+def _is_wrong(report: Mapping[str, object]) -> bool:
+    return "error" in report or any(
+        file.get("state") == "parked" for file in _list(report, "dirty")
+    )
+
+
+def describe(report: Mapping[str, object]) -> list[str]:
+    """Return *report* in lines for a person."""
+    lines = [f"{report.get('source')} at {report.get('mountpoint')}"]
+    if "error" in report:
+        return [*lines, f"  does not answer: {report['error']}"]
+    rows = [
+        ("cache", _cache(report)),
+        ("reads", _hits(_mapping(report, "hits"))),
+        ("open", counted(_number(report, "open_handles"), "handle")),
+        ("waiting", _waiting(_list(report, "dirty"))),
+        ("requests", _counts(_mapping(report, "requests"))),
+        ("store", _health(_mapping(report, "remote"))),
+        ("abilities", _abilities(_mapping(report, "capabilities"))),
+        ("daemon", f"pid {report.get('pid')}, cachefs {report.get('version')}"),
+    ]
+    lines += [f"  {line}" for line in table(rows)]
+    lines += [
+        f"  note: {note}" for note in _list_of_text(_mapping(report, "capabilities"), "notes")
+    ]
+    lines += _files(_list(report, "dirty"))
+    lines += [f"  conflict: {conflict}" for conflict in _plain_list(report, "conflicts")]
+    return lines
+
+
+def _cache(report: Mapping[str, object]) -> str:
+    cache = _mapping(report, "cache")
+    used, limit = _number(cache, "used"), _number(cache, "limit")
+    share = f" ({100 * used // limit}%)" if limit else ""
+    return (
+        f"{human_size(used)} of {human_size(limit)}{share}, {counted(_number(cache, 'entries'), 'object')}, "
+        f"in {report.get('cache_dir')}"
+    )
+
+
+def _hits(hits: Mapping[str, object]) -> str:
+    cached, fetched = _number(hits, "cached_bytes"), _number(hits, "fetched_bytes")
+    total = cached + fetched
+    if not total:
+        return "none yet"
+    return f"{100 * cached // total}% from the cache ({human_size(cached)}), {human_size(fetched)} fetched"
+
+
+def _waiting(dirty: list[Mapping[str, object]]) -> str:
+    if not dirty:
+        return "nothing"
+    states: dict[str, int] = {}
+    for file in dirty:
+        state = str(file.get("state"))
+        states[state] = states.get(state, 0) + 1
+    return ", ".join(f"{number} {state}" for state, number in states.items())
+
+
+def _files(dirty: list[Mapping[str, object]]) -> list[str]:
+    rows = [
+        (f"  {file.get('state')}", str(file.get("path")), str(file.get("error") or ""))
+        for file in dirty[:_MOST_FILES]
+    ]
+    more = [f"  … and {len(dirty) - _MOST_FILES} more"] if len(dirty) > _MOST_FILES else []
+    return table(rows) + more
+
+
+def _counts(requests: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in requests.items()) or "none yet"
+
+
+def _health(remote: Mapping[str, object]) -> str:
+    since = remote.get("offline_since")
+    if isinstance(since, int | float):
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
+        return f"does not answer since {moment}: {remote.get('last_error')}"
+    return "answers" + (
+        f" (last fault: {remote['last_error']})" if remote.get("last_error") else ""
+    )
+
+
+def _abilities(capabilities: Mapping[str, object]) -> str:
+    told = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in capabilities.items()
+        if name not in {"notes", "writable"}
+    ]
+    writable = {True: "writable", False: "not writable", None: "writable unknown"}
+    return ", ".join(
+        [writable[bool(w) if (w := capabilities.get("writable")) is not None else None], *told]
+    )
+
+
+def _mapping(of: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = of.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _plain_list(of: Mapping[str, object], name: str) -> list[object]:
+    found = of.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _list(of: Mapping[str, object], name: str) -> list[Mapping[str, object]]:
+    return [each for each in _plain_list(of, name) if isinstance(each, dict)]
+
+
+def _list_of_text(of: Mapping[str, object], name: str) -> list[str]:
+    return [str(each) for each in _plain_list(of, name)]
+
+
+def _number(of: Mapping[str, object], name: str) -> int:
+    found = of.get(name)
+    return int(found) if isinstance(found, int | float) else 0
+
+
+COMMAND = Command(_configure, _run)

@@ -1,0 +1,131 @@
+"""The caller's end of a mount's control socket: one question, one answer, never an endless wait."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from cachefs.core.errors import CachefsError
+
+_LONGEST_ANSWER: Final = 64 * 2**20
+_CHUNK: Final = 64 * 2**10
+_CONNECT_TIMEOUT_S: Final = 5.0
+
+
+class ControlError(CachefsError):
+    """The daemon said no. ``exit_code`` is what a command should end with."""
+
+    def __init__(self, reason: str, *, exit_code: int = 1) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+class NoDaemon(ControlError):
+    """Nobody listens at the socket."""
+
+
+class ControlClient:
+    """One connection to a daemon. Blocking; for one thread."""
+
+    def __init__(self, path: Path, *, timeout_s: float = 10.0) -> None:
+        """Connect to the socket at *path*. Raise NoDaemon if nobody listens there.
+
+        *timeout_s* bounds each answer, unless the question has its own bound.
+        """
+        self._timeout_s = timeout_s
+        self._rest = b""
+        self._socket = _connected(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def ask(self, verb: str, *, timeout_s: float | None = None, **arguments: object) -> object:
+        """Return the daemon's result of *verb*. Raise ControlError with its reason if it has none."""
+        self._socket.settimeout(self._timeout_s if timeout_s is None else timeout_s)
+        question = json.dumps({"verb": verb, **arguments}) + "\n"
+        try:
+            self._socket.sendall(question.encode())
+            line = self._line()
+        except TimeoutError:
+            raise ControlError("the daemon does not answer", exit_code=4) from None
+        except OSError as error:
+            raise NoDaemon(f"the daemon is gone: {error.strerror}") from None
+        return _result(line)
+
+    def wait_end(self, *, timeout_s: float) -> bool:
+        """Return whether the daemon closes this connection, as it does at its end, within *timeout_s*."""
+        self._socket.settimeout(timeout_s)
+        try:
+            return not self._socket.recv(1)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._rest:
+            data = self._socket.recv(_CHUNK)
+            if not data:
+                raise NoDaemon("the daemon ended before it answered")
+            self._rest += data
+            if len(self._rest) > _LONGEST_ANSWER:
+                raise ControlError("the daemon's answer is longer than any can be")
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+@contextlib.contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """Yield an address of the socket *path* that is short enough, however long *path* is.
+
+    The kernel takes 107 bytes; a cache directory may lie deeper than that.
+    """
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def _connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_CONNECT_TIMEOUT_S)
+        with reachable(path) as address:
+            connection.connect(address)
+    except PermissionError:
+        connection.close()
+        raise ControlError(f"{path} belongs to another user", exit_code=2) from None
+    except OSError as error:
+        connection.close()
+        raise NoDaemon(f"no daemon listens at {path}: {error.strerror or error}") from None
+    return connection
+
+
+def _result(line: bytes) -> object:
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        raise ControlError("the daemon's answer is not JSON") from None
+    if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
+        raise ControlError("the daemon's answer is not one")
+    if answer["ok"]:
+        return answer.get("result")
+    code = answer.get("code")
+    raise ControlError(str(answer.get("error")), exit_code=code if isinstance(code, int) else 1)

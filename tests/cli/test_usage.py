@@ -1,0 +1,151 @@
+"""What is said of wrong usage: one line, the right exit code, and nothing done."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cachefs.cli import COMMANDS, build_parser
+from cachefs.config.option import Group
+from cachefs.config.options import MOUNT_OPTIONS
+from tests.cli.running import cachefs, contents
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    text = build_parser(command).format_help()
+
+    assert text.startswith(f"usage: cachefs {command}")
+    assert all(word in text for word in ("-v", "--verbose", "-q", "--quiet", "--help"))
+
+
+@pytest.mark.parametrize("command", ["umount", "status", "flush", "recover"])
+def test_every_command_that_reports_can_report_in_json(command: str) -> None:
+    assert "--json" in build_parser(command).format_help()
+
+
+def test_the_help_of_mount_shows_every_option_with_its_default() -> None:
+    text = " ".join(build_parser("mount").format_help().split())
+
+    for option in MOUNT_OPTIONS:
+        assert f"--{option.name}" in text
+    assert "[10GiB]" in text
+    assert all(f"options: {group}:" in text for group in Group)
+
+
+def test_help_is_a_result(tmp_path: Path) -> None:
+    shown = cachefs("--help", home=tmp_path)
+    of_mount = cachefs("mount", "--help", home=tmp_path)
+
+    assert (shown.code, shown.err) == (0, "")
+    assert all(command in shown.out for command in COMMANDS)
+    assert (of_mount.code, of_mount.err) == (0, "")
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    assert re.fullmatch(r"cachefs \d+\.\d+\.\d+\n", cachefs("--version", home=tmp_path).out)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "",
+            "no command given — one of mount, umount, status, flush, recover, demo; see cachefs --help",
+        ),
+        ("mont", "unknown command mont — did you mean mount?"),
+        ("frobnicate", "unknown command frobnicate — see cachefs --help"),
+        ("mount", "the following arguments are required: SOURCE — see cachefs mount --help"),
+        (
+            "mount s3://b",
+            "cannot mount s3://b: no mountpoint given — for example cachefs mount s3://photos /mnt/photos",
+        ),
+        (
+            "mount --cache-siz 5G s3://b m",
+            "unknown option --cache-siz — did you mean --cache-size?",
+        ),
+        (
+            "mount --cache_siz=5G s3://b m",
+            "unknown option --cache-siz — did you mean --cache-size?",
+        ),
+        ("mount --verbos s3://b m", "unknown option --verbos — did you mean --verbose?"),
+        (
+            "mount s3://b m -o cache_siz=5G",
+            "unknown option -o cache_siz — did you mean -o cache-size?",
+        ),
+        (
+            "mount s3://b m --cache-size lots",
+            "--cache-size lots is not a size — for example --cache-size 50GiB",
+        ),
+        (
+            "mount s3://b m --cache_size=lots",
+            "--cache_size lots is not a size — for example --cache_size 50GiB",
+        ),
+        (
+            "mount s3://b m --cache-size",
+            "--cache-size needs a value — for example --cache-size 50GiB",
+        ),
+        ("mount s3://b m -o", "-o needs a value — for example -o cache_size=50GiB"),
+        ("mount s3://b m n", "unexpected argument 'n' — see cachefs mount --help"),
+        (
+            "mount s3//b m",
+            "source s3//b is not a source — write s3://BUCKET[/PREFIX], swift://CONTAINER[/PREFIX], "
+            "file:///DIRECTORY or REMOTE:BUCKET[/PREFIX]",
+        ),
+        (
+            "mount photos m",
+            "there is no [mounts.photos] in any configuration file — for the bucket, write s3://photos",
+        ),
+        (
+            "mount s3://b m --endpoint-url 127.0.0.1:9000",
+            "--endpoint-url 127.0.0.1:9000 is not an http:// or https:// URL — for example "
+            "--endpoint-url http://127.0.0.1:9000",
+        ),
+        ("status --jsn", "unknown option --jsn — did you mean --json?"),
+        ("umount", "the following arguments are required: MOUNTPOINT — see cachefs umount --help"),
+        ("umount .", "HOME is not mounted — cachefs status lists what is"),
+        (
+            "umount . --timeout soon",
+            "--timeout soon is not a duration — for example --timeout 60s",
+        ),
+        ("flush .", "HOME is in no running cachefs mount — cachefs status lists them"),
+        ("recover export", "export needs a directory to copy to — for example --to ./rescued"),
+        (
+            "recover list --cache-dir none",
+            "there is no cache in HOME/none — name the directory that holds cachefs.sqlite3",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(words: str, line: str, tmp_path: Path) -> None:
+    done = cachefs(
+        *(str(tmp_path) if word == "." else word for word in words.split()), home=tmp_path
+    )
+
+    assert done.err == f"cachefs: {line}\n".replace("HOME", str(tmp_path))
+    assert (done.code, done.out) == (2, "")
+    assert contents(tmp_path) == []
+
+
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    done = cachefs("mount", "s3://b", "m", "-o", "secret_access_key=hunter2", home=tmp_path)
+
+    assert done.code == 2
+    assert "hunter2" not in done.err
+    assert "credentials are taken from where the SDKs look for them" in done.err
+
+
+def test_a_configuration_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    done = cachefs("mount", "photos", home=tmp_path, CACHEFS_CONFIG=str(tmp_path / "none.toml"))
+
+    assert done.code == 2
+    assert done.err == (
+        f"cachefs: there is no configuration file {tmp_path}/none.toml — create it, or unset CACHEFS_CONFIG\n"
+    )
+
+
+def test_the_commands_start_without_the_event_loop_and_the_sdks(tmp_path: Path) -> None:
+    done = cachefs("status", home=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+
+    loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
+    assert "cachefs.cli.live" in loaded  # what status is made of
+    assert not loaded & {"trio", "pyfuse3", "boto3", "botocore", "swiftclient", "sqlite3"}
