@@ -5,12 +5,14 @@ the container: a unit inside runs a script as soon as the mounts of this machine
 finds to a shared directory, and turns the machine off.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -36,6 +38,8 @@ trap 'journalctl -q -b >/results/journal 2>&1' EXIT
 # say NAME COMMAND…: keeps what the command prints, and its exit status.
 say() { local name=$1; shift; "$@" >"/results/$name" 2>&1; echo $? >"/results/$name.status"; }
 # await COMMAND…: returns when it succeeds, or after 20 s.
+# ask NAME: has the test do something outside, and returns when it is done.
+ask() { touch "/results/$1.asked"; await test -e "/results/$1.done"; }
 await() { for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; return 1; }
 """
 
@@ -120,8 +124,18 @@ class Machine:
         homes = {str(REPOSITORY), sys.prefix, sys.base_prefix}
         return [f"--bind-ro={home}" for home in sorted(homes) if not home.startswith("/usr")]
 
-    def boot(self, script: str, *, enable: Sequence[str], timeout_s: float = 180) -> None:
-        """Boot with the units *enable* on, run *script* when remote-fs.target is reached, turn off."""
+    def boot(
+        self,
+        script: str,
+        *,
+        enable: Sequence[str],
+        asked: Mapping[str, Callable[[], None]],
+        timeout_s: float = 180,
+    ) -> None:
+        """Boot with the units *enable* on, run *script* when remote-fs.target is reached, turn off.
+
+        *asked*: what to do outside when the script asks for it.
+        """
         self.write("/script", SCRIPT_HEAD + script)
         self.write("/etc/systemd/system/script.service", SCRIPT_UNIT)
         subprocess.run(
@@ -129,19 +143,36 @@ class Machine:
             check=True,
         )
         shared = [f"--bind={here}:{there}" for here, there in self.shared.items()]
-        console = subprocess.run(
-            [
-                *("systemd-nspawn", "--quiet", f"--directory={self.root}", "--bind=/dev/fuse"),
-                *(f"--machine=cachefs-test-{os.getpid()}", "--register=no", "--keep-unit"),
-                *(*self.install(), *shared, "--boot"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            check=False,
-        )
-        (self.results / "console").write_bytes(console.stdout)
+        command = [
+            *("systemd-nspawn", "--quiet", f"--directory={self.root}", "--bind=/dev/fuse"),
+            *(f"--machine=cachefs-test-{os.getpid()}", "--register=no", "--keep-unit"),
+            *(*self.install(), *shared, "--boot"),
+        ]
+        with (
+            (self.results / "console").open("wb") as console,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+            ) as container,
+        ):
+            try:
+                self._attend(container, asked, time.monotonic() + timeout_s)
+            finally:
+                container.kill()  # a container that was turned off has ended already
+
+    def _attend(
+        self,
+        container: subprocess.Popen[bytes],
+        asked: Mapping[str, Callable[[], None]],
+        deadline: float,
+    ) -> None:
+        left = dict(asked)
+        while container.poll() is None:
+            assert time.monotonic() < deadline, "the container was not turned off in time"
+            for name in [name for name in left if (self.results / f"{name}.asked").exists()]:
+                left.pop(name)()
+                (self.results / f"{name}.done").touch()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                container.wait(0.05)
 
     def said(self, name: str) -> str:
         """What the command of that name printed."""
