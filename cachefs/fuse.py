@@ -41,13 +41,17 @@ _log = logging.getLogger(__name__)
 
 _READ_AHEAD_KB = 1024
 """The kernel's default of 128 KiB costs a warm sequential read two thirds of its speed."""
-_FORMAT = {Kind.FILE: stat_bits.S_IFREG, Kind.DIR: stat_bits.S_IFDIR, Kind.SYMLINK: stat_bits.S_IFLNK}
+_FORMAT = {
+    Kind.FILE: stat_bits.S_IFREG,
+    Kind.DIR: stat_bits.S_IFDIR,
+    Kind.SYMLINK: stat_bits.S_IFLNK,
+}
 _READDIR_PAGE = 256
 _DOTS = 2
 """Cookies 1 and 2 are ``.`` and ``..``; a child's cookie is its inode number plus this."""
 
 
-class replying:  # noqa: N801 - reads as the statement that it is
+class replying:
     """Answers a request with an errno where the block raises."""
 
     __slots__ = ("_operation",)
@@ -58,7 +62,10 @@ class replying:  # noqa: N801 - reads as the statement that it is
     def __enter__(self) -> None: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is None or isinstance(error, FUSEError) or not isinstance(error, Exception):
             return
@@ -66,7 +73,11 @@ class replying:  # noqa: N801 - reads as the statement that it is
             number = errno_of(error)
             _log.debug("%s: %s: %s", self._operation, errno.errorcode.get(number), error)
             raise FUSEError(number) from None
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EMFILE,
+        ):
             _log.error("%s: %s", self._operation, error)
             raise FUSEError(error.errno) from None
         _log.error("%s failed unforeseen", self._operation, exc_info=error)
@@ -245,7 +256,9 @@ class Door(pyfuse3.Operations):
             while page := self._fs.readdir(ino, cookie - _DOTS, _READDIR_PAGE):
                 for name, found in page:
                     cookie = found.ino + _DOTS
-                    if not pyfuse3.readdir_reply(token, FileNameT(name), _attributes(found), cookie):
+                    if not pyfuse3.readdir_reply(
+                        token, FileNameT(name), _attributes(found), cookie
+                    ):
                         return
 
     def _reply_dots(self, ino: Ino, cookie: int, token: ReaddirToken) -> bool:
@@ -323,7 +336,9 @@ class Door(pyfuse3.Operations):
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if not name.startswith(b"user."):
-            raise FUSEError(pyfuse3.ENOATTR)  # the kernel asks for security.capability before each write
+            raise FUSEError(
+                pyfuse3.ENOATTR
+            )  # the kernel asks for security.capability before each write
         with replying("getxattr"):
             return await self._fs.getxattr(Ino(inode), name)
 

@@ -106,4 +106,6 @@ def conflict_name(name: Name, *, host: str, when: str, turn: int = 0) -> Name:
     """
     tail = _bytes(f".conflict-{host}-{when}" + (f"-{turn}" if turn else ""))
     head = bytes(name)[: NAME_MAX - len(tail)]
-    return Name(head.decode("utf-8", "ignore").encode() + tail if len(head) < len(name) else head + tail)
+    return Name(
+        head.decode("utf-8", "ignore").encode() + tail if len(head) < len(name) else head + tail
+    )

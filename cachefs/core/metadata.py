@@ -36,7 +36,8 @@ class Posix:
     def is_known(self) -> bool:
         """Whether the metadata says anything at all."""
         return not all(
-            field is None for field in (self.mode, self.uid, self.gid, self.mtime_ns, self.ctime_ns)
+            field is None
+            for field in (self.mode, self.uid, self.gid, self.mtime_ns, self.ctime_ns)
         )
 
 

@@ -26,7 +26,9 @@ class Source:
     def __str__(self) -> str:
         if self.kind is StoreKind.FILE:
             return f"file://{self.bucket}"
-        return f"{self.kind}://{self.bucket}" + (f"/{self.prefix.rstrip('/')}" if self.prefix else "")
+        return f"{self.kind}://{self.bucket}" + (
+            f"/{self.prefix.rstrip('/')}" if self.prefix else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Background:
     async def _guard(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the point of this room: logged, and the mount lives
             self.failures += 1
             _log.exception("%s failed", name)
 

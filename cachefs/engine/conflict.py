@@ -81,7 +81,13 @@ class Conflicts:
         self._policy = policy
 
     async def resolve(
-        self, inode: Inode, intent: Intent, base: ETag | None, key: Key, body: Body, meta: Mapping[str, str]
+        self,
+        inode: Inode,
+        intent: Intent,
+        base: ETag | None,
+        key: Key,
+        body: Body,
+        meta: Mapping[str, str],
     ) -> Verdict:
         """Return what to do with an upload that the store refused because something else is at *key*."""
         try:
@@ -89,7 +95,9 @@ class Conflicts:
         except NotFound:
             if base is None:
                 return Rebased(None)
-            self._note(key, "deleted at the store meanwhile; the version of this mount was stored anew")
+            self._note(
+                key, "deleted at the store meanwhile; the version of this mount was stored anew"
+            )
             return Rebased(None)
         if metadata.token_of(theirs) == intent.token:
             return Rebased(theirs.etag)  # our own write, whose answer was lost
@@ -99,10 +107,14 @@ class Conflicts:
             self._note(key, "changed at the store meanwhile; overwritten, as --conflict ours says")
             return Rebased(theirs.etag)
         if self._policy is ConflictPolicy.THEIRS:
-            self._note(key, "changed at the store meanwhile; ours was given up, as --conflict theirs says")
+            self._note(
+                key, "changed at the store meanwhile; ours was given up, as --conflict theirs says"
+            )
             return GivenUp(theirs)
         if self._policy is ConflictPolicy.FAIL:
-            return Parked("changed at the store meanwhile, and --conflict fail says that you decide")
+            return Parked(
+                "changed at the store meanwhile, and --conflict fail says that you decide"
+            )
         return await self._keep_both(inode, key, body, meta, theirs)
 
     async def _keep_both(
@@ -125,7 +137,9 @@ class Conflicts:
                 if not await self._is_ours(target, meta):
                     continue
                 info = await self._threads.ask(self._store.head, target)
-            self._note(key, f"changed at the store meanwhile; the version of this mount is {component}")
+            self._note(
+                key, f"changed at the store meanwhile; the version of this mount is {component}"
+            )
             return KeptBeside(name, component, info, theirs)
         return Parked("changed at the store meanwhile, and no name beside it is free")
 
@@ -144,11 +158,17 @@ class Conflicts:
             name, component = beside(inode, turn)
             try:
                 await self._threads.transfer(
-                    self._store.copy, key, child_key(directory, component), if_match=found.etag, replaces=None
+                    self._store.copy,
+                    key,
+                    child_key(directory, component),
+                    if_match=found.etag,
+                    replaces=None,
                 )
             except Changed:
                 continue
-            self._note(key, f"changed at the store before it was replaced; that version is {component}")
+            self._note(
+                key, f"changed at the store before it was replaced; that version is {component}"
+            )
             return name
         raise Changed("changed at the store meanwhile, and no name beside it is free")
 
@@ -163,4 +183,3 @@ def beside(inode: Inode, turn: int) -> tuple[Name, str]:
     plain = Name(inode.component.encode("utf-8", "surrogateescape") or b"empty")
     name = conflict_name(plain, host=_host(), when=when, turn=turn)
     return name, component_of(name)[0]
-

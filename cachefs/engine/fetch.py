@@ -156,7 +156,9 @@ class Fetcher:
         if not is_sequential:
             stream.window = 0
             return
-        stream.window = min(max(stream.window * 2, self._part_size), self._part_size * _WINDOW_PARTS)
+        stream.window = min(
+            max(stream.window * 2, self._part_size), self._part_size * _WINDOW_PARTS
+        )
         reach = min(stream.entry.size, stream.expected + stream.window)
         if self._mode is FetchMode.WHOLE:
             reach = stream.entry.size
@@ -167,8 +169,14 @@ class Fetcher:
         for gap in stream.wanted(extent):
             start = gap.start
             while start < gap.stop and len(stream.fetches) < _WINDOW_PARTS:
-                part = Extent(start, min(gap.stop, (start // self._part_size + 1) * self._part_size))
-                if part.length < self._part_size and part.stop < stream.entry.size and stream.fetches:
+                part = Extent(
+                    start, min(gap.stop, (start // self._part_size + 1) * self._part_size)
+                )
+                if (
+                    part.length < self._part_size
+                    and part.stop < stream.entry.size
+                    and stream.fetches
+                ):
                     return  # the tail of a window: wait until a whole part fits in it
                 reservation = self._room.try_reserve(blocks_of(part) + SLACK)
                 if reservation is None:
@@ -254,7 +262,10 @@ class Fetcher:
                     if_match=etag,
                 )
             except (NotFound, Changed):
-                if (await self._names.settled_key(stream.entry.ino), stream.entry.etag) == (asked, etag):
+                if (await self._names.settled_key(stream.entry.ino), stream.entry.etag) == (
+                    asked,
+                    etag,
+                ):
                     raise
             else:
                 self.fetched += fetch.extent.length

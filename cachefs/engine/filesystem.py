@@ -1,5 +1,6 @@
 """The file system in our own words: names and handles, as programs use them. Knows nothing of the kernel."""
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -245,7 +246,9 @@ class FileSystem:
         opened = Opened(self._hand_out(file, True, bool(flags & os.O_APPEND)), keep_cache=False)
         return opened, self.stat(inode)
 
-    def _mint(self, parent: Ino, name: Name, kind: Kind, *, mode: int, uid: int, gid: int) -> Inode:
+    def _mint(
+        self, parent: Ino, name: Name, kind: Kind, *, mode: int, uid: int, gid: int
+    ) -> Inode:
         directory = self._names.directory(parent)
         component, _ = component_of(name)
         key = self._inodes.key_of(parent)
@@ -302,7 +305,11 @@ class FileSystem:
         cache = self._rooms.cache
         entry = cache.find(ino)
         is_dirty = entry is not None and self._rooms.journal.of(entry.id) is not None
-        if entry is not None and not is_dirty and (entry.etag != inode.etag or entry.size != inode.size):
+        if (
+            entry is not None
+            and not is_dirty
+            and (entry.etag != inode.etag or entry.size != inode.size)
+        ):
             await self._rooms.room.delete(cache.drop(entry))
             entry = None
         pinned = cache.pin(entry, self._names.now_ns()) if entry is not None else None
@@ -312,7 +319,9 @@ class FileSystem:
                 raise Stale("the bytes of this file are gone from the cache directory")
             await self._rooms.room.delete(cache.drop(entry))
         if pinned is None:
-            pinned = cache.create(ino, etag=inode.etag, size=inode.size, now_ns=self._names.now_ns())
+            pinned = cache.create(
+                ino, etag=inode.etag, size=inode.size, now_ns=self._names.now_ns()
+            )
         return OpenFile(ino, pinned, self._rooms, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns)
 
     async def release(self, fh: Fh) -> None:
@@ -417,9 +426,13 @@ class FileSystem:
 
     async def _seal_durably(self, file: OpenFile) -> None:
         """Put bytes and promise on the disk, so that they outlive even a loss of power."""
-        await self._rooms.threads.disk(self._rooms.cache.sync, file.entry.id, file.entry.fd)
+        generation = -1
+        while generation != file.generation:
+            generation = file.generation
+            await file.sync()
         await self._seal(file, delay_s=self._limits.upload_delay_s, is_synced=True)
         await self._rooms.threads.disk(self._db.sync_wal, self._db.path)
+        self._rooms.cache.drop_sealed(file.entry.id)
 
     # ---- attributes -------------------------------------------------------------------------
 
@@ -492,7 +505,11 @@ class FileSystem:
                 await self._make_marker(inode, key, meta)
                 return
             info = await self._rooms.threads.ask(
-                self._store.set_meta, key, meta, content_type=inode.content_type, if_match=inode.etag
+                self._store.set_meta,
+                key,
+                meta,
+                content_type=inode.content_type,
+                if_match=inode.etag,
             )
         except (NotFound, Changed) as error:
             raise Stale("the object changed at the store meanwhile") from error
@@ -595,10 +612,8 @@ class FileSystem:
         with self._names.moving(key):
             current = self._inodes.get(inode.ino)
             if current is not None and current.etag is not None:
-                try:
+                with contextlib.suppress(NotFound):
                     await self._rooms.threads.ask(self._store.delete, key)
-                except NotFound:
-                    pass
             await self._unname(inode.ino)
         self._touch_directory(parent)
 
@@ -631,10 +646,8 @@ class FileSystem:
         key = await self._names.settled_key(inode.ino)
         if key is None:
             raise NoEntry("no such file or directory")
-        try:
+        with contextlib.suppress(NotFound):
             await self._rooms.threads.ask(self._store.delete, key)
-        except NotFound:
-            pass
         with self._db.transaction():
             self._inodes.detach(inode.ino, self._names.now_ns())
             self._inodes.drop(inode.ino)
@@ -647,7 +660,9 @@ class FileSystem:
         if self._inodes.has_children(directory.ino):
             raise NotEmpty("directory not empty")
 
-    async def rename(self, parent: Ino, name: Name, new_parent: Ino, new_name: Name, *, no_replace: bool) -> None:
+    async def rename(
+        self, parent: Ino, name: Name, new_parent: Ino, new_name: Name, *, no_replace: bool
+    ) -> None:
         """Give a file or directory another name, replacing what is there as rename(2) says."""
         self._writable()
         if len(new_name) > NAME_MAX:
@@ -732,5 +747,3 @@ class FileSystem:
     def open_handles(self) -> int:
         """How many handles programs hold."""
         return len(self._handles)
-
-

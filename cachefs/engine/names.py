@@ -20,7 +20,7 @@ from cachefs.core.errors import (
 )
 from cachefs.core.keys import NAME_MAX, child_key, component_of
 from cachefs.core.policy import SECOND_NS, is_fresh
-from cachefs.core.types import AttributeMode, Ino, Key, Name
+from cachefs.core.types import AttributeMode, Ino, Key, Name, ObjectInfo
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache
@@ -131,7 +131,10 @@ class Names:
 
     def is_moving(self, key: Key) -> bool:
         """Whether a rename is changing *key* at this moment."""
-        return any(key == moved or (moved.endswith("/") and key.startswith(moved)) for moved in self._moving)
+        return any(
+            key == moved or (moved.endswith("/") and key.startswith(moved))
+            for moved in self._moving
+        )
 
     # ---- freshness --------------------------------------------------------------------------
 
@@ -193,7 +196,9 @@ class Names:
             return inode if self._is_believed(inode) and self._is_exact(parent, inode) else None
         directory = self.directory(parent)
         listed_ns = directory.listed_ns
-        if listed_ns is not None and is_fresh(listed_ns, self._freshness.metadata_ttl_ns, self.now_ns()):
+        if listed_ns is not None and is_fresh(
+            listed_ns, self._freshness.metadata_ttl_ns, self.now_ns()
+        ):
             raise NoEntry("no such file or directory")
         if self._freshness.metadata_ttl_ns and self._absent.get((parent, name)):
             raise NoEntry("no such file or directory")
@@ -203,7 +208,9 @@ class Names:
         if inode.is_dir or inode.meta is not None or inode.etag is None:
             return True
         mode = self._freshness.attributes
-        return mode is AttributeMode.LISTING or (mode is AttributeMode.AUTO and parent in self._plain)
+        return mode is AttributeMode.LISTING or (
+            mode is AttributeMode.AUTO and parent in self._plain
+        )
 
     async def _ask(self, parent: Ino, name: Name) -> None:
         """Bring the row of one name in line with the store."""
@@ -226,9 +233,7 @@ class Names:
     async def _ask_object(self, parent: Ino, key: Key, inode: Inode | None) -> bool:
         since_ns = self.now_ns()
         try:
-            info = await self._threads.ask(self._store.head, key)
-            if self._journal.is_leaving(key):
-                raise NotFound("renamed away")
+            info = await self._head(key)
         except NotFound:
             if inode is not None:
                 current = self._inodes.get(inode.ino)
@@ -242,6 +247,12 @@ class Names:
         )
         await self._carry_out(difference)
         return True
+
+    async def _head(self, key: Key) -> ObjectInfo:
+        info = await self._threads.ask(self._store.head, key)
+        if self._journal.is_leaving(key):
+            raise NotFound("renamed away, and about to be deleted")
+        return info
 
     async def _ask_directory(self, inode: Inode) -> None:
         """Find out whether a known directory still is: its own first page tells, and often all of it."""
@@ -268,11 +279,15 @@ class Names:
         page = await self._threads.ask(next, pages, None)
         if page is not None and (page.objects or page.prefixes):
             seen = type(page)(prefixes=(prefix,))
-            self._inodes.merge(parent, seen, since_ns=since_ns, now_ns=self.now_ns(), held=self._held)
+            self._inodes.merge(
+                parent, seen, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+            )
 
     async def revalidate(self, ino: Ino) -> Inode:
-        """Return the row of *ino* as the store has it now, for an open. Raise ``Stale`` if it stands for
-        something else, so that the kernel looks the name up again."""
+        """Return the row of *ino* as the store has it now, for an open.
+
+        Raise ``Stale`` if another object has taken its place: the kernel then looks the name up again.
+        """
         inode = self._inodes.get(ino)
         if inode is None:
             raise Stale("the file is gone")
@@ -347,7 +362,9 @@ class Names:
         unknown: list[Inode] = []
         after = 0
         while page := self._inodes.children(ino, after=after, limit=5000):
-            unknown += [each for each in page if not each.is_dir and each.meta is None and each.etag]
+            unknown += [
+                each for each in page if not each.is_dir and each.meta is None and each.etag
+            ]
             after = page[-1].ino
         if not unknown:
             return
@@ -363,7 +380,9 @@ class Names:
 
     def _says_posix(self, ino: Ino) -> bool:
         inode = self._inodes.get(ino)
-        return inode is not None and inode.meta is not None and metadata.decode(inode.meta).is_known
+        return (
+            inode is not None and inode.meta is not None and metadata.decode(inode.meta).is_known
+        )
 
     async def _head_all(self, parent: Ino, inodes: list[Inode]) -> None:
         waiting = list(reversed(inodes))
@@ -402,4 +421,6 @@ class Names:
         try:
             self._changes.send_nowait((parent, name))
         except trio.WouldBlock:
-            _log.debug("too many changes at once: the kernel will learn of %r by its time-out", name)
+            _log.debug(
+                "too many changes at once: the kernel will learn of %r by its time-out", name
+            )

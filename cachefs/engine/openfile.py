@@ -72,7 +72,9 @@ class OpenFile:
     INVARIANT: the promise exists before the first byte changes.
     """
 
-    def __init__(self, ino: Ino, entry: Entry, rooms: Rooms, *, mtime_ns: int, ctime_ns: int) -> None:
+    def __init__(
+        self, ino: Ino, entry: Entry, rooms: Rooms, *, mtime_ns: int, ctime_ns: int
+    ) -> None:
         """Take over *entry*, which is pinned; :meth:`close` gives the pin back."""
         self.ino = ino
         self.entry = entry
@@ -82,6 +84,8 @@ class OpenFile:
         self.writers = 0
         self.is_detached = False
         """Unlinked: what is written now is owed to nobody."""
+        self.generation = 0
+        """Counts changes of the bytes: two equal readings mean that nothing came between."""
         self.is_altered = False
         """Size or times differ from the inode's row."""
         self._stream = Stream(entry)
@@ -113,7 +117,9 @@ class OpenFile:
                 return await self._read_through(extent)
         found = _read_now(entry.fd, extent.length, extent.start)
         if found is None:
-            found = await self._rooms.threads.disk(_pread_all, entry.fd, extent.length, extent.start)
+            found = await self._rooms.threads.disk(
+                _pread_all, entry.fd, extent.length, extent.start
+            )
         if len(found) != extent.length and entry.size >= extent.stop:
             raise BytesLost(f"cache file {entry.id} is shorter than the bytes it holds")
         return found
@@ -158,6 +164,7 @@ class OpenFile:
 
     def _changed(self, reservation: Reservation) -> None:
         self.mtime_ns = self.ctime_ns = self._rooms.names.now_ns()
+        self.generation += 1
         self.is_altered = True
         self._rooms.cache.account(self.entry)
         self._rooms.cache.release(reservation)
@@ -172,10 +179,14 @@ class OpenFile:
             while True:
                 if self._rooms.uploader.is_uploading(self.entry.id):
                     await self._rooms.uploader.stop(self.entry.id)
-                elif self._stream.fetches and (not keep or self.entry.here.covers(Extent(0, keep))):
+                elif self._stream.fetches and (
+                    not keep or self.entry.here.covers(Extent(0, keep))
+                ):
                     await self._rooms.fetcher.stop(self._stream)
                 elif not self.entry.here.covers(Extent(0, keep)):
                     await self._fetch_kept(keep)
+                elif self._is_acknowledged():
+                    await self._keep_sealed()
                 elif reservation is None:
                     reservation = await self._reserve(need)
                 elif not self._is_promised and not self.is_detached:
@@ -188,13 +199,48 @@ class OpenFile:
                 self._rooms.room.freed()
             raise
 
+    def _is_acknowledged(self) -> bool:
+        """Whether a close was answered for bytes that only this disk has, and no copy of them is kept yet."""
+        if self._is_promised or self.is_detached:
+            return False
+        intent = self._rooms.journal.of(self.entry.id)
+        return (
+            intent is not None
+            and intent.boot is None
+            and not self._rooms.cache.has_sealed(self.entry.id)
+        )
+
+    async def _keep_sealed(self) -> None:
+        """Keep a copy of acknowledged bytes before they change: a crash must find them, not a mixture.
+
+        Where there is no room for a copy, the store gets them first.
+        """
+        cache, entry = self._rooms.cache, self.entry
+        room = await self._rooms.room.make(blocks_of(Extent(0, entry.size)) + SLACK)
+        if room is None:
+            self._rooms.uploader.hurry(entry.id)
+            await self._rooms.uploader.wait_settled(entry.id)
+            return
+        try:
+            cost = await self._rooms.threads.disk(
+                cache.write_sealed, entry.id, entry.fd, entry.size
+            )
+        finally:
+            cache.release(room)
+        if self._rooms.journal.of(entry.id) is None:  # stored meanwhile: nothing is owed any more
+            cache.drop_sealed(entry.id)
+        else:
+            cache.sealed_made(entry.id, cost)
+
     async def _fetch_kept(self, keep: int) -> None:
         if keep > self._rooms.cache.limit:
             raise NoRoom("to change a file it must fit in the cache")
         if not await self._rooms.fetcher.ensure(self._stream, Extent(0, keep)):
             gap = blocks_of(self.entry.here.missing(Extent(0, keep))[0]) + SLACK
             room = await self._rooms.room.wait(
-                min(gap, self._rooms.cache.limit), self._rooms.timeout_s, self._rooms.uploader.hurry_all
+                min(gap, self._rooms.cache.limit),
+                self._rooms.timeout_s,
+                self._rooms.uploader.hurry_all,
             )
             self._rooms.cache.release(room)
 
@@ -225,6 +271,17 @@ class OpenFile:
         self._changed(reservation)
 
     # ---- ends -------------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """Put the bytes, and the word that they are complete, on the disk."""
+        key = await self._rooms.names.settled_key(self.ino)
+        intent = self._rooms.journal.of(self.entry.id)
+        if key is None or intent is None:
+            return
+        promise = Promise(key, self.entry.etag, intent.token, is_sealed=True)
+        await self._rooms.threads.disk(
+            self._rooms.cache.sync, self.entry.id, self.entry.fd, promise.encode()
+        )
 
     def sealed(self) -> None:
         """Note that the promise left the state ``open``: the next write promises anew."""

@@ -18,7 +18,8 @@ class Promise:
     def encode(self) -> bytes:
         """Return the content of the promise file."""
         return json.dumps(
-            {"key": self.key, "base": self.base, "token": self.token, "sealed": self.is_sealed}, ensure_ascii=True
+            {"key": self.key, "base": self.base, "token": self.token, "sealed": self.is_sealed},
+            ensure_ascii=True,
         ).encode()
 
     @classmethod

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cachefs.core.errors import UsageError
@@ -16,7 +16,7 @@ from cachefs.core.policy import Remains, Remedy, remedy
 from cachefs.core.types import EntryId, Ino, Key, Kind
 from cachefs.engine.conflict import beside
 from cachefs.engine.promise import Promise
-from cachefs.local.cache import PROMISE_SUFFIX, Cache, Entry
+from cachefs.local.cache import PROMISE_SUFFIX, SEALED_SUFFIX, Cache, Entry
 from cachefs.local.db import Database
 from cachefs.local.directory import CacheDirectory, boot_id
 from cachefs.local.inodes import ROOT, Inode, InodeTable
@@ -87,11 +87,14 @@ def _remains(disk: Disk, entry: Entry, last_boot: str | None) -> Remains:
 
 
 def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
+    is_dirty = disk.journal.of(entry.id) is not None
     match verdict:
-        case Remedy.KEEP:
-            if disk.journal.of(entry.id) is None:
-                disk.cache.remeasure(entry)
+        case Remedy.KEEP if not is_dirty:
+            disk.cache.remeasure(entry)
         case Remedy.QUEUE:
+            _queue(disk, entry, now_ns)
+        case Remedy.SET_ASIDE | Remedy.PARK_UNSYNCED if disk.cache.restore_sealed(entry):
+            # What was written after the last acknowledged close had not been acknowledged yet.
             _queue(disk, entry, now_ns)
         case Remedy.SET_ASIDE:
             _set_aside(disk, entry, _ASIDE, now_ns)
@@ -102,8 +105,7 @@ def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
         case Remedy.DROP:
             _drop(disk, entry)
         case Remedy.DISCARD:
-            disk.journal.drop(entry.id)
-            disk.cache.remove_promise(entry.id)
+            _disown(disk, entry)
             _drop(disk, entry)
 
 
@@ -114,11 +116,19 @@ def _drop(disk: Disk, entry: Entry) -> None:
         disk.cache.deleted(doomed)
 
 
+def _disown(disk: Disk, entry: Entry) -> None:
+    if disk.journal.of(entry.id) is not None:
+        disk.journal.drop(entry.id)
+        disk.cache.end_promise(entry.id)
+
+
 def _queue(disk: Disk, entry: Entry, now_ns: int) -> None:
     disk.cache.take_whole(entry)
     disk.inodes.update(entry.ino, size=entry.size)
     intent = disk.journal.of(entry.id)
-    if intent is not None and intent.state is State.UPLOADING:
+    if intent is None or intent.state is State.OPEN:
+        disk.journal.seal(entry.id, due_ns=now_ns, is_synced=True)
+    elif intent.state is State.UPLOADING:
         disk.journal.requeue(entry.id, due_ns=now_ns)
     else:
         disk.journal.hurry(entry.id, now_ns)
@@ -148,9 +158,10 @@ def _set_aside(disk: Disk, entry: Entry, reason: str, now_ns: int) -> None:
 def _adopt_strays(disk: Disk, now_ns: int) -> None:
     promises: list[Path] = []
     for path in disk.cache.strays():
+        stem = path.name.partition(".")[0]
         if path.name.endswith(PROMISE_SUFFIX):
             promises.append(path)
-        elif not path.with_name(path.name + PROMISE_SUFFIX).exists():
+        elif not path.with_name(stem + PROMISE_SUFFIX).exists():
             disk.cache.remove_stray(path)
     for path in promises:
         with disk.db.transaction():
@@ -164,6 +175,9 @@ def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
     except ValueError:
         _log.error("%s cannot be read; %s is left where it is", promise_path, content)
         return
+    sealed = content.with_name(content.name + SEALED_SUFFIX)
+    if sealed.exists():  # acknowledged content, which was being written again
+        content, promise = sealed, replace(promise, is_sealed=True)
     if not content.exists():
         disk.cache.remove_stray(promise_path)
         return
@@ -174,7 +188,10 @@ def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
     entry = disk.cache.adopt(content, ino, etag=promise.base, now_ns=now_ns)
     disk.inodes.update(ino, size=entry.size, etag=promise.base)
     disk.journal.restore(
-        entry.id, promise.token, is_sealed=promise.is_sealed, error=None if promise.is_sealed else _ASIDE
+        entry.id,
+        promise.token,
+        is_sealed=promise.is_sealed,
+        error=None if promise.is_sealed else _ASIDE,
     )
     disk.cache.write_promise(entry.id, promise.encode())
     disk.cache.count_promise()
@@ -253,7 +270,9 @@ class StoppedCache:
 
     def _must(self, entry_id: int) -> None:
         if self._disk.journal.of(EntryId(entry_id)) is None:
-            raise UsageError(f"there is no dirty file with the number {entry_id} — see `cachefs recover list`")
+            raise UsageError(
+                f"there is no dirty file with the number {entry_id} — see `cachefs recover list`"
+            )
 
 
 def export(cache: Cache, entry_id: EntryId, target: Path) -> None:
@@ -292,8 +311,7 @@ def discard(disk: Disk, entry_id: EntryId) -> None:
     entry = disk.cache.load(entry_id)
     with disk.db.transaction():
         disk.journal.discard(entry_id)
-        disk.cache.remove_promise(entry_id)
-        disk.cache.promise_gone()
+        disk.cache.end_promise(entry_id)
         if entry is None:
             return
         inode = disk.inodes.get(entry.ino)
@@ -324,5 +342,3 @@ def open_cache(directory: Path) -> Iterator[StoppedCache]:
             disk.db.close()
     finally:
         lock.close()
-
-

@@ -4,6 +4,7 @@ Until every copy stands, the old names hold and a failure removes the copies. Fr
 and only the sources remain to be deleted, now or after a crash.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
@@ -12,7 +13,15 @@ from dataclasses import dataclass, replace
 import trio
 
 from cachefs.core import metadata
-from cachefs.core.errors import Changed, CrossDevice, NoEntry, NotFound, Stale, StoreError, Unsupported
+from cachefs.core.errors import (
+    Changed,
+    CrossDevice,
+    NoEntry,
+    NotFound,
+    Stale,
+    StoreError,
+    Unsupported,
+)
 from cachefs.core.keys import child_key, component_of
 from cachefs.core.types import ETag, Ino, Key, Name, ObjectInfo
 from cachefs.engine.body import BytesBody
@@ -294,7 +303,11 @@ class Renamer:
 
         async def copy(move: Move) -> None:
             copied[move.target] = await self._threads.transfer(
-                self._store.copy, move.source, move.target, if_match=move.etag, replaces=move.replaces
+                self._store.copy,
+                move.source,
+                move.target,
+                if_match=move.etag,
+                replaces=move.replaces,
             )
 
         try:
@@ -341,16 +354,16 @@ class Renamer:
 
     async def _delete_sources(self, moves: list[Move]) -> None:
         async def delete(move: Move) -> None:
-            try:
+            with contextlib.suppress(NotFound):
                 await self._threads.ask(self._store.delete, move.source)
-            except NotFound:
-                pass
             self._journal.end_move(move.id)
 
         try:
             await self._each(moves, delete)
         except StoreError as error:
-            _log.warning("old names of a rename are still at the store, to be removed later: %s", error)
+            _log.warning(
+                "old names of a rename are still at the store, to be removed later: %s", error
+            )
             self._unfinished.set()
 
     async def run(self) -> None:
@@ -389,10 +402,8 @@ class Renamer:
     async def _delete_if_same(self, key: Key, etag: ETag) -> None:
         found = await self._head(key)
         if found is not None and found.etag == etag:
-            try:
+            with contextlib.suppress(NotFound):
                 await self._threads.ask(self._store.delete, key)
-            except NotFound:
-                pass
 
     async def _undo(self, move: Move) -> None:
         """Remove a copy whose rename did not come to its point of no return, or go on where it replaced something."""
@@ -400,7 +411,9 @@ class Renamer:
         if source is None or target is None or target.etag == move.replaces:
             return
         if not _is_copy(source, target):
-            _log.warning("conflict: %s was written while a rename to it was cut off", ascii(move.target))
+            _log.warning(
+                "conflict: %s was written while a rename to it was cut off", ascii(move.target)
+            )
             return
         leaving = move.target if move.replaces is None else move.source
         await self._delete_if_same(leaving, target.etag if leaving == move.target else source.etag)

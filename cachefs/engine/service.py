@@ -76,7 +76,11 @@ class Service:
     """One cache directory in front of one store, serving."""
 
     def __init__(
-        self, settings: ServiceSettings, store: Retrying, disk: recovery.Disk, background: Background
+        self,
+        settings: ServiceSettings,
+        store: Retrying,
+        disk: recovery.Disk,
+        background: Background,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -311,7 +315,9 @@ class Service:
 
     def _must(self, entry_id: int) -> None:
         if self._disk.journal.of(EntryId(entry_id)) is None:
-            raise UsageError(f"there is no dirty file with the number {entry_id} — see `cachefs recover list`")
+            raise UsageError(
+                f"there is no dirty file with the number {entry_id} — see `cachefs recover list`"
+            )
 
     # ---- the end ----------------------------------------------------------------------------
 
@@ -380,7 +386,7 @@ async def _serving(
                 background.stop()
 
 
-class _unwrapped:  # noqa: N801 - reads as the statement that it is
+class _unwrapped:
     """Lets a single error of the block out as itself rather than in a group."""
 
     def __enter__(self) -> None: ...
@@ -398,5 +404,3 @@ def _check_source(db: Database, description: str) -> None:
             " — use another --cache-dir"
         )
     db.set_meta("source", description)
-
-

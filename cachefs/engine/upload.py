@@ -10,7 +10,7 @@ import trio
 
 from cachefs.core import metadata
 from cachefs.core.errors import BytesLost, CachefsError, Changed, Fault, Refused, TimedOut
-from cachefs.core.intent import Intent, State
+from cachefs.core.intent import State
 from cachefs.core.policy import SECOND_NS, next_try_ns
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.background import Background
@@ -214,7 +214,9 @@ class Uploader:
         pinned = self._cache.pin(entry, self._names.now_ns()) if entry is not None else None
         try:
             if pinned is None:
-                self._give_up(upload, BytesLost("the bytes promised to the store are gone from the cache"))
+                self._give_up(
+                    upload, BytesLost("the bytes promised to the store are gone from the cache")
+                )
             else:
                 await self._attempt(upload, pinned)
         except UploadStopped:
@@ -256,7 +258,7 @@ class Uploader:
     def _put_off(self, upload: Upload, error: CachefsError) -> None:
         self._errors[upload.entry_id] = error
         intent = self._journal.of(upload.entry_id)
-        due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())  # noqa: S311
+        due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())
         self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
         _log.warning("upload of %s is put off: %s", ascii(upload.key), error)
 
@@ -295,8 +297,7 @@ class Uploader:
     def _forget(self, entry: Entry) -> None:
         """End the promise of a file whose name the user removed."""
         self._journal.drop(entry.id)
-        self._cache.remove_promise(entry.id)
-        self._cache.promise_gone()
+        self._cache.end_promise(entry.id)
 
     def _settle(self, entry: Entry, info: ObjectInfo, meta: dict[str, str]) -> None:
         """Make the entry clean: the store has confirmed exactly these bytes."""
@@ -309,8 +310,7 @@ class Uploader:
             if info.content_type is not None:
                 columns["content_type"] = info.content_type
             self._inodes.update(entry.ino, **columns)
-        self._cache.remove_promise(entry.id)
-        self._cache.promise_gone()
+        self._cache.end_promise(entry.id)
         self._errors.pop(entry.id, None)
         self.uploaded += 1
 
@@ -353,8 +353,7 @@ class Uploader:
     def _yield_to_theirs(self, entry: Entry) -> None:
         """Give our bytes up; the next open gets theirs."""
         self._journal.discard(entry.id)
-        self._cache.remove_promise(entry.id)
-        self._cache.promise_gone()
+        self._cache.end_promise(entry.id)
         self._drop_name(entry.ino)
 
     def _drop_name(self, ino: Ino) -> None:

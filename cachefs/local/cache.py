@@ -5,6 +5,8 @@ no rename ever touches one. The row is made before the file and deleted before t
 is harmless.
 """
 
+import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ BLOCK: Final = 4096
 SLACK: Final = 2 * BLOCK
 """Bytes of disk that one write may take beyond its own blocks: the file system's own extent blocks."""
 PROMISE_SUFFIX: Final = ".promise"
+SEALED_SUFFIX: Final = ".sealed"
+_FICLONE: Final = 0x40049409
+"""ioctl_ficlone(2): share the blocks of another file."""
 
 
 def blocks_of(extent: Extent) -> int:
@@ -98,10 +103,13 @@ class Cache:
         self.min_free = min_free
         self._live: dict[EntryId, Entry] = {}
         self._by_ino: dict[Ino, Entry] = {}
-        row = db.one("SELECT coalesce(sum(cost), 0) FROM entries")
-        promised = db.one("SELECT count(*) FROM intents")
-        assert row is not None and promised is not None
-        self._usage = _Usage(entries=int(row[0]) + BLOCK * int(promised[0]))
+        # Bytes of disk of the copies of acknowledged content that is being written again.
+        self._sealed = {
+            EntryId(int(path.stem)): path.stat().st_blocks * 512
+            for path in self.data.glob(f"*{SEALED_SUFFIX}")
+            if path.stem.isdigit()
+        }
+        self._usage = _Usage(entries=self._counted())
 
     # ---- room -------------------------------------------------------------------------------
 
@@ -120,7 +128,10 @@ class Cache:
         lacking = self.used + need - self.limit
         if self.min_free:
             disk = os.statvfs(self.data)
-            lacking = max(lacking, self._usage.reserved + need + self.min_free - disk.f_bavail * disk.f_frsize)
+            lacking = max(
+                lacking,
+                self._usage.reserved + need + self.min_free - disk.f_bavail * disk.f_frsize,
+            )
         return max(0, lacking)
 
     def reserve(self, need: int) -> Reservation | None:
@@ -187,7 +198,9 @@ class Cache:
         )
         entry = Entry(EntryId(cursor.lastrowid or 0), ino, etag, size, ExtentMap(), 0, now_ns)
         entry.fd = os.open(
-            self.path_of(entry.id), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            self.path_of(entry.id),
+            os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o600,
         )
         entry.pins = 1
         self._live[entry.id] = self._by_ino[ino] = entry
@@ -261,9 +274,7 @@ class Cache:
     def delete_file(doomed: Doomed) -> None:
         """Delete a dropped entry's file and close its descriptor. Blocks; any thread."""
         try:
-            os.unlink(doomed.path)
-        except FileNotFoundError:
-            pass
+            Cache._unlink(doomed.path)
         finally:
             if doomed.fd >= 0:
                 os.close(doomed.fd)
@@ -303,15 +314,23 @@ class Cache:
             os.close(descriptor)
         os.rename(temporary, path)
 
-    def remove_promise(self, entry_id: EntryId) -> None:
-        """Remove what :meth:`write_promise` kept. Safe to call twice."""
-        try:
-            os.unlink(self.promise_path(entry_id))
-        except FileNotFoundError:
-            pass
+    def end_promise(self, entry_id: EntryId) -> None:
+        """Remove what stood beside a dirty entry: its promise file, and its sealed copy. Once for each promise."""
+        self._unlink(self.promise_path(entry_id))
+        self._usage.entries -= BLOCK
+        self.drop_sealed(entry_id)
 
-    def sync(self, entry_id: EntryId, fd: int) -> None:
-        """Put the entry's bytes and its promise on the disk. Blocks; any thread."""
+    @staticmethod
+    def _unlink(path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def sync(self, entry_id: EntryId, fd: int, text: bytes) -> None:
+        """Put the entry's bytes, and *text* as its promise, on the disk. Blocks; any thread.
+
+        The promise is written first, so that one commit of the file system's journal takes both.
+        """
+        self.write_promise(entry_id, text)
         os.fdatasync(fd)
         for path in (self.promise_path(entry_id), self.data):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -330,9 +349,58 @@ class Cache:
         """Count the block of a promise file for which none was reserved: recovery's."""
         self._usage.entries += BLOCK
 
-    def promise_gone(self) -> None:
-        """Count the block of a removed promise file as free."""
-        self._usage.entries -= BLOCK
+    # ---- acknowledged content that is being written again ------------------------------------
+
+    def sealed_path(self, entry_id: EntryId) -> Path:
+        """Return where the last acknowledged content of an entry is kept while a program writes it again."""
+        return self.data / f"{entry_id}{SEALED_SUFFIX}"
+
+    def has_sealed(self, entry_id: EntryId) -> bool:
+        """Whether :meth:`write_sealed` has kept the entry's acknowledged content."""
+        return entry_id in self._sealed
+
+    def write_sealed(self, entry_id: EntryId, fd: int, size: int) -> int:
+        """Copy the entry's file (sharing blocks where the file system can) and put the copy on the disk.
+
+        Return the bytes of disk it takes. Blocks; any thread.
+        """
+        path = self.sealed_path(entry_id)
+        temporary = path.with_suffix(".new-sealed")
+        copy = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            try:
+                fcntl.ioctl(copy, _FICLONE, fd)
+            except OSError:
+                offset = 0
+                while offset < size and (count := os.sendfile(copy, fd, offset, size - offset)):
+                    offset += count
+            os.fsync(copy)
+            cost = os.fstat(copy).st_blocks * 512
+        finally:
+            os.close(copy)
+        os.rename(temporary, path)
+        return cost
+
+    def sealed_made(self, entry_id: EntryId, cost: int) -> None:
+        """Count the copy that :meth:`write_sealed` made."""
+        self._sealed[entry_id] = cost
+        self._usage.entries += cost
+
+    def drop_sealed(self, entry_id: EntryId) -> None:
+        """Remove the kept copy: newer content is safe. Safe to call when there is none."""
+        self._usage.entries -= self._sealed.pop(entry_id, 0)
+        self._unlink(self.sealed_path(entry_id))
+
+    def restore_sealed(self, entry: Entry) -> bool:
+        """Put the acknowledged content back in the place of what was written after it. Return whether there was any."""
+        cost = self._sealed.pop(entry.id, None)
+        if cost is None:
+            return False
+        os.rename(self.sealed_path(entry.id), self.path_of(entry.id))
+        self._usage.entries -= cost
+        return True
 
     # ---- what a stopped daemon left ---------------------------------------------------------
 
@@ -344,7 +412,9 @@ class Cache:
         if row is None:
             self._db.execute("INSERT INTO sqlite_sequence VALUES ('entries', ?)", (highest,))
         elif row[0] < highest:
-            self._db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'entries'", (highest,))
+            self._db.execute(
+                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'entries'", (highest,)
+            )
 
     def take_whole(self, entry: Entry) -> None:
         """Believe the file of a dirty entry rather than its row: a dirty entry is whole."""
@@ -365,7 +435,7 @@ class Cache:
         """Yield the files below data/ that no row stands for."""
         known = set(self.all_ids())
         for path in sorted(self.data.iterdir()):
-            stem = path.name.removesuffix(PROMISE_SUFFIX)
+            stem = path.name.partition(".")[0]
             if not (stem.isdigit() and int(stem) in known):
                 yield path
 
@@ -378,8 +448,14 @@ class Cache:
         status = path.stat()
         cursor = self._db.execute(
             "INSERT INTO entries (ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, ?, ?, ?)",
-            (ino, etag, status.st_size, ExtentMap([Extent(0, status.st_size)]).encode())
-            + (status.st_blocks * 512, now_ns),
+            (
+                ino,
+                etag,
+                status.st_size,
+                ExtentMap([Extent(0, status.st_size)]).encode(),
+                status.st_blocks * 512,
+                now_ns,
+            ),
         )
         entry_id = EntryId(cursor.lastrowid or 0)
         os.rename(path, self.path_of(entry_id))
@@ -388,15 +464,21 @@ class Cache:
         assert found is not None
         return found
 
-    def check(self) -> None:
-        """Assert every invariant; tests call this after each step."""
+    def _counted(self) -> int:
+        """Return what the rows and the files beside them say is taken."""
         row = self._db.one("SELECT coalesce(sum(cost), 0) FROM entries")
         promised = self._db.one("SELECT count(*) FROM intents")
         assert row is not None and promised is not None
+        return int(row[0]) + BLOCK * int(promised[0]) + sum(self._sealed.values())
+
+    def check(self) -> None:
+        """Assert every invariant; tests call this after each step."""
         unsaved = sum(
-            entry.cost - self._saved_cost(entry) for entry in self._live.values() if not entry.dropped
+            entry.cost - self._saved_cost(entry)
+            for entry in self._live.values()
+            if not entry.dropped
         )
-        assert self._usage.entries == row[0] + unsaved + BLOCK * promised[0]
+        assert self._usage.entries == self._counted() + unsaved
         assert self.used <= self.limit
         for entry in self._live.values():
             assert entry.pins > 0 and entry.fd >= 0

@@ -228,8 +228,21 @@ class InodeTable:
         cursor = self._db.execute(
             "INSERT INTO inodes (parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns,"
             " ctime_ns, meta, checked_ns, listed_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}', ?, ?)",
-            (parent, bytes(name), _to_bytes(component), str(kind), size, mode, uid, gid)
-            + (now_ns, now_ns, now_ns, now_ns, listed_ns),
+            (
+                parent,
+                bytes(name),
+                _to_bytes(component),
+                str(kind),
+                size,
+                mode,
+                uid,
+                gid,
+                now_ns,
+                now_ns,
+                now_ns,
+                now_ns,
+                listed_ns,
+            ),
         )
         made = self.get(Ino(cursor.lastrowid or 0))
         assert made is not None
@@ -296,7 +309,8 @@ class InodeTable:
         """Make *ino* and all below it be asked about again."""
         inos = [ino, *(inode.ino for inode in self.below(ino))]
         self._db.executemany(
-            "UPDATE inodes SET checked_ns = 0, listed_ns = NULL WHERE ino = ?", [(i,) for i in inos]
+            "UPDATE inodes SET checked_ns = 0, listed_ns = NULL WHERE ino = ?",
+            [(i,) for i in inos],
         )
 
     def learn(
@@ -354,7 +368,8 @@ class InodeTable:
         difference = Difference()
         with self._db.transaction():
             rows = self._db.all(
-                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND checked_ns < ?", (parent, since_ns)
+                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND checked_ns < ?",
+                (parent, since_ns),
             )
             for inode in map(_inode, rows):
                 self.remove(inode, difference, held=held, now_ns=now_ns)
@@ -375,8 +390,12 @@ class InodeTable:
         if inode.parent is not None and inode.name is not None:
             difference.changed.append((inode.parent, inode.name))
         for each in (*reversed(below), inode):
-            self._db.execute("UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (each.ino,))
-        difference.freed.extend(each.ino for each in (*reversed(below), inode) if each.ino not in held)
+            self._db.execute(
+                "UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (each.ino,)
+            )
+        difference.freed.extend(
+            each.ino for each in (*reversed(below), inode) if each.ino not in held
+        )
         return True
 
     def removed_since(self, parent: Ino, component: str, since_ns: int) -> bool:
@@ -388,7 +407,13 @@ class InodeTable:
         self._removed.pop((parent, component), None)
 
     def insert_seen(
-        self, parent: Ino, name: Name, component: str, kind: Kind, info: ObjectInfo | None, now_ns: int
+        self,
+        parent: Ino,
+        name: Name,
+        component: str,
+        kind: Kind,
+        info: ObjectInfo | None,
+        now_ns: int,
     ) -> None:
         """Make an inode for something the store showed. The name must be free."""
         columns: dict[str, object] = {
@@ -404,7 +429,15 @@ class InodeTable:
         self._db.execute(
             f"INSERT INTO inodes (parent, name, component, kind, size, checked_ns, {names})"
             f" VALUES (?, ?, ?, ?, ?, ?, {marks})",
-            (parent, bytes(name), _to_bytes(component), str(kind), size, now_ns, *columns.values()),
+            (
+                parent,
+                bytes(name),
+                _to_bytes(component),
+                str(kind),
+                size,
+                now_ns,
+                *columns.values(),
+            ),
         )
 
     def is_dirty(self, ino: Ino) -> bool:
@@ -437,7 +470,9 @@ class _Merge:
         own = self.table.get(self.parent)
         if own is not None and own.etag != info.etag and own.checked_ns < self.since_ns:
             self.table.put(self.parent, info, own.checked_ns)
-        if info.size:  # a marker with content: the directory shows it as the file with the empty component
+        if (
+            info.size
+        ):  # a marker with content: the directory shows it as the file with the empty component
             self.take(name_of(""), "", Kind.FILE, info)
 
     def take(self, name: Name, component: str, kind: Kind, info: ObjectInfo | None) -> None:

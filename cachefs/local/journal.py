@@ -82,7 +82,9 @@ class Journal:
 
     def all(self) -> list[Intent]:
         """Return every promise, the oldest first."""
-        return [_intent(row) for row in self._db.all(f"SELECT {_COLUMNS} FROM intents ORDER BY entry")]
+        return [
+            _intent(row) for row in self._db.all(f"SELECT {_COLUMNS} FROM intents ORDER BY entry")
+        ]
 
     def count(self) -> int:
         """Return how many entries are dirty."""
@@ -98,7 +100,8 @@ class Journal:
         if found is None:
             token = Token(secrets.token_hex(16))
             self._db.execute(
-                "INSERT INTO intents VALUES (?, ?, 'open', ?, 0, 0, NULL)", (entry, token, self._boot)
+                "INSERT INTO intents VALUES (?, ?, 'open', ?, 0, 0, NULL)",
+                (entry, token, self._boot),
             )
             return Intent(entry, token, State.OPEN, self._boot, 0, 0, None)
         self._move(found, Event.WRITE, boot=self._boot)
@@ -108,7 +111,8 @@ class Journal:
         """Put back a promise that was found beside its bytes, after the database was lost."""
         state = State.QUEUED if is_sealed else State.PARKED
         self._db.execute(
-            "INSERT INTO intents VALUES (?, ?, ?, NULL, 0, 0, ?)", (entry, token, str(state), error)
+            "INSERT INTO intents VALUES (?, ?, ?, NULL, 0, 0, ?)",
+            (entry, token, str(state), error),
         )
 
     def seal(self, entry: EntryId, *, due_ns: int, is_synced: bool) -> None:
@@ -179,7 +183,9 @@ class Journal:
     def _move(self, intent: Intent, event: Event, **columns: object) -> None:
         columns["state"] = str(move(intent.state, event))
         names = ", ".join(f"{name} = ?" for name in columns)
-        self._db.execute(f"UPDATE intents SET {names} WHERE entry = ?", (*columns.values(), intent.entry))
+        self._db.execute(
+            f"UPDATE intents SET {names} WHERE entry = ?", (*columns.values(), intent.entry)
+        )
 
     # ---- renames ----------------------------------------------------------------------------
 
@@ -224,10 +230,12 @@ class Journal:
     def note_conflict(self, key: Key, outcome: str, now_ns: int) -> None:
         """Record a conflict for ``status``; the newest thousand are kept."""
         self._db.execute(
-            "INSERT INTO conflicts (when_ns, key, outcome) VALUES (?, ?, ?)", (now_ns, _blob(key), outcome)
+            "INSERT INTO conflicts (when_ns, key, outcome) VALUES (?, ?, ?)",
+            (now_ns, _blob(key), outcome),
         )
         self._db.execute(
-            "DELETE FROM conflicts WHERE id <= (SELECT max(id) FROM conflicts) - ?", (_CONFLICTS_KEPT,)
+            "DELETE FROM conflicts WHERE id <= (SELECT max(id) FROM conflicts) - ?",
+            (_CONFLICTS_KEPT,),
         )
 
     def conflicts(self) -> list[Conflict]:
