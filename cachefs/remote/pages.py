@@ -24,6 +24,11 @@ class Pages(Iterator[Listing]):
         self._before = Listing()
         self._done = False
 
+    @property
+    def done(self) -> bool:
+        """Whether the last page was handed out."""
+        return self._done
+
     def __next__(self) -> Listing:
         if self._done:
             raise StopIteration
@@ -49,6 +54,10 @@ def mapped(pages: Iterator[Listing], change: Callable[[Listing], Listing]) -> It
 class _Mapped(Pages):
     def __init__(self, pages: Pages, change: Callable[[Listing], Listing]) -> None:
         self._pages, self._change = pages, change
+
+    @property
+    def done(self) -> bool:
+        return self._pages.done
 
     def __next__(self) -> Listing:
         return self._change(next(self._pages))

@@ -124,9 +124,10 @@ class Retrying:
                     pages = self._store.list(prefix, deep=deep)
                 raise
 
-        while (
-            page := self._run("list", turn, once=begun and not isinstance(pages, Pages))
-        ) is not None:
+        while not (isinstance(pages, Pages) and pages.done):
+            page = self._run("list", turn, once=begun and not isinstance(pages, Pages))
+            if page is None:
+                return
             begun = True
             yield page
 

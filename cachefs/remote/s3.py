@@ -1,6 +1,5 @@
 """S3 and what speaks its protocol: the contract in terms of boto3's requests."""
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
-from cachefs.remote.s3_client import Answer, S3Client
+from cachefs.remote.s3_client import Answer, S3Bucket, S3Client, said
 from cachefs.remote.s3_errors import OutOfRange, UploadGone
 from cachefs.remote.s3_fetch import is_encrypted, pour, size_of_whole
 from cachefs.remote.s3_multipart import GuardedReader, Multipart, Team, split
@@ -84,15 +83,13 @@ class S3Store:
         copy_limit: int = _COPY_LIMIT,
         page_size: int = 1000,
     ) -> None:
-        self._bucket = bucket
         self._options = options
         self._home = home
-        self._client = client or S3Client(options)
+        self._bucket = S3Bucket(client or S3Client(options), bucket)
         self._copy_limit = copy_limit
         self._copy_part = min(copy_limit, _COPY_PART)
         self._page_size = page_size
         self._found = Findings()
-        self._bucket_seen_s = -math.inf
         self._lock = threading.Lock()
         self._team: Team | None = None
         self._unfinished: dict[Key, tuple[Body, Multipart]] = {}
@@ -105,15 +102,15 @@ class S3Store:
     @property
     def description(self) -> str:
         """``s3://BUCKET at ENDPOINT``."""
-        return f"s3://{self._bucket} at {self._client.endpoint}"
+        return f"s3://{self._bucket.name} at {self._bucket.client.endpoint}"
 
     def check(self) -> None:
         """Raise unless the bucket exists and may be listed."""
-        self._call("list_objects_v2", Prefix=self._home, MaxKeys=1)
+        self._bucket.call("list_objects_v2", Prefix=self._home, MaxKeys=1)
 
     def probe(self) -> Capabilities:
         """Find out what the store honours, with objects named ``.cachefs-probe-…``."""
-        self._found = probe(self._client, self._bucket, self._home)
+        self._found = probe(self._bucket, self._home)
         return self.capabilities
 
     def head(self, key: Key) -> ObjectInfo:
@@ -128,11 +125,11 @@ class S3Store:
 
         def fetch(token: str | None) -> tuple[Listing, str | None]:
             goes_on = {} if token is None else {"ContinuationToken": token}
-            answer = self._call("list_objects_v2", EncodingType="url", **asked, **goes_on)
-            following = answer.get("NextContinuationToken") or None
-            if answer.get("IsTruncated") and following is None:
-                raise Fault("the store cut the listing short without saying how to go on")
-            return page_of(answer), following if answer.get("IsTruncated") else None
+            answer = self._bucket.call("list_objects_v2", EncodingType="url", **asked, **goes_on)
+            # Without this word the answer is no listing: an empty one would pass for an empty bucket.
+            if not said(answer, "IsTruncated"):
+                return page_of(answer), None
+            return page_of(answer), str(said(answer, "NextContinuationToken"))
 
         return Pages(fetch)
 
@@ -141,7 +138,7 @@ class S3Store:
         if extent.length == 0:
             return self._same(self.head(key), if_match)
         try:
-            answer = self._call(
+            answer = self._bucket.call(
                 "get_object",
                 Key=key,
                 Range=f"bytes={extent.start}-{extent.stop - 1}",
@@ -187,7 +184,7 @@ class S3Store:
             # S3 says so of an object that is gone and should be replaced.
             raise Changed(str(error)) from error
         if not answer.get("ETag"):
-            return self.head(key)
+            return self._stored(key, body.size)
         return ObjectInfo(
             key=key,
             size=body.size,
@@ -222,7 +219,7 @@ class S3Store:
         condition = {}
         if if_match is not None:
             condition = self._condition(key, if_match, match=self._found.delete)
-        self._call("delete_object", Key=key, **condition)
+        self._bucket.call("delete_object", Key=key, **condition)
 
     def close(self) -> None:
         """Abort the uploads that nobody will finish, and close all connections."""
@@ -233,22 +230,27 @@ class S3Store:
             upload.abort()
         if team is not None:
             team.close()
-        self._client.close()
-
-    def _call(self, operation: str, /, **params: object) -> Answer:
-        answer = self._client.call(operation, Bucket=self._bucket, **params)
-        self._bucket_seen_s = time.monotonic()
-        return answer
+        self._bucket.client.close()
 
     def _head(self, key: Key) -> Answer:
         try:
-            return self._call("head_object", Key=key)
+            return self._bucket.call("head_object", Key=key)
         except NotFound:
             # The answer to a HEAD has no body, so a missing bucket looks like a missing object.
-            if time.monotonic() - self._bucket_seen_s > _BUCKET_TRUSTED_S:
+            if time.monotonic() - self._bucket.seen_s > _BUCKET_TRUSTED_S:
                 with suppress(Denied):
-                    self._call("head_bucket")
+                    self._bucket.call("head_bucket")
             raise
+
+    def _stored(self, key: Key, size: int) -> ObjectInfo:
+        """Return what a HEAD says of what was just stored, where the answer to that did not."""
+        try:
+            info = self.head(key)
+        except NotFound as error:
+            raise Fault("the store has taken the object and does not have it") from error
+        if info.size != size:
+            raise Changed(f"{key!r} was replaced at once")
+        return info
 
     def _same(self, info: ObjectInfo, etag: ETag) -> ObjectInfo:
         if info.etag != etag:
@@ -292,7 +294,7 @@ class S3Store:
         reader = GuardedReader(body, Extent(0, body.size), threading.Event())
         content = reader.read() if body.size <= _SMALL else reader
         with reader.unmasked():
-            return self._call("put_object", Key=key, Body=content, **about, **condition)
+            return self._bucket.call("put_object", Key=key, Body=content, **about, **condition)
 
     def _put_parts(
         self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
@@ -324,8 +326,8 @@ class S3Store:
             if upload is not None and of is body:
                 return upload
             fresh = Multipart(
-                self._client,
-                {"Bucket": self._bucket, "Key": key},
+                self._bucket,
+                key,
                 about,
                 split(body.size, self._options.part_size),
             )
@@ -356,7 +358,7 @@ class S3Store:
         found = self._found
         about = {name: there[name] for name in _CARRIED if name in there} | self._chosen()
         about["Metadata"] = encode_meta(wanted.meta or {})
-        origin: dict[str, object] = {"CopySource": {"Bucket": self._bucket, "Key": source}}
+        origin: dict[str, object] = {"CopySource": {"Bucket": self._bucket.name, "Key": source}}
         if found.copy_source.enforced:
             origin["CopySourceIfMatch"] = found.copy_source.spelled(if_match)
 
@@ -369,7 +371,7 @@ class S3Store:
             )
         else:
             held = condition(found.copy_target, found.copy_target)
-            result = self._call(
+            result = self._bucket.call(
                 "copy_object",
                 Key=wanted.key,
                 MetadataDirective="REPLACE",
@@ -379,7 +381,7 @@ class S3Store:
             )
             answer = result | result.get("CopyObjectResult", {})
         if not answer.get("ETag"):
-            return self.head(wanted.key)
+            return self._stored(wanted.key, wanted.size)
         return replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer))
 
     def _copy_parts(
@@ -389,8 +391,7 @@ class S3Store:
         origin: Mapping[str, object],
         condition: Callable[[], dict[str, object]],
     ) -> Answer:
-        place = {"Bucket": self._bucket, "Key": wanted.key}
-        upload = Multipart(self._client, place, about, split(wanted.size, self._copy_part))
+        upload = Multipart(self._bucket, wanted.key, about, split(wanted.size, self._copy_part))
         try:
             return upload.copy(origin, self._threads(), condition)
         except BaseException:
@@ -399,7 +400,7 @@ class S3Store:
 
 
 def _described(key: Key, answer: Answer) -> ObjectInfo:
-    return object_of(key, answer, size=int(answer["ContentLength"]))
+    return object_of(key, answer, size=int(said(answer, "ContentLength")))
 
 
 def _answered_ns(answer: Answer) -> int:

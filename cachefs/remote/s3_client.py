@@ -1,7 +1,10 @@
 """One boto3 client, shared by all threads: how it is configured, made, asked, and made anew."""
 
 import io
+import math
 import threading
+import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +12,7 @@ import boto3
 import botocore
 from botocore.config import Config
 
-from cachefs.core.errors import Denied
+from cachefs.core.errors import Denied, Fault
 from cachefs.core.source import StoreOptions
 from cachefs.remote.s3_errors import SDK_ERRORS, translate
 
@@ -77,6 +80,29 @@ class S3Client:
                 # Other threads may be in the middle of requests with it: closed when all is.
                 self._replaced = [*self._replaced[-1:], sdk]
                 self._sdk = None
+
+
+class S3Bucket:
+    """The requests about one bucket."""
+
+    def __init__(self, client: S3Client, name: str) -> None:
+        self.client = client
+        self.name = name
+        self.seen_s = -math.inf
+        """When (by the monotonic clock) a request last succeeded, which says that the bucket exists."""
+
+    def call(self, operation: str, /, **params: object) -> Answer:
+        """As :meth:`S3Client.call`."""
+        answer = self.client.call(operation, Bucket=self.name, **params)
+        self.seen_s = time.monotonic()
+        return answer
+
+
+def said(answer: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
+    """Return what the answer says of *name*; raise ``Fault`` if it does not, for it is torn then."""
+    if answer.get(name) is None:
+        raise Fault(f"the store's answer has no {name}")
+    return answer[name]
 
 
 def without_secrets(url: str) -> str:

@@ -19,6 +19,8 @@ def size_of_whole(answer: Answer, extent: Extent) -> int:
     if status_of(answer) != 206:
         if extent.start == 0 and length == extent.length:
             return length
+        if length < 0:
+            raise Fault("the store's answer has neither a range nor a length")
         raise Unsupported("the store sends whole objects where a range was asked for")
     said = str(answer.get("ContentRange", ""))
     span, _, total = said.removeprefix("bytes ").partition("/")

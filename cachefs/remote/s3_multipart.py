@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 
 from cachefs.core.errors import StoreError
 from cachefs.core.extents import Extent
-from cachefs.remote.s3_client import Answer, S3Client
+from cachefs.core.types import Key
+from cachefs.remote.s3_client import Answer, S3Bucket, said
 from cachefs.remote.store import Body, Reader, UploadStopped
 
 MOST_PARTS = 10_000
@@ -72,13 +73,13 @@ class Multipart:
 
     def __init__(
         self,
-        client: S3Client,
-        place: Mapping[str, object],
+        bucket: S3Bucket,
+        key: Key,
         create: Mapping[str, object],
         parts: Sequence[Extent],
     ) -> None:
-        self._client = client
-        self._place = place
+        self._bucket = bucket
+        self._key = key
         self._create = create
         self._parts = parts
         self._upload_id: str | None = None
@@ -92,14 +93,14 @@ class Multipart:
         def send(upload_id: str, number: int, stop: threading.Event) -> str:
             reader = GuardedReader(body, self._parts[number - 1], stop)
             with reader.unmasked():
-                answer = self._client.call(
+                answer = self._bucket.call(
                     "upload_part",
-                    **self._place,
+                    Key=self._key,
                     UploadId=upload_id,
                     PartNumber=number,
                     Body=reader,
                 )
-            return str(answer["ETag"])
+            return str(said(answer, "ETag"))
 
         return self._run(send, team, finish)
 
@@ -113,15 +114,15 @@ class Multipart:
 
         def send(upload_id: str, number: int, _: threading.Event) -> str:
             part = self._parts[number - 1]
-            answer = self._client.call(
+            answer = self._bucket.call(
                 "upload_part_copy",
-                **self._place,
+                Key=self._key,
                 **source,
                 UploadId=upload_id,
                 PartNumber=number,
                 CopySourceRange=f"bytes={part.start}-{part.stop - 1}",
             )
-            return str(answer["CopyPartResult"]["ETag"])
+            return str(said(said(answer, "CopyPartResult"), "ETag"))
 
         return self._run(send, team, finish)
 
@@ -130,7 +131,7 @@ class Multipart:
         if self._upload_id is None:
             return
         with suppress(StoreError):
-            self._client.call("abort_multipart_upload", **self._place, UploadId=self._upload_id)
+            self._bucket.call("abort_multipart_upload", Key=self._key, UploadId=self._upload_id)
 
     def _run(
         self,
@@ -139,16 +140,16 @@ class Multipart:
         finish: Callable[[], Mapping[str, object]],
     ) -> Answer:
         if self._upload_id is None:
-            created = self._client.call("create_multipart_upload", **self._place, **self._create)
-            self._upload_id = str(created["UploadId"])
+            created = self._bucket.call("create_multipart_upload", Key=self._key, **self._create)
+            self._upload_id = str(said(created, "UploadId"))
         upload_id = self._upload_id
         numbers = range(1, len(self._parts) + 1)
         left = [number for number in numbers if number not in self._etags]
         team.work(left, lambda number, stop: send(upload_id, number, stop), self._etags)
         parts = [{"PartNumber": number, "ETag": self._etags[number]} for number in numbers]
-        return self._client.call(
+        return self._bucket.call(
             "complete_multipart_upload",
-            **self._place,
+            Key=self._key,
             **finish(),
             UploadId=upload_id,
             MultipartUpload={"Parts": parts},

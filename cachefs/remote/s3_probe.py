@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from cachefs.core.errors import Changed, Denied, NotFound, Refused, StoreError
 from cachefs.core.types import ETag
-from cachefs.remote.s3_client import Answer, S3Client
+from cachefs.remote.s3_client import Answer, S3Bucket, said
 from cachefs.remote.s3_values import quoted
 from cachefs.remote.store import Capabilities, Support
 
@@ -72,9 +72,9 @@ class Findings:
         )
 
 
-def probe(client: S3Client, bucket: str, prefix: str) -> Findings:
+def probe(bucket: S3Bucket, prefix: str) -> Findings:
     """Return what the store honours for keys that begin with *prefix*."""
-    run = _Probe(client, bucket, f"{prefix}.cachefs-probe-{secrets.token_hex(8)}")
+    run = _Probe(bucket, f"{prefix}.cachefs-probe-{secrets.token_hex(8)}")
     try:
         return run.findings()
     finally:
@@ -82,8 +82,7 @@ def probe(client: S3Client, bucket: str, prefix: str) -> Findings:
 
 
 class _Probe:
-    def __init__(self, client: S3Client, bucket: str, name: str) -> None:
-        self._client = client
+    def __init__(self, bucket: S3Bucket, name: str) -> None:
         self._bucket = bucket
         self._name = name
         self._made: list[str] = []
@@ -117,16 +116,14 @@ class _Probe:
     def clean_up(self) -> None:
         for key in self._made:
             with suppress(StoreError):
-                self._client.call("delete_object", Bucket=self._bucket, Key=key)
+                self._bucket.call("delete_object", Key=key)
 
     def _key(self, part: str) -> str:
         return f"{self._name}-{part}"
 
     def _put(self, key: str, **conditions: str) -> Answer:
         self._made.append(key)
-        return self._client.call(
-            "put_object", Bucket=self._bucket, Key=key, Body=_CONTENT, **conditions
-        )
+        return self._bucket.call("put_object", Key=key, Body=_CONTENT, **conditions)
 
     def _puts(self, etag: ETag) -> tuple[Condition, Condition]:
         key = self._key("put")
@@ -141,9 +138,7 @@ class _Probe:
         key = self._key("delete")
         self._put(key)
         return _match(
-            lambda text: self._client.call(
-                "delete_object", Bucket=self._bucket, Key=key, IfMatch=text
-            ),
+            lambda text: self._bucket.call("delete_object", Key=key, IfMatch=text),
             etag,
         )
 
@@ -152,11 +147,10 @@ class _Probe:
 
         def copy(**conditions: str) -> Answer:
             self._made.append(target)
-            return self._client.call(
+            return self._bucket.call(
                 "copy_object",
-                Bucket=self._bucket,
                 Key=target,
-                CopySource={"Bucket": self._bucket, "Key": source},
+                CopySource={"Bucket": self._bucket.name, "Key": source},
                 **conditions,
             )
 
@@ -174,10 +168,12 @@ class _Probe:
 
     def _uploads(self) -> tuple[Condition, Condition]:
         """Ask with one upload of a single small part, which the store must refuse to complete."""
-        place = {"Bucket": self._bucket, "Key": self._key("parts")}
+        place = {"Key": self._key("parts")}
         etag = ETag(str(self._put(place["Key"]).get("ETag", "")).strip('"'))
         try:
-            upload_id = str(self._client.call("create_multipart_upload", **place)["UploadId"])
+            upload_id = str(
+                said(self._bucket.call("create_multipart_upload", **place), "UploadId")
+            )
         except Refused:
             return Condition(Support.REFUSED), Condition(Support.REFUSED)
         upload = {**place, "UploadId": upload_id}
@@ -185,14 +181,14 @@ class _Probe:
             return self._completes(upload, etag)
         finally:
             with suppress(StoreError):
-                self._client.call("abort_multipart_upload", **upload)
+                self._bucket.call("abort_multipart_upload", **upload)
 
     def _completes(self, upload: dict[str, str], etag: ETag) -> tuple[Condition, Condition]:
-        part = self._client.call("upload_part", **upload, PartNumber=1, Body=_CONTENT)
-        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        part = self._bucket.call("upload_part", **upload, PartNumber=1, Body=_CONTENT)
+        parts = {"Parts": [{"PartNumber": 1, "ETag": said(part, "ETag")}]}
 
         def complete(**conditions: str) -> Answer:
-            return self._client.call(
+            return self._bucket.call(
                 "complete_multipart_upload", **upload, MultipartUpload=parts, **conditions
             )
 

@@ -9,8 +9,9 @@ from email.header import decode_header
 from typing import Any
 from urllib.parse import unquote_plus
 
-from cachefs.core.errors import BadKey, Unsupported
+from cachefs.core.errors import BadKey, Fault
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.remote.s3_client import said
 
 _PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
 _LONGEST_KEY = 1024
@@ -28,10 +29,10 @@ def require_bearable(key: Key) -> None:
 
 
 def bare(etag: object) -> ETag:
-    """Return *etag* without quotes. Raise ``Unsupported`` if there is none."""
+    """Return *etag* without quotes. Raise ``Fault`` if there is none."""
     text = str(etag or "").removeprefix("W/").strip('"')
     if not text:
-        raise Unsupported("the store does not name versions (no ETag)")
+        raise Fault("the store's answer has no ETag")
     return ETag(text)
 
 
@@ -78,15 +79,16 @@ def page_of(answer: Mapping[str, Any]) -> Listing:
     return Listing(
         tuple(_listed(entry, encoded=encoded) for entry in answer.get("Contents", ())),
         tuple(
-            _key(entry["Prefix"], encoded=encoded) for entry in answer.get("CommonPrefixes", ())
+            _key(said(entry, "Prefix"), encoded=encoded)
+            for entry in answer.get("CommonPrefixes", ())
         ),
     )
 
 
 def _listed(entry: Mapping[str, Any], *, encoded: bool) -> ObjectInfo:
     return ObjectInfo(
-        key=_key(entry["Key"], encoded=encoded),
-        size=int(entry["Size"]),
+        key=_key(said(entry, "Key"), encoded=encoded),
+        size=int(said(entry, "Size")),
         etag=bare(entry.get("ETag")),
         mtime_ns=seconds_ns(entry["LastModified"]) if "LastModified" in entry else 0,
     )

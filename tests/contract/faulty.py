@@ -122,5 +122,9 @@ class _FaultyPages(Pages):
     def __init__(self, pages: Iterator[Listing], faulty: Faulty) -> None:
         self._pages, self._faulty = pages, faulty
 
+    @property
+    def done(self) -> bool:
+        return isinstance(self._pages, Pages) and self._pages.done
+
     def __next__(self) -> Listing:
         return self._faulty.run("list", lambda: next(self._pages))
