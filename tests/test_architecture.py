@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Final
 
@@ -83,6 +85,27 @@ def test_importing_the_library_loads_neither_the_kernels_door_nor_an_sdk() -> No
     )
 
     assert loaded.stdout.strip() == "[]"
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module)):
+                yield module.partition(".")[0]
+            case ast.Import():
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = {re.split(r"[<>=!~ ]", line)[0] for line in project["dependencies"]}
+    distributions = packages_distributions()
+    names = {name for path in SOURCES for name in imported(parsed(path))}
+    foreign = names - set(sys.stdlib_module_names) - {"cachefs"}
+
+    used = {distribution for name in foreign for distribution in set(distributions[name])}
+
+    assert used - {"botocore"} == declared  # boto3 is a thin layer that pins its botocore
 
 
 def deletions(tree: ast.Module) -> Iterator[int]:
