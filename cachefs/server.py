@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import trio
 
+import cachefs
 from cachefs.core.errors import CachefsError, Fault, Refused, UsageError
 
 SOCKET_NAME: Final = "control.sock"
@@ -48,12 +49,16 @@ class Controlled(Protocol):
         """Return every file that waits for upload, with its id."""
         ...
 
-    async def export(self, identity: int, target: Path) -> None:
-        """Write the bytes of the waiting file *identity* to *target*, which must not exist."""
+    async def export(self, entry_id: int, target: Path, /) -> None:
+        """Write the bytes of the waiting file *entry_id* to *target*, which must not exist."""
         ...
 
-    async def discard(self, identity: int) -> None:
-        """Give up the changes of the waiting file *identity*."""
+    async def discard(self, entry_id: int, /) -> None:
+        """Give up the changes of the waiting file *entry_id*."""
+        ...
+
+    async def upload(self, entry_id: int, /) -> str:
+        """Store the waiting file *entry_id*, under a name beside its own if it was set aside; return its path."""
         ...
 
 
@@ -112,6 +117,7 @@ class _Conversation:
             "dirty": self._dirty,
             "export": self._export,
             "discard": self._discard,
+            "upload": self._upload,
         }
 
     async def hold(self) -> None:
@@ -180,7 +186,7 @@ class _Conversation:
             return _refusal("unexpected error; the mount's log tells more", 1)
 
     async def _status(self, question: Mapping[str, object]) -> object:
-        return self._service.status()
+        return {"version": cachefs.__version__, **self._service.status()}
 
     async def _flush(self, question: Mapping[str, object]) -> object:
         paths = question.get("paths", [])
@@ -209,6 +215,9 @@ class _Conversation:
     async def _discard(self, question: Mapping[str, object]) -> object:
         await self._service.discard(_identity(question))
         return {}
+
+    async def _upload(self, question: Mapping[str, object]) -> object:
+        return {"path": await self._service.upload(_identity(question))}
 
 
 def _identity(question: Mapping[str, object]) -> int:

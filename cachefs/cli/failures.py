@@ -80,12 +80,13 @@ def _expected(error: CachefsError, source: Source | None, at: str) -> tuple[str,
         return _of_store(error, source.kind if source else StoreKind.S3, at)
     reason = _reason(error)
     if isinstance(error, InUse):
-        return (
-            f"{reason} — unmount that one first, or give this one another --cache-dir",
-            EXIT_USAGE,
-        )
+        return _advised(
+            reason, "unmount that one first, or give this one another --cache-dir"
+        ), EXIT_USAGE
     if isinstance(error, NoRoom):
-        return f"{reason} — make room on the cache's disk, or raise --cache-size", EXIT_FAILURES
+        return _advised(
+            reason, "make room on the cache's disk, or raise --cache-size"
+        ), EXIT_FAILURES
     return reason, EXIT_FAILURES
 
 
@@ -95,23 +96,25 @@ def _of_store(error: StoreError, kind: StoreKind, at: str) -> tuple[str, int]:
         what, advice = _NO_BUCKET.get(kind, _NO_BUCKET[StoreKind.S3])
         return f"{what}{at} — {advice}", EXIT_REFUSED
     if isinstance(error, Denied):
-        advised = "—" in reason
-        return f"access denied{at}: {reason}" + (
-            "" if advised else f" — {_CREDENTIALS.get(kind, '')}"
-        ), EXIT_REFUSED
+        return _advised(f"access denied{at}: {reason}", _CREDENTIALS.get(kind, "")), EXIT_REFUSED
     if isinstance(error, Unreachable):
-        return (
-            f"cannot reach the store{at}: {reason} — check the address and the network",
-            EXIT_UNREACHABLE,
+        said = _advised(
+            f"cannot reach the store{at}: {reason}", "check the address and the network"
         )
+        return said, EXIT_UNREACHABLE
     if isinstance(error, TimedOut):
-        return (
-            f"no answer in time{at}: {reason} — check the network, or raise --timeout",
-            EXIT_UNREACHABLE,
+        said = _advised(
+            f"no answer in time{at}: {reason}", "check the network, or raise --timeout"
         )
+        return said, EXIT_UNREACHABLE
     if isinstance(error, Fault):
-        return f"the store failed{at}: {reason} — try again later", EXIT_UNREACHABLE
+        return _advised(f"the store failed{at}: {reason}", "try again later"), EXIT_UNREACHABLE
     return f"the store refused{at}: {reason}", EXIT_REFUSED
+
+
+def _advised(line: str, advice: str) -> str:
+    """Return *line* with *advice*, unless it comes with some of its own."""
+    return line if "—" in line or not advice else f"{line} — {advice}"
 
 
 def _of_system(error: OSError) -> str:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cachefs.cli.checks import check_all, make_cache_dir
@@ -16,7 +16,7 @@ from cachefs.cli.output import complain, counted
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.config import MountConfig, mount_config, read_config_file
 from cachefs.config.option import Group
-from cachefs.remote.store import ObjectStore
+from cachefs.remote.retry import Retrying
 
 _log = logging.getLogger(__name__)
 
@@ -105,28 +105,30 @@ def _hold(
     call: Call,
     config: MountConfig,
     mountpoint: Path,
-    store: ObjectStore,
+    store: Retrying,
     on_ready: Callable[[], None],
-) -> int:
-    """Serve until the end, and return how many files still wait for upload."""
+) -> Sequence[Mapping[str, object]]:
+    """Serve until the end, and return the files that still wait for upload."""
     import trio
 
     from cachefs.cli.serve import Daemon
 
     os.chdir("/")
     daemon = Daemon(config, mountpoint, call.environment, store, on_ready)
-    return len(trio.run(daemon.run))
+    return trio.run(daemon.run)
 
 
-def _farewell(call: Call, config: MountConfig, left: int) -> int:
+def _farewell(call: Call, config: MountConfig, left: Sequence[Mapping[str, object]]) -> int:
     if not left:
         _log.info("unmounted %s", config.source)
         return EXIT_DONE
-    verb = "waits" if left == 1 else "wait"
-    line = (
-        f"{config.source} is unmounted, but {counted(left, 'file')} still {verb} for upload in {config.cache_dir} — "
-        f"the next mount uploads them; cachefs recover list --cache-dir {config.cache_dir} lists them"
-    )
+    lists = f"cachefs recover list --cache-dir {config.cache_dir}"
+    if any(file.get("state") == "parked" for file in left):
+        advice = f"{lists} tells why, cachefs recover upload tries again"
+    else:
+        advice = f"the next mount uploads what waits; {lists} tells what does"
+    verb = "waits" if len(left) == 1 else "wait"
+    line = f"{config.source} is unmounted, but {counted(len(left), 'file')} still {verb} for upload — {advice}"
     return _end(call, Failure(line, EXIT_WAITING), None)
 
 

@@ -89,7 +89,7 @@ def locate(path: Path) -> Path:
 
 
 def answer_of(mountpoint: Path) -> int | None:
-    """Return the errno that a stat of *mountpoint* ends with (0: it works), or None if it does not end.
+    """Return the errno that asking *mountpoint* ends with (0: it works), or None if it does not end.
 
     Asked by a process of its own, which alone is stuck if the mount is.
     """

@@ -1,26 +1,46 @@
 """Uploading what waits in a cache directory, without a mount."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
 from cachefs.cli.checks import check_cache_dir
+from cachefs.cli.failures import Failure, explain
 from cachefs.cli.serve import disk_size, settings_of
 from cachefs.config import Environment, MountConfig
+from cachefs.core.errors import CachefsError
 from cachefs.engine.service import open_service
 from cachefs.remote.open import open_store
 
+File = Mapping[str, object]
 
-def upload_all(config: MountConfig, environment: Environment) -> Mapping[str, object]:
-    """Open the service on the cache directory of *config*, upload everything, and return what it says of it."""
+
+def upload(
+    config: MountConfig,
+    environment: Environment,
+    choose: Callable[[Sequence[File]], Sequence[File]],
+) -> list[tuple[File, Failure | None]]:
+    """Open the service on the cache directory of *config* and upload what *choose* takes of the waiting files.
+
+    Returns each with why it did not work, if so.
+    """
     check_cache_dir(config.cache_dir, environment)
     store = open_store(config.source, config.store, timeout_s=config.timeout_s)
-    store.check()
 
-    async def upload() -> Mapping[str, object]:
+    async def attempt() -> list[tuple[File, Failure | None]]:
+        outcomes: list[tuple[File, Failure | None]] = []
         async with open_service(
             settings_of(config, disk_size(config.cache_dir)), store
         ) as service:
-            return await service.flush([], wait=True)
+            for file in choose(service.dirty()):
+                failure = None
+                try:
+                    await service.upload(int(str(file["id"])))
+                except CachefsError as error:
+                    # The service uploads by itself, too: what waits no longer was only faster than this.
+                    if any(each["id"] == file["id"] for each in service.dirty()):
+                        failure = explain(error, source=config.source)
+                outcomes.append((file, failure))
+        return outcomes
 
-    return trio.run(upload)
+    return trio.run(attempt)

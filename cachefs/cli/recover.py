@@ -2,14 +2,20 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
 from cachefs.cli.command import Call, Command, add_json
-from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
+from cachefs.cli.failures import (
+    EXIT_DONE,
+    EXIT_FAILURES,
+    EXIT_UNREACHABLE,
+    EXIT_WAITING,
+    Failure,
+    explain,
+)
 from cachefs.cli.live import every_mount
 from cachefs.cli.mounts import locate
 from cachefs.cli.output import complain, counted, human_size, printable, say, say_json, table
@@ -17,7 +23,7 @@ from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.client import ControlClient, NoDaemon
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
 from cachefs.config.option import Group
-from cachefs.core.errors import CachefsError, UsageError
+from cachefs.core.errors import CachefsError, InUse, UsageError
 
 _GROUPS: Final = (Group.CACHE, Group.WRITING, Group.REMOTE)
 _ACTIONS: Final = ("list", "upload", "export", "discard")
@@ -26,7 +32,7 @@ _DATABASE: Final = "cachefs.sqlite3"
 _LONGEST_WAIT_S: Final = 7 * 86400.0
 
 File = Mapping[str, object]
-"""A file that waits: id, path, key, size, state, error, mtime."""
+"""A file that waits: id, path, key, size, state, error."""
 
 
 class Waiting(Protocol):
@@ -64,10 +70,9 @@ class Live:
         """Have the daemon give up the changes of one."""
         self._client.ask("discard", id=identity)
 
-    def upload(self) -> Mapping[str, object]:
-        """Have the daemon upload everything now."""
-        answer = self._client.ask("flush", paths=[], wait=True, timeout_s=_LONGEST_WAIT_S)
-        return answer if isinstance(answer, dict) else {}
+    def upload(self, identity: int) -> None:
+        """Have the daemon store one."""
+        self._client.ask("upload", id=identity, timeout_s=_LONGEST_WAIT_S)
 
 
 def _configure(parser: Parser) -> None:
@@ -76,7 +81,7 @@ def _configure(parser: Parser) -> None:
         "Deals with files that wait for upload in a cache directory: after a crash, or while the store was down.\n"
         "The next mount uploads them by itself; this is for looking, and for when there is no next mount.\n\n"
         "  list      tell what waits (the default)\n"
-        "  upload    upload it now; --of says where to\n"
+        "  upload    upload the files, or all, now; --of says where to\n"
         "  export    copy the files, or all, into the directory --to\n"
         "  discard   give up the changes of the files, for good\n\n"
         "A FILE is named by its path or its id in the list. Without --of and --cache-dir, every cache directory\n"
@@ -111,8 +116,11 @@ def _run(call: Call) -> int:
 def _list(call: Call) -> int:
     found = {}
     for cache_dir in _cache_dirs(call):
-        with _opened(cache_dir) as waiting:
-            found[cache_dir] = list(waiting.dirty())
+        try:
+            with _opened(cache_dir) as waiting:
+                found[cache_dir] = list(waiting.dirty())
+        except InUse as error:  # a daemon that begins or ends; the others are told nevertheless
+            complain(str(error))
     if call.as_json:
         say_json(
             {
@@ -131,18 +139,15 @@ def _list(call: Call) -> int:
     return EXIT_DONE
 
 
-_HEAD: Final = ("id", "state", "size", "changed", "path", "why")
+_HEAD: Final = ("id", "state", "size", "path", "why")
 
 
 def _row(file: File) -> tuple[str, ...]:
-    size, mtime = file.get("size"), file.get("mtime")
+    size = file.get("size")
     return (
         str(file.get("id")),
         str(file.get("state")),
         human_size(size) if isinstance(size, int) else "?",
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(mtime))
-        if isinstance(mtime, int | float)
-        else "?",
         str(file.get("path")),
         str(file.get("error") or ""),
     )
@@ -152,27 +157,50 @@ def _upload(call: Call) -> int:
     cache_dir = _one_cache_dir(call)
     try:
         with ControlClient(cache_dir / _SOCKET) as client:
-            result = Live(client).upload()
+            live = Live(client)
+            outcomes = [
+                (file, _attempt(live, file)) for file in _chosen_or_all(call, live.dirty())
+            ]
     except NoDaemon:
         from cachefs.cli.offline import (
-            upload_all,
+            upload,
         )  # the SDKs and the event loop, only where they are needed
 
-        result = upload_all(_config(call, cache_dir), call.environment)
-    if call.as_json:
-        say_json(result)
-    failed, waiting = result.get("failed"), result.get("waiting")
-    for file in failed if isinstance(failed, list) else []:
-        name = file.get("path") if isinstance(file, dict) else file
-        reason = file.get("error") if isinstance(file, dict) else "the store refused it"
-        complain(
-            printable(
-                f"{name} could not be uploaded: {reason} — cachefs recover export saves a copy"
-            )
+        outcomes = upload(
+            _config(call, cache_dir), call.environment, lambda files: _chosen_or_all(call, files)
         )
-    if failed:
-        return EXIT_FAILURES
-    return EXIT_WAITING if waiting else EXIT_DONE
+    return _tell_uploads(call, outcomes)
+
+
+def _attempt(live: Live, file: File) -> Failure | None:
+    """Upload *file*; return why it did not work, if so. That the daemon is gone is for the caller."""
+    try:
+        live.upload(_id(file))
+    except NoDaemon:
+        raise
+    except CachefsError as error:
+        # The daemon uploads by itself, too: what waits no longer was only faster than this.
+        if any(each.get("id") == file.get("id") for each in live.dirty()):
+            return explain(error)
+    return None
+
+
+def _tell_uploads(call: Call, outcomes: Sequence[tuple[File, Failure | None]]) -> int:
+    failed = [(file, failure) for file, failure in outcomes if failure]
+    uploaded = [str(file.get("path")) for file, failure in outcomes if not failure]
+    if call.as_json:
+        reasons = [{"path": file.get("path"), "error": failure.line} for file, failure in failed]
+        say_json({"uploaded": uploaded, "failed": reasons})
+    elif not call.quiet:
+        for path in uploaded:
+            say(path)
+    for file, failure in failed:
+        complain(
+            printable(f"{file.get('path')} could not be uploaded: {call.redactor(failure.line)}")
+        )
+    if any(failure.code == EXIT_UNREACHABLE for _, failure in failed):
+        return EXIT_WAITING
+    return EXIT_FAILURES if failed else EXIT_DONE
 
 
 def _export(call: Call) -> int:
@@ -229,6 +257,10 @@ def _opened(cache_dir: Path) -> Iterator[Waiting]:
         return
     with client:
         yield Live(client)
+
+
+def _chosen_or_all(call: Call, files: Sequence[File]) -> list[File]:
+    return _chosen(call, files) if call.arguments.files else list(files)
 
 
 def _chosen(call: Call, files: Sequence[File]) -> list[File]:

@@ -124,11 +124,11 @@ def describe(report: Mapping[str, object]) -> list[str]:
         return [*lines, f"  does not answer: {report['error']}"]
     rows = [
         ("cache", _cache(report)),
-        ("reads", _hits(_mapping(report, "hits"))),
+        ("reads", _reads(_mapping(report, "reads"))),
         ("open", counted(_number(report, "open_handles"), "handle")),
         ("waiting", _waiting(_list(report, "dirty"))),
         ("requests", _counts(_mapping(report, "requests"))),
-        ("store", _health(_mapping(report, "remote"))),
+        ("store", f"{report.get('store')} {_health(_mapping(report, 'remote'))}"),
         ("abilities", _abilities(_mapping(report, "capabilities"))),
         ("daemon", f"pid {report.get('pid')}, cachefs {report.get('version')}"),
     ]
@@ -137,7 +137,7 @@ def describe(report: Mapping[str, object]) -> list[str]:
         f"  note: {note}" for note in _list_of_text(_mapping(report, "capabilities"), "notes")
     ]
     lines += _files(_list(report, "dirty"))
-    lines += [f"  conflict: {conflict}" for conflict in _plain_list(report, "conflicts")]
+    lines += [f"  {line}" for line in table(map(_conflict, _list(report, "conflicts")))]
     return lines
 
 
@@ -151,12 +151,14 @@ def _cache(report: Mapping[str, object]) -> str:
     )
 
 
-def _hits(hits: Mapping[str, object]) -> str:
-    cached, fetched = _number(hits, "cached_bytes"), _number(hits, "fetched_bytes")
-    total = cached + fetched
-    if not total:
+def _reads(reads: Mapping[str, object]) -> str:
+    opens, read, fetched = (
+        _number(reads, name) for name in ("opens", "bytes_read", "bytes_fetched")
+    )
+    if not opens:
         return "none yet"
-    return f"{100 * cached // total}% from the cache ({human_size(cached)}), {human_size(fetched)} fetched"
+    ratio = 100 * _number(reads, "opens_cached") // opens
+    return f"{counted(opens, 'open')}, {ratio}% of them cached; {human_size(read)} read, {human_size(fetched)} fetched"
 
 
 def _waiting(dirty: list[Mapping[str, object]]) -> str:
@@ -176,6 +178,13 @@ def _files(dirty: list[Mapping[str, object]]) -> list[str]:
     ]
     more = [f"  … and {len(dirty) - _MOST_FILES} more"] if len(dirty) > _MOST_FILES else []
     return table(rows) + more
+
+
+def _conflict(conflict: Mapping[str, object]) -> tuple[str, ...]:
+    moment = time.strftime(
+        "%Y-%m-%d %H:%M:%S", time.localtime(_number(conflict, "when_ns") // 10**9)
+    )
+    return (f"conflict {moment}", str(conflict.get("key")), str(conflict.get("outcome")))
 
 
 def _counts(requests: Mapping[str, object]) -> str:

@@ -16,22 +16,27 @@ class Done:
     err: str
 
 
-def cachefs(*words: str | Path, home: Path, cwd: Path | None = None, **variables: str) -> Done:
+def surroundings(home: Path, **variables: str) -> dict[str, str]:
+    """An environment that holds nothing but *home* and *variables*."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home / "run"),
+        "CACHEFS_CONFIG": "",
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONWARNINGS": "error",
+        "COLUMNS": "100",
+        **variables,
+    }
+
+
+def cachefs(*words: str | Path, home: Path, **variables: str) -> Done:
     """Run ``cachefs`` *words* in surroundings that hold nothing but *home* and *variables*."""
     done = subprocess.run(
         [sys.executable, "-m", "cachefs", *map(str, words)],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "XDG_RUNTIME_DIR": str(home / "run"),
-            "CACHEFS_CONFIG": "",
-            "XDG_CONFIG_HOME": str(home / "config"),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "PYTHONWARNINGS": "error",
-            "COLUMNS": "100",
-            **variables,
-        },
-        cwd=cwd or home,
+        env=surroundings(home, **variables),
+        cwd=home,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

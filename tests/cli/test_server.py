@@ -60,6 +60,10 @@ class FakeService:
     async def discard(self, identity: int) -> None:
         self.calls.append(("discard", identity))
 
+    async def upload(self, identity: int) -> str:
+        self.calls.append(("upload", identity))
+        return "a"
+
 
 @asynccontextmanager
 async def serving(service: FakeService, directory: Path) -> AsyncIterator[Path]:
@@ -84,6 +88,7 @@ async def test_a_question_is_answered(tmp_path: Path) -> None:
         await ask(path, "flush", paths=["a", "b"], wait=True)
         await ask(path, "export", id=1, target="/tmp/x")
         await ask(path, "discard", id=2)
+        assert await ask(path, "upload", id=3) == {"path": "a"}
         dirty = await ask(path, "dirty")
 
     assert status["source"] == "s3://photos"
@@ -93,6 +98,7 @@ async def test_a_question_is_answered(tmp_path: Path) -> None:
         ("flush", (("a", "b"), True)),
         ("export", (1, Path("/tmp/x"))),
         ("discard", 2),
+        ("upload", 3),
     ]
 
 
