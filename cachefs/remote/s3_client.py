@@ -22,6 +22,7 @@ Answer = dict[str, Any]
 _ANONYMOUS_REGION = "us-east-1"
 _SMALL_BODY = 2**20
 """A body below this is sent at once: waiting for ``100 Continue`` would cost a round trip for nothing."""
+_TRUSTED_S = 5.0
 _UNPAID = frozenset({"list_buckets", "head_bucket"})
 """Operations that know no RequestPayer."""
 
@@ -29,8 +30,9 @@ _UNPAID = frozenset({"list_buckets", "head_bucket"})
 class S3Client:
     """Makes requests, one each, and raises nothing but our errors (and what a body's reader raises).
 
-    The client is made at the first request, after any fork. When the store refuses the credentials it is
-    made anew for the next request, so that credentials that were renewed on disk are taken up.
+    The client is made at the first request, after any fork. When the store denies something it is made anew
+    for the next request, though not more than once in five seconds, so that credentials that were renewed
+    on disk are taken up.
     """
 
     def __init__(self, options: StoreOptions) -> None:
@@ -38,6 +40,7 @@ class S3Client:
         self._lock = threading.Lock()
         self._sdk: Any = None
         self._replaced: list[Any] = []
+        self._distrusted_s = -math.inf
 
     @property
     def endpoint(self) -> str:
@@ -75,11 +78,15 @@ class S3Client:
             return self._sdk
 
     def _distrust(self, sdk: object) -> None:
+        now_s = time.monotonic()
         with self._lock:
-            if sdk is not None and self._sdk is sdk:
-                # Other threads may be in the middle of requests with it: closed when all is.
-                self._replaced = [*self._replaced[-1:], sdk]
-                self._sdk = None
+            # A 403 may as well mean one object, and a client and its connections are dear: not each time.
+            if sdk is None or self._sdk is not sdk or now_s < self._distrusted_s + _TRUSTED_S:
+                return
+            # Other threads may be in the middle of requests with it: closed when all is.
+            self._replaced = [*self._replaced[-1:], sdk]
+            self._sdk = None
+            self._distrusted_s = now_s
 
 
 class S3Bucket:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cachefs.core.errors import NoBucket, NotFound, Unsupported
+from cachefs.core.errors import NoBucket, NotFound, TimedOut, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.source import Source, StoreKind, StoreOptions
 from cachefs.core.types import Key
@@ -19,6 +20,7 @@ from cachefs.remote.open import open_store
 from cachefs.remote.store import ObjectStore
 from tests.contract.bodies import BytesBody, fetched
 from tests.servers.s3 import S3Server
+from tests.servers.scripted import scripted
 
 KEY = Key("a/name")
 
@@ -96,6 +98,23 @@ def test_a_directory_and_a_memory_are_stores(tmp_path: Path) -> None:
             store.check()
             put(store)
             assert keys_of(store) == [KEY]
+
+
+def test_a_store_that_says_nothing_is_given_up_within_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    with scripted(lambda _: None) as server:
+        options = StoreOptions(endpoint_url=server.url)
+        with closing(open_store(Source(StoreKind.S3, "bucket"), options, timeout_s=2)) as store:
+            began_s = time.monotonic()
+            with pytest.raises(TimedOut):
+                store.head(KEY)
+            took_s = time.monotonic() - began_s
+
+    assert took_s < 3
 
 
 @pytest.fixture

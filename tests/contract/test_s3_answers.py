@@ -1,6 +1,7 @@
 """What S3 stores answer when something is wrong, and what we make of it."""
 
 import gzip
+import hashlib
 import io
 import socket
 import threading
@@ -210,6 +211,48 @@ def test_a_compressed_body_is_handed_on_as_it_is(serve: Serve) -> None:
 
     assert fetched(store, KEY, Extent(0, len(body)), ETAG) == body
     assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+class Damaging:
+    """A store whose ETags are MD5 sums, and which sends other bytes than it took when told to."""
+
+    def __init__(self, **headers: str) -> None:
+        self.headers = headers
+        self.damaged = False
+
+    def __call__(self, request: Request) -> Answer:
+        if request.method == "GET":
+            body = b"conTent" if self.damaged else b"content"
+            etag = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
+            return partial(body, 0, 7, ETag=f'"{etag}"', **self.headers)
+        if request.method == "PUT" and "x-amz-copy-source" not in request.headers:
+            etag = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
+            return answer(200, "", {"ETag": f'"{etag}"'})
+        return answer(501, error("NotImplemented"))
+
+
+def test_a_flipped_bit_in_a_whole_object_is_a_fault(serve: Serve) -> None:
+    handler = Damaging()
+    store, _ = serve(handler)
+    store.probe()
+    etag = ETag(hashlib.md5(b"content", usedforsecurity=False).hexdigest())
+    assert fetched(store, KEY, Extent(0, 7), etag) == b"content"
+
+    handler.damaged = True
+
+    with pytest.raises(Fault, match="ETag"):
+        fetched(store, KEY, Extent(0, 7), etag)
+
+
+def test_the_etag_of_an_encrypted_object_says_nothing_of_its_bytes(serve: Serve) -> None:
+    handler = Damaging(**{"x-amz-server-side-encryption": "aws:kms"})
+    store, _ = serve(handler)
+    store.probe()
+    etag = ETag(hashlib.md5(b"content", usedforsecurity=False).hexdigest())
+
+    handler.damaged = True
+
+    assert fetched(store, KEY, Extent(0, 7), etag) == b"conTent"
 
 
 def test_another_version_gives_no_bytes_even_where_if_match_is_ignored(serve: Serve) -> None:
