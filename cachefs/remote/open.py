@@ -1,5 +1,6 @@
 """The one place that puts a store together: the adapter, its scope, and the retries around it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cachefs.core.source import Source, StoreKind, StoreOptions
@@ -7,8 +8,16 @@ from cachefs.remote.retry import Retrying
 from cachefs.remote.store import ObjectStore
 
 
-def open_store(source: Source, options: StoreOptions, *, timeout_s: float) -> Retrying:
+def open_store(
+    source: Source,
+    options: StoreOptions,
+    *,
+    timeout_s: float,
+    environ: Mapping[str, str] | None = None,
+) -> Retrying:
     """Return the store that *source* names, retried for *timeout_s* at each call.
+
+    *environ* is where Swift's credentials are looked for; boto3 has a chain of its own.
 
     Asks the network nothing, and loads no more than the SDK that is needed.
     """
@@ -18,13 +27,13 @@ def open_store(source: Source, options: StoreOptions, *, timeout_s: float) -> Re
         connect_timeout_s=min(options.connect_timeout_s, 0.5 * timeout_s),
         read_timeout_s=min(options.read_timeout_s, 0.8 * timeout_s),
     )
-    return Retrying(_scoped(source, options), timeout_s=timeout_s)
+    return Retrying(_scoped(source, options, environ or {}), timeout_s=timeout_s)
 
 
-def _scoped(source: Source, options: StoreOptions) -> ObjectStore:
+def _scoped(source: Source, options: StoreOptions, environ: Mapping[str, str]) -> ObjectStore:
     if not source.bucket and source.kind in (StoreKind.S3, StoreKind.SWIFT):
-        return _every_bucket(source, options)
-    store = _bucket(source, options)
+        return _every_bucket(source, options, environ)
+    store = _bucket(source, options, environ)
     if not source.prefix:
         return store
     from cachefs.remote.scoped import Scoped
@@ -32,7 +41,7 @@ def _scoped(source: Source, options: StoreOptions) -> ObjectStore:
     return Scoped(store, source.prefix)
 
 
-def _bucket(source: Source, options: StoreOptions) -> ObjectStore:
+def _bucket(source: Source, options: StoreOptions, environ: Mapping[str, str]) -> ObjectStore:
     match source.kind:
         case StoreKind.S3:
             from cachefs.remote.s3 import S3Store
@@ -41,7 +50,7 @@ def _bucket(source: Source, options: StoreOptions) -> ObjectStore:
         case StoreKind.SWIFT:
             from cachefs.remote.swift import SwiftStore
 
-            return SwiftStore(source.bucket, options)
+            return SwiftStore(source.bucket, options, environ=environ)
         case StoreKind.FILE:
             from cachefs.remote.file import FileStore
 
@@ -52,17 +61,16 @@ def _bucket(source: Source, options: StoreOptions) -> ObjectStore:
             return MemoryStore()
 
 
-def _every_bucket(source: Source, options: StoreOptions) -> ObjectStore:
+def _every_bucket(
+    source: Source, options: StoreOptions, environ: Mapping[str, str]
+) -> ObjectStore:
     from cachefs.remote.buckets import Buckets
 
     if source.kind is StoreKind.SWIFT:
-        from cachefs.remote.swift import SwiftStore, container_names
+        from cachefs.remote.swift import SwiftStore
 
-        return Buckets(
-            lambda: container_names(options),
-            lambda name: SwiftStore(name, options),
-            description="swift://",
-        )
+        account = SwiftStore("", options, environ=environ)
+        return Buckets(account.list_buckets, account.in_bucket, description=account.description)
     from cachefs.remote.s3 import S3Store, bucket_names
     from cachefs.remote.s3_client import S3Client
 
