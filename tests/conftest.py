@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import re
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -21,11 +22,16 @@ def pytest_configure() -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail, in CI, what would be skipped: there, everything that a test wants is installed."""
+    """Fail, in CI, what would be skipped because the machine lacks something: there, it must not.
+
+    Such a skip says "not installed" or "needs …"; others say why the test means nothing here.
+    """
     report = yield
-    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped in CI: {call.excinfo and call.excinfo.value}"
+    if report.skipped and os.environ.get("CI") and call.excinfo:
+        reason = str(call.excinfo.value)
+        if re.search(r"\b(not installed|needs)\b", reason):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} would be skipped in CI: {reason}"
     return report
 
 

@@ -47,7 +47,7 @@ await() { for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.1; don
 def missing() -> str | None:
     """Say what a boot lacks here, or None."""
     if os.geteuid() != 0:
-        return "only root can boot a container"
+        return "booting a container needs root"
     programs = ("debootstrap", "systemd-nspawn", "systemctl")
     absent = [name for name in programs if not shutil.which(name)]
     return f"not installed: {', '.join(absent)}" if absent else None
