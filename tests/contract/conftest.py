@@ -18,10 +18,12 @@ from cachefs.remote.retry import Pace, Retrying
 from cachefs.remote.s3 import S3Store
 from cachefs.remote.scoped import Scoped
 from cachefs.remote.store import ObjectStore
+from cachefs.remote.swift import SwiftStore
 from tests.contract.faulty import Faulty, FaultyStore
 from tests.servers.moto import moto
 from tests.servers.radosgw import missing_programs, radosgw
 from tests.servers.s3 import S3Server
+from tests.servers.swift import SwiftServer, is_installed, swift
 from tests.servers.tls import Tls, make_tls
 
 MIB: Final = 2**20
@@ -72,6 +74,34 @@ def require_radosgw() -> None:
 
 
 @pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
+    require_openstack("swift")
+    with swift(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift_s3_server(swift_server: SwiftServer) -> S3Server:
+    return swift_server.s3()
+
+
+def require_openstack(package: str) -> None:
+    there = is_installed(package)
+    if not there and not os.environ.get("CI"):
+        pytest.skip(f"{package} is not installed: tools/setup test")
+    assert there, f"{package} is not installed: tools/setup test"
+
+
+@pytest.fixture
+def fresh_container(swift_server: SwiftServer) -> str:
+    """An empty container, made past cachefs."""
+    container = f"container-{uuid.uuid4().hex[:12]}"
+    with closing(swift_server.sdk()) as sdk:
+        sdk.put_container(container)
+    return container
+
+
+@pytest.fixture(scope="session")
 def sdks() -> Iterator[Callable[[S3Server], Any]]:
     """Plain boto3 clients, one for each server: making one takes a tenth of a second."""
     with ExitStack() as stack:
@@ -110,6 +140,14 @@ def _s3(name: str) -> Opener:
     return open_it
 
 
+def _swift(request: pytest.FixtureRequest) -> ObjectStore:
+    server: SwiftServer = request.getfixturevalue("swift_server")
+    container: str = request.getfixturevalue("fresh_container")
+    return SwiftStore(
+        container, small(server.options()), environ=server.environment(), page_size=3
+    )
+
+
 def _file(request: pytest.FixtureRequest) -> ObjectStore:
     root: Path = request.getfixturevalue("tmp_path") / "root"
     root.mkdir()
@@ -143,6 +181,8 @@ STORES: Final[dict[str, Opener]] = {
     "retrying": _retrying,
     "s3-moto": _s3("moto"),
     "s3-radosgw": _s3("radosgw"),
+    "s3-swift": _s3("swift_s3"),
+    "swift": _swift,
 }
 
 

@@ -1,0 +1,533 @@
+"""OpenStack Swift: the contract in terms of its own HTTP interface.
+
+Swift has no conditional replace. A put looks at the version before (``HEAD``) and after: who was overtaken
+learns it by ``Changed``. A directory's marker is an object without the slash, of the type
+``application/directory``, as Swift's tools make and read it; where a file has that name, and for markers that
+other tools wrote so, it is ``dir/``. Objects longer than one PUT may be are static large objects.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cachefs.core.errors import (
+    Changed,
+    Fault,
+    NoBucket,
+    NotFound,
+    Refused,
+    StoreError,
+    Unsupported,
+)
+from cachefs.core.extents import Extent
+from cachefs.core.source import StoreOptions
+from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.remote.pages import Pages
+from cachefs.remote.store import Body, Capabilities, Sink, Support
+from cachefs.remote.swift_errors import transporting
+from cachefs.remote.swift_large import Segments, copy_source, md5_of, patience_s
+from cachefs.remote.swift_listing import Lister
+from cachefs.remote.swift_probe import probe
+from cachefs.remote.swift_session import Session, Upload, quoted_path
+from cachefs.remote.swift_values import (
+    MARKER_TYPE,
+    Version,
+    bare,
+    encode_meta,
+    is_md5,
+    require_bearable,
+    stem_of,
+    version_of,
+)
+
+_CHUNK = 2**20
+_PAGE = 1000
+_CONTAINER_TRUSTED_S = 30.0
+_BYTES: Final = "application/octet-stream"
+_CARRIED: Final = (
+    "Cache-Control",
+    "Content-Disposition",
+    "Content-Encoding",
+    "Content-Language",
+    "X-Delete-At",
+)
+"""What of an object, beside its metadata, Swift forgets when it is not sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen where a key may lie."""
+
+    found: Version | None
+    beside: Version | None = None
+    """What else has the name: a file, for a marker; a marker, for a file."""
+
+
+class SwiftStore:
+    """The objects of the container *bucket*.
+
+    *environ* holds the credentials (``OS_*``, ``ST_*``) unless *options* name a cloud. *session*: the
+    connections of a store that is already open. Nothing is asked before the first call.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        options: StoreOptions,
+        *,
+        environ: Mapping[str, str],
+        session: Session | None = None,
+        page_size: int = _PAGE,
+    ) -> None:
+        self._bucket = bucket
+        self._options = options
+        self._environ = environ
+        self._page_size = page_size
+        self._session = session or Session(options, environ)
+        self._segments = Segments(
+            self._session,
+            bucket,
+            segment_limit=options.segment_limit,
+            transfers=options.transfers,
+        )
+        self._lister = Lister(
+            self._session,
+            bucket,
+            self._head,
+            page_size=page_size,
+            transfers=options.transfers,
+        )
+        self._capabilities = Capabilities()
+        self._lock = threading.Lock()
+        self._seen_s = float("-inf")
+        """When the container was last known to be there, on the monotonic clock."""
+        self._doomed: dict[Key, list[Any]] = {}
+        """Segments of objects whose deletion was sent, and not answered."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """All unknown until :meth:`probe` ran."""
+        return self._capabilities
+
+    @property
+    def description(self) -> str:
+        """``swift://photos at https://keystone:5000/v3``."""
+        address = self._session.address
+        return f"swift://{self._bucket}" + (f" at {address}" if address else "")
+
+    def list_buckets(self) -> tuple[str, ...]:
+        """Return the names of the account's containers."""
+        return _containers(self._session)
+
+    def in_bucket(self, bucket: str) -> "SwiftStore":
+        """Return a store for another container of the account, on the same connections."""
+        return SwiftStore(
+            bucket,
+            self._options,
+            environ=self._environ,
+            session=self._session,
+            page_size=self._page_size,
+        )
+
+    def check(self) -> None:
+        """List one object."""
+        try:
+            self._session.ask(
+                "GET", quoted_path(self._bucket), self.description, query={"limit": "1"}
+            )
+        except NotFound:
+            raise NoBucket(f"there is no container {self._bucket!r}") from None
+
+    def probe(self) -> Capabilities:
+        """Write, overwrite, copy and delete an object of our own."""
+        try:
+            self._capabilities = probe(self._session, self._bucket)
+        except NotFound:
+            raise NoBucket(f"there is no container {self._bucket!r}") from None
+        return self._capabilities
+
+    def head(self, key: Key) -> ObjectInfo:
+        """Return what is at *key*."""
+        return _existing(key, self._look(key).found).info
+
+    def list(self, prefix: Key, *, deep: bool = False) -> Pages:
+        """Yield the pages of the listing. Needs a HEAD for the directory's own marker, and for what looks empty."""
+        return self._lister.pages(prefix, deep=deep)
+
+    def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
+        """Write the bytes of *extent*. If that is the whole object, its MD5 is checked as well."""
+        require_bearable(key)
+        if not extent.length or key.endswith("/"):
+            version = _existing(key, self._look(key).found)
+            _require(key, version, if_match)
+            if not 0 <= extent.start <= extent.stop <= version.info.size:
+                raise Fault(f"{key!r} does not reach so far")
+            if not extent.length:
+                return version.info
+            return self._fetch(key, version.name, extent, into, if_match)
+        return self._fetch(key, key, extent, into, if_match)
+
+    def put(
+        self,
+        key: Key,
+        body: Body,
+        *,
+        meta: Mapping[str, str],
+        content_type: str | None = None,
+        if_match: ETag | None,
+    ) -> ObjectInfo:
+        """Store *body*, its MD5 checked by the store; what is too long for that, in segments."""
+        require_bearable(key)
+        headers = encode_meta(meta)
+        look = self._look(key, newest=True)
+        _require(key, look.found, if_match)
+        name = _name_for(key, look, is_directory=body.size == 0)
+        is_marker = name == stem_of(key)
+        headers["Content-Type"] = MARKER_TYPE if is_marker else _file_type(content_type)
+        if body.size > self._options.segment_limit:
+            return self._put_large(key, body, name, look, headers, meta)
+        extent = Extent(0, body.size)
+        etag = md5_of(body, extent)
+
+        def send(conditions: Mapping[str, str]) -> str:
+            self._session.ask(
+                "PUT",
+                quoted_path(self._bucket, name),
+                f"storing {key!r}",
+                headers={**headers, **conditions, "ETag": etag},
+                data=Upload(body, extent) if body.size else b"",
+            )
+            return etag
+
+        return self._replace(key, name, look, meta, send)
+
+    def copy(
+        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+    ) -> ObjectInfo:
+        """Copy within the store. The copy of a large object gets segments of its own."""
+        require_bearable(target)
+        version = _existing(source, self._look(source, newest=True).found)
+        _require(source, version, if_match)
+        look = self._look(target, newest=True)
+        _require(target, look.found, replaces)
+        name = _name_for(target, look, is_directory=version.is_directory)
+        if version.is_slo:
+            return self._copy_large(source, version, target, name, look)
+        if version.info.size > self._options.segment_limit:
+            raise Unsupported(
+                f"{source!r} is too long for Swift to copy, and no static large object"
+            )
+        headers = copy_source(self._bucket, version.name, if_match)
+        if version.is_directory and name != stem_of(target):
+            headers["Content-Type"] = _BYTES
+
+        def send(_: Mapping[str, str]) -> str:
+            answer = self._session.ask(
+                "PUT",
+                quoted_path(self._bucket, name),
+                f"copying {source!r} to {target!r}",
+                headers=headers,
+                patience_s=patience_s(version.info.size),
+            )
+            return bare(answer.headers.get("ETag", ""))
+
+        return self._replace(target, name, look, version.info.meta or {}, send)
+
+    def set_meta(
+        self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
+    ) -> ObjectInfo:
+        """Replace the metadata. Bytes and ETag stay."""
+        headers = encode_meta(meta)
+        version = _existing(key, self._look(key, newest=True).found)
+        _require(key, version, if_match)
+        kept = version.info.content_type or _BYTES
+        headers["Content-Type"] = kept if version.is_directory else content_type or kept
+        headers |= _carried(version)
+        if version.is_dlo:  # without it, the manifest would become an empty object
+            headers["X-Object-Manifest"] = version.headers["X-Object-Manifest"]
+        self._session.ask(
+            "POST",
+            quoted_path(self._bucket, version.name),
+            f"setting the metadata of {key!r}",
+            headers=headers,
+        )
+        return self._verified(key, version.name, if_match, meta, version)
+
+    def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
+        """Remove the object, then its segments. Segments that a fault left behind stay unless we are asked again."""
+        version = self._look(key, newest=True).found
+        if version is None:
+            self._segments.remove(self._doomed.pop(key, []))
+            raise NotFound(f"{key!r} is not there")
+        if if_match is not None:
+            _require(key, version, if_match)
+        segments = self._segments.manifest_of(version.name) if version.is_slo else []
+        self._doomed[key] = segments
+        self._drop(key, version.name)
+        if version.name != key:  # a marker in the other spelling would come to light
+            with suppress(NotFound):
+                self._drop(key, key)
+        self._segments.remove(self._doomed.pop(key, []))
+
+    def close(self) -> None:
+        """Close the connections, also those of siblings."""
+        self._session.close()
+
+    def _look(self, key: Key, *, newest: bool = False) -> _Look:
+        """Look where *key* may lie; *newest*: ask every replica, for the latest version counts."""
+        require_bearable(key)
+        stem = stem_of(key)
+        if stem is None:
+            version = self._head(key, key, newest=newest)
+            if version and version.is_directory:
+                return _Look(None, version)
+            return _Look(version)
+        beside = self._head(key, stem, newest=newest)
+        if beside and beside.is_directory:
+            return _Look(beside)
+        return _Look(self._head(key, key, newest=newest), beside)
+
+    def _head(self, key: Key, name: str, *, newest: bool = False) -> Version | None:
+        try:
+            answer = self._session.ask(
+                "HEAD",
+                quoted_path(self._bucket, name),
+                f"looking up {key!r}",
+                headers={"X-Newest": "true"} if newest else {},
+            )
+        except NotFound:
+            self._confirm_container()
+            return None
+        self._seen_s = time.monotonic()
+        return version_of(key, name, answer.headers)
+
+    def _confirm_container(self) -> None:
+        """Raise ``NoBucket`` if what is not there is the container: its objects are not known to be gone."""
+        if time.monotonic() - self._seen_s < _CONTAINER_TRUSTED_S:
+            return
+        try:
+            self._session.ask("HEAD", quoted_path(self._bucket), f"looking for {self._bucket!r}")
+        except NotFound:
+            raise NoBucket(f"there is no container {self._bucket!r}") from None
+        self._seen_s = time.monotonic()
+
+    def _fetch(
+        self, key: Key, name: str, extent: Extent, into: Sink, if_match: ETag
+    ) -> ObjectInfo:
+        headers = {"Range": f"bytes={extent.start}-{extent.stop - 1}", "If-Match": f'"{if_match}"'}
+        what = f"reading {key!r}"
+        try:
+            with self._session.stream(
+                "GET", quoted_path(self._bucket, name), what, headers=headers
+            ) as response:
+                size = _whole_size(key, response, extent)
+                version = version_of(key, name, response.headers, size=size)
+                _require(key, version, if_match)
+                is_whole = extent.length == size and is_md5(if_match)
+                check = is_whole and not version.is_slo and not version.is_dlo
+                md5 = _pour(response, extent.length, into, what, check=check)
+        except NotFound:
+            self._confirm_container()
+            raise
+        if md5 is not None and md5 != if_match:
+            raise Fault(f"{what}: the bytes are not those that the ETag stands for")
+        return version.info
+
+    def _put_large(
+        self,
+        key: Key,
+        body: Body,
+        name: str,
+        look: _Look,
+        headers: Mapping[str, str],
+        meta: Mapping[str, str],
+    ) -> ObjectInfo:
+        segments = self._segments.upload(body, name)
+
+        def send(conditions: Mapping[str, str]) -> str:
+            return self._segments.write_manifest(
+                name, segments, {**headers, **conditions}, verify=True
+            )
+
+        return self._replace(
+            key, name, look, meta, send, undo=lambda: self._segments.remove(segments)
+        )
+
+    def _copy_large(
+        self, source: Key, version: Version, target: Key, name: str, look: _Look
+    ) -> ObjectInfo:
+        segments = self._segments.copy(self._segments.manifest_of(version.name), name)
+        meta = version.info.meta or {}
+        headers = {
+            **encode_meta(meta),
+            **_carried(version),
+            "Content-Type": _file_type(version.info.content_type),
+        }
+
+        def send(conditions: Mapping[str, str]) -> str:
+            _require(source, self._look(source, newest=True).found, version.info.etag)
+            return self._segments.write_manifest(
+                name, segments, {**headers, **conditions}, verify=False
+            )
+
+        return self._replace(
+            target, name, look, meta, send, undo=lambda: self._segments.remove(segments)
+        )
+
+    def _replace(
+        self,
+        key: Key,
+        name: str,
+        look: _Look,
+        meta: Mapping[str, str],
+        send: Callable[[Mapping[str, str]], str],
+        *,
+        undo: Callable[[], None] = lambda: None,
+    ) -> ObjectInfo:
+        """Write a version by *send*, which gets the conditions and returns the ETag, and see that it stands.
+
+        *undo* is called only when it surely does not: after a fault, nobody knows whether the store will
+        not still take what was sent.
+        """
+        found, beside = look.found, look.beside
+        try:
+            replaced = self._segments.manifest_of(found.name) if found and found.is_slo else []
+            if beside and beside.name == name:
+                self._set_aside(beside)
+            may_create = not found and not beside
+            may_create &= self._capabilities.conditional_create is not Support.REFUSED
+            etag = send({"If-None-Match": "*"} if may_create else {})
+        except NotFound:
+            undo()
+            raise NoBucket(f"there is no container {self._bucket!r}") from None
+        except (Changed, Refused):
+            undo()
+            raise
+        try:
+            info = self._verified(key, name, etag, meta, found)
+        except Changed:
+            undo()
+            raise
+        if found and found.name != name:
+            with suppress(StoreError):
+                self._drop(key, found.name)
+        self._segments.remove(replaced)
+        return info
+
+    def _verified(
+        self, key: Key, name: str, etag: str, meta: Mapping[str, str], base: Version | None
+    ) -> ObjectInfo:
+        """Return what is there after a write, if it is what was written."""
+        version = self._head(key, name, newest=True)
+        if version is None or (base and base.name == name and version.stamp == base.stamp):
+            raise Fault(f"{key!r} was taken by the store, and is not shown by it")
+        lowered = {item.lower(): value for item, value in meta.items()}
+        if version.info.etag != etag or version.info.meta != lowered:
+            raise Changed(f"{key!r} was replaced by another writer just as it was stored")
+        return version.info
+
+    def _set_aside(self, marker: Version) -> None:
+        """Make room for a file that has the name of a directory's marker."""
+        self._session.ask(
+            "PUT",
+            quoted_path(self._bucket, f"{marker.name}/"),
+            f"moving the marker of {marker.name!r}",
+            headers=copy_source(self._bucket, marker.name, marker.info.etag),
+        )
+
+    def _drop(self, key: Key, name: str) -> None:
+        self._session.ask("DELETE", quoted_path(self._bucket, name), f"deleting {key!r}")
+
+
+def container_names(options: StoreOptions, *, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the containers in the account that *options* and *environ* name."""
+    session = Session(options, environ)
+    try:
+        return _containers(session)
+    finally:
+        session.close()
+
+
+def _containers(session: Session) -> tuple[str, ...]:
+    names: list[str] = []
+    while True:
+        query = {"format": "json", "limit": str(_PAGE), "marker": names[-1] if names else ""}
+        answer = session.ask("GET", "", "listing the containers", query=query)
+        try:
+            page = [str(row["name"]) for row in answer.json()] if answer.content else []
+        except (KeyError, TypeError):
+            raise Fault("the list of containers is not what it should be") from None
+        names += page
+        if len(page) < _PAGE:
+            return tuple(names)
+
+
+def _existing(key: Key, version: Version | None) -> Version:
+    if version is None:
+        raise NotFound(f"{key!r} is not there")
+    return version
+
+
+def _require(key: Key, version: Version | None, etag: ETag | None) -> None:
+    if (version.info.etag if version else None) != etag:
+        raise Changed(
+            f"{key!r} is another version" if version else f"{key!r} is not there any more"
+        )
+
+
+def _name_for(key: Key, look: _Look, *, is_directory: bool) -> str:
+    """Return the Swift name to store *key* under."""
+    stem = stem_of(key)
+    if stem is None or not is_directory or look.beside:
+        return key
+    return stem if look.found is None or look.found.name == stem else key
+
+
+def _file_type(content_type: str | None) -> str:
+    """Return the type to store a file with: never one that would make a directory of it while it is empty."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return _BYTES if not kind or kind in (MARKER_TYPE, "text/directory") else str(content_type)
+
+
+def _carried(version: Version) -> dict[str, str]:
+    return {name: version.headers[name] for name in _CARRIED if name in version.headers}
+
+
+def _whole_size(key: Key, response: Any, extent: Extent) -> int:  # noqa: ANN401  # of requests
+    """Return how long the object is. Raise ``Fault`` if the answer is not about *extent*, all of it."""
+    headers = response.headers
+    length, content_range = headers.get("Content-Length"), headers.get("Content-Range")
+    if length != str(extent.length):
+        raise Fault(f"reading {key!r}: {length} bytes came, and {extent.length} were asked for")
+    if response.status_code != 206 or content_range is None:
+        if extent.start:
+            raise Fault(f"reading {key!r}: the store does not give ranges")
+        return extent.length
+    span, _, size = content_range.removeprefix("bytes ").partition("/")
+    if span != f"{extent.start}-{extent.stop - 1}" or not size.isdecimal():
+        raise Fault(f"reading {key!r}: the answer is about {content_range}")
+    return int(size)
+
+
+def _pour(response: Any, length: int, into: Sink, what: str, *, check: bool) -> str | None:  # noqa: ANN401
+    """Hand the content to *into*; return its MD5 if that is to be checked."""
+    digest = hashlib.md5(usedforsecurity=False) if check else None
+    buffer = memoryview(bytearray(min(_CHUNK, length)))
+    left = length
+    while left:
+        with transporting(what):
+            count = response.raw.readinto(buffer[: min(_CHUNK, left)])
+        if not count:
+            raise Fault(f"{what}: the content ended {left} bytes early")
+        into.write(buffer[:count])
+        if digest:
+            digest.update(buffer[:count])
+        left -= count
+    with transporting(what):
+        if response.raw.read(1):
+            raise Fault(f"{what}: more came than was asked for")
+    return digest.hexdigest() if digest else None
