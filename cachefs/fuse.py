@@ -89,7 +89,8 @@ def _attributes(found: Stat) -> EntryAttributes:
     entry = EntryAttributes()
     entry.st_ino = InodeT(found.ino)
     entry.generation = 0
-    entry.entry_timeout = entry.attr_timeout = found.ttl_s
+    entry.entry_timeout = found.name_ttl_s
+    entry.attr_timeout = found.attrs_ttl_s
     entry.st_mode = ModeT(_FORMAT[attrs.kind] | attrs.mode)
     # One link for directories too: tools that count subdirectories by links then look for themselves.
     entry.st_nlink = 1
@@ -304,7 +305,8 @@ class Door(pyfuse3.Operations):
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         with replying("read"):
-            return await self._fs.read(Fh(fh), off, size)
+            # pyfuse3 answers the kernel before any other task runs, and takes any buffer.
+            return await self._fs.read(Fh(fh), off, size)  # type: ignore[return-value]
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         with replying("write"):
@@ -336,9 +338,8 @@ class Door(pyfuse3.Operations):
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if not name.startswith(b"user."):
-            raise FUSEError(
-                pyfuse3.ENOATTR
-            )  # the kernel asks for security.capability before each write
+            # Not "no such attribute": told that there are none of a kind, `ls -l` stops asking for each file.
+            raise FUSEError(errno.ENOTSUP)
         with replying("getxattr"):
             return await self._fs.getxattr(Ino(inode), name)
 

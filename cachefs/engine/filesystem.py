@@ -38,6 +38,8 @@ from cachefs.remote.store import ObjectStore
 
 _ATTRIBUTE_PREFIX: Final = b"user.cachefs."
 _OPENS_REMEMBERED: Final = 65536
+_DIRECTORY_TTL_S: Final = 60.0
+"""A directory's own attributes change through this mount only; the kernel checks its mode at each step of a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Stat:
 
     ino: Ino
     attrs: Attrs
-    ttl_s: float
+    name_ttl_s: float
+    attrs_ttl_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ class FileSystem:
         file = self._files.get(inode.ino)
         if file is not None and file.is_altered:
             attrs = replace(attrs, size=file.size, mtime_ns=file.mtime_ns, ctime_ns=file.ctime_ns)
-        return Stat(inode.ino, attrs, self._names.ttl_left_s(inode))
+        ttl_s = self._names.ttl_left_s(inode)
+        return Stat(inode.ino, attrs, ttl_s, _DIRECTORY_TTL_S if inode.is_dir else ttl_s)
 
     @property
     def negative_ttl_s(self) -> float:
@@ -372,8 +376,8 @@ class FileSystem:
 
     # ---- bytes ------------------------------------------------------------------------------
 
-    async def read(self, fh: Fh, offset: int, size: int) -> bytes:
-        """Return bytes of an open file, fewer only at its end."""
+    async def read(self, fh: Fh, offset: int, size: int) -> bytes | memoryview:
+        """Return bytes of an open file, fewer only at its end; valid until the caller awaits anything."""
         found = await self._handles[fh].file.read(offset, size)
         self.bytes_read += len(found)
         return found
@@ -517,7 +521,7 @@ class FileSystem:
 
     async def _foreign(self, inode: Inode, key: Key) -> dict[str, str]:
         """Return the metadata that the object has now, which a listing may not have told."""
-        if inode.meta is not None or inode.etag is None:
+        if inode.meta_json is not None or inode.etag is None:
             return dict(inode.meta or {})
         info = await self._rooms.threads.ask(self._store.head, key)
         return dict(info.meta or {})

@@ -141,9 +141,10 @@ class Names:
     def ttl_left_s(self, inode: Inode) -> float:
         """Return for how many seconds the kernel may believe what it is told of *inode*."""
         ttl_ns = self._freshness.metadata_ttl_ns
-        if self._journal.is_dirty(inode.ino):
-            return ttl_ns / SECOND_NS
-        return max(0, min(ttl_ns, inode.checked_ns + ttl_ns - self.now_ns())) / SECOND_NS
+        left_ns = min(ttl_ns, inode.checked_ns + ttl_ns - self.now_ns())
+        if left_ns <= 0:
+            return ttl_ns / SECOND_NS if self._journal.is_dirty(inode.ino) else 0
+        return left_ns / SECOND_NS
 
     @property
     def negative_ttl_s(self) -> float:
@@ -159,9 +160,9 @@ class Names:
         self._absent.pop((parent, name), None)
 
     def _is_believed(self, inode: Inode) -> bool:
-        if self._journal.is_dirty(inode.ino):
+        if is_fresh(inode.checked_ns, self._freshness.metadata_ttl_ns, self.now_ns()):
             return True
-        return is_fresh(inode.checked_ns, self._freshness.metadata_ttl_ns, self.now_ns())
+        return self._journal.is_dirty(inode.ino)
 
     def directory(self, ino: Ino) -> Inode:
         """Return the row of a directory. Raise ``Stale`` if it is gone, ``NotDirectory`` if it is none."""
@@ -205,7 +206,7 @@ class Names:
         return None
 
     def _is_exact(self, parent: Ino, inode: Inode) -> bool:
-        if inode.is_dir or inode.meta is not None or inode.etag is None:
+        if inode.is_dir or inode.meta_json is not None or inode.etag is None:
             return True
         mode = self._freshness.attributes
         return mode is AttributeMode.LISTING or (
@@ -359,13 +360,7 @@ class Names:
         mode = self._freshness.attributes
         if mode is AttributeMode.LISTING or (mode is AttributeMode.AUTO and ino in self._plain):
             return
-        unknown: list[Inode] = []
-        after = 0
-        while page := self._inodes.children(ino, after=after, limit=5000):
-            unknown += [
-                each for each in page if not each.is_dir and each.meta is None and each.etag
-            ]
-            after = page[-1].ino
+        unknown = self._inodes.undescribed(ino)
         if not unknown:
             return
         if mode is AttributeMode.AUTO:
@@ -375,7 +370,7 @@ class Names:
             if not any(self._says_posix(each.ino) for each in distinct):
                 self._plain[ino] = True
                 return
-            unknown = [each for each in unknown if each not in distinct]
+            unknown = self._inodes.undescribed(ino)
         await self._head_all(ino, unknown)
 
     def _says_posix(self, ino: Ino) -> bool:

@@ -22,6 +22,32 @@ from cachefs.engine.upload import Uploader
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
 from cachefs.local.journal import Journal
 
+_READ_BUFFER = 2**20
+"""The largest read that the kernel sends."""
+
+
+class ReadBuffer:
+    """One buffer for all reads that the page cache can answer, for allocating one each time costs more than the read.
+
+    What it returns is valid until the caller awaits: the next read overwrites it.
+    """
+
+    def __init__(self) -> None:
+        self._view = memoryview(bytearray(_READ_BUFFER))
+
+    def read_now(self, fd: int, size: int, offset: int) -> memoryview | None:
+        """Return bytes that the page cache holds; None if the disk would have to be asked."""
+        if size > _READ_BUFFER:
+            return None
+        view = self._view[:size]
+        try:
+            count = os.preadv(fd, [view], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+                return None
+            raise
+        return view if count == size else None
+
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
@@ -35,6 +61,7 @@ class Rooms:
     through: PassThrough
     uploader: Uploader
     threads: Threads
+    buffer: ReadBuffer
     timeout_s: float
 
 
@@ -51,18 +78,6 @@ def _pread_all(fd: int, size: int, offset: int) -> bytes:
         chunks.append(chunk)
         size, offset = size - len(chunk), offset + len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _read_now(fd: int, size: int, offset: int) -> bytes | None:
-    """Return bytes that the page cache holds; None if the disk would have to be asked."""
-    buffer = bytearray(size)
-    try:
-        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-            return None
-        raise
-    return bytes(buffer) if count == size else None
 
 
 class OpenFile:
@@ -105,8 +120,11 @@ class OpenFile:
 
     # ---- reading ----------------------------------------------------------------------------
 
-    async def read(self, offset: int, size: int) -> bytes:
-        """Return the bytes of the range, fewer only at the end of the file."""
+    async def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return the bytes of the range, fewer only at the end of the file.
+
+        What is returned is valid until the caller awaits anything.
+        """
         extent = Extent(offset, min(offset + size, self.entry.size))
         if extent.start >= extent.stop:
             return b""
@@ -115,11 +133,10 @@ class OpenFile:
             self._rooms.fetcher.notice(self._stream, extent)
             if not await self._rooms.fetcher.ensure(self._stream, extent):
                 return await self._read_through(extent)
-        found = _read_now(entry.fd, extent.length, extent.start)
-        if found is None:
-            found = await self._rooms.threads.disk(
-                _pread_all, entry.fd, extent.length, extent.start
-            )
+        cached = self._rooms.buffer.read_now(entry.fd, extent.length, extent.start)
+        if cached is not None:
+            return cached
+        found = await self._rooms.threads.disk(_pread_all, entry.fd, extent.length, extent.start)
         if len(found) != extent.length and entry.size >= extent.stop:
             raise BytesLost(f"cache file {entry.id} is shorter than the bytes it holds")
         return found

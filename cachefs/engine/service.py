@@ -30,7 +30,7 @@ from cachefs.engine.conflict import Conflicts
 from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem, Limits
 from cachefs.engine.names import Freshness, Names
-from cachefs.engine.openfile import Rooms
+from cachefs.engine.openfile import ReadBuffer, Rooms
 from cachefs.engine.rename import Renamer
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
@@ -155,6 +155,7 @@ class Service:
             PassThrough(self._fetcher),
             self._uploader,
             self._threads,
+            ReadBuffer(),
             settings.timeout_s,
         )
         self.fs = FileSystem(

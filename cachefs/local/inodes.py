@@ -36,10 +36,18 @@ class Inode:
     ctime_ns: int
     etag: ETag | None
     content_type: str | None
-    meta: Mapping[str, str] | None
-    """All user metadata of the version ``etag``; None: only a listing was seen."""
+    meta_json: str | None
+    """All user metadata of the version ``etag``, as JSON; None: only a listing was seen."""
     checked_ns: int
     listed_ns: int | None
+
+    @property
+    def meta(self) -> Mapping[str, str] | None:
+        """All user metadata of the version ``etag``; None: only a listing was seen."""
+        found: dict[str, str] | None = (
+            None if self.meta_json is None else json.loads(self.meta_json)
+        )
+        return found
 
     @property
     def is_dir(self) -> bool:
@@ -65,26 +73,13 @@ def _to_bytes(component: str) -> bytes:
     return component.encode("utf-8", "surrogateescape")
 
 
+_KINDS: Final = {str(kind): kind for kind in Kind}
+
+
 def _inode(row: tuple[Any, ...]) -> Inode:
-    return Inode(
-        ino=Ino(row[0]),
-        parent=row[1],
-        name=row[2],
-        component=_to_text(row[3]),
-        kind=Kind(row[4]),
-        size=row[5],
-        mode=row[6],
-        uid=row[7],
-        gid=row[8],
-        atime_ns=row[9],
-        mtime_ns=row[10],
-        ctime_ns=row[11],
-        etag=row[12],
-        content_type=row[13],
-        meta=None if row[14] is None else json.loads(row[14]),
-        checked_ns=row[15],
-        listed_ns=row[16],
-    )
+    """Return the inode of a row of ``_COLUMNS``. Runs for each entry of a listing, hence by position."""
+    (ino, parent, name, component, kind), rest = row[:5], row[5:]
+    return Inode(ino, parent, name, _to_text(component), _KINDS[kind], *rest)
 
 
 def _posix_columns(info: ObjectInfo) -> dict[str, object]:
@@ -148,6 +143,15 @@ class InodeTable:
         rows = self._db.all(
             f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ? ORDER BY ino LIMIT ?",
             (parent, after, limit),
+        )
+        return [_inode(row) for row in rows]
+
+    def undescribed(self, parent: Ino) -> list[Inode]:
+        """Return the children of which only a listing was seen, so that their metadata is not known."""
+        rows = self._db.all(
+            f"SELECT {_COLUMNS} FROM inodes"
+            " WHERE parent = ? AND meta IS NULL AND etag IS NOT NULL AND kind <> 'dir'",
+            (parent,),
         )
         return [_inode(row) for row in rows]
 
@@ -498,7 +502,7 @@ class _Merge:
             self.table.put(row.ino, info, self.now_ns)
 
     def _confirm(self, row: Inode, info: ObjectInfo | None) -> None:
-        if info is not None and info.meta is not None and row.meta is None:
+        if info is not None and info.meta is not None and row.meta_json is None:
             self.table.put(row.ino, info, self.now_ns)
         else:
             self.table.touch(row.ino, self.now_ns)
