@@ -5,13 +5,14 @@ Only the module of the verb that was asked for is loaded, so that ``status`` doe
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 import cachefs
 from cachefs.cli.command import Call, Command
-from cachefs.cli.failures import EXIT_INTERRUPTED, explain
+from cachefs.cli.failures import EXIT_FAILURES, EXIT_INTERRUPTED, explain
 from cachefs.cli.logs import log_to_stderr
 from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, check_left_over
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except SystemExit as end:  # argparse, after --help
         return end.code if isinstance(end.code, int) else 2
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILURES
     except BaseExceptionGroup as error:
         return _fail(error, redactor)
     except Exception as error:  # noqa: BLE001 - the last line of defence; logged with its traceback

@@ -25,6 +25,7 @@ class Machine:
     """What mounting needs of this machine."""
 
     fuse_device: Path = Path("/dev/fuse")
+    fuse_conf: Path = Path("/etc/fuse.conf")
     path: str | None = None
     """Where commands are looked for; None: as always."""
 
@@ -38,6 +39,8 @@ def check_all(config: MountConfig, environment: Environment, machine: Machine = 
         raise UsageError("no mountpoint given — for example cachefs mount s3://photos /mnt/photos")
     mountpoint = check_mountpoint(config.mountpoint, environment)
     check_fuse(environment, machine)
+    if config.allow_other:
+        check_allow_other(environment, machine)
     check_apart(config, mountpoint)
     check_cache_dir(config.cache_dir, environment)
     if config.log_file:
@@ -89,9 +92,30 @@ def check_fuse(environment: Environment, machine: Machine = _THIS) -> None:
         raise UsageError(
             "fusermount3 is not installed — install the package fuse3, or mount as root"
         )
-    if not machine.fuse_device.exists():
+    device = machine.fuse_device
+    if not device.exists():
         raise UsageError(
-            f"there is no {machine.fuse_device} — load the module (modprobe fuse), or give the container the device"
+            f"there is no {device} — load the module (modprobe fuse), or give the container the device"
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise UsageError(
+            f"{device} is not open to you — mount as root, or have it opened: chmod 666 {device}"
+        )
+
+
+def check_allow_other(environment: Environment, machine: Machine = _THIS) -> None:
+    """Raise unless the user may let others into a mount."""
+    if environment.is_root:
+        return
+    try:
+        lines = [
+            line.strip() for line in machine.fuse_conf.read_text(errors="replace").splitlines()
+        ]
+    except OSError:
+        lines = []
+    if "user_allow_other" not in lines:
+        raise UsageError(
+            f"--allow-other is for root alone here — have the line user_allow_other added to {machine.fuse_conf}"
         )
 
 

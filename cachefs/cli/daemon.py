@@ -4,13 +4,13 @@ The daemon is a fresh process, not a fork: no thread, lock or connection of the 
 it went through a pipe: one JSON line, ``{"ready": pid}`` or ``{"error": line, "code": exit code}``.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -23,32 +23,36 @@ OWN_LOG_NAME: Final = "cachefs.log"
 _CHUNK: Final = 64 * 2**10
 
 
-@dataclass(frozen=True, slots=True)
 class Announcer:
     """The daemon's end of the pipe. Says one thing, once."""
 
-    fd: int
+    def __init__(self, fd: int) -> None:
+        # None: it was said. The number may be another file's by then, so it must not be written to again.
+        self._fd: int | None = fd
 
     def ready(self) -> None:
         """Tell the parent that the mount answers."""
         self._say({"ready": os.getpid()})
 
     def failed(self, failure: Failure) -> None:
-        """Tell the parent why there is no mount."""
+        """Tell the parent why there is no mount. Nobody listens any more once the mount was ready."""
         self._say({"error": failure.line, "code": failure.code})
 
     def _say(self, message: dict[str, object]) -> None:
-        try:
-            os.write(self.fd, json.dumps(message).encode() + b"\n")
-            os.close(self.fd)
-        except OSError:
-            return  # the parent was interrupted, or this was said before
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return
+        with contextlib.suppress(OSError):  # the parent was interrupted
+            os.write(fd, json.dumps(message).encode() + b"\n")
+        os.close(fd)
 
 
-def launch(words: Sequence[str], environment: Environment, *, doing: str) -> Failure | None:
+def launch(
+    words: Sequence[str], environment: Environment, *, log_file: Path, doing: str
+) -> Failure | None:
     """Start ``cachefs mount`` *words* in the background. Return None once it answers, else what it said.
 
-    Interrupted, it takes the daemon down again.
+    If it ends without a word, its last line in *log_file* is told. Interrupted, it is taken down again.
     """
     hear, say = os.pipe()
     with tempfile.TemporaryFile() as captured, os.fdopen(hear, "rb", buffering=0) as pipe:
@@ -67,7 +71,7 @@ def launch(words: Sequence[str], environment: Environment, *, doing: str) -> Fai
         _, status = os.waitpid(pid, 0)
         if "error" in message:
             return Failure(str(message["error"]), int(str(message["code"])))
-        return _silent(os.waitstatus_to_exitcode(status), captured, doing)
+        return _silent(os.waitstatus_to_exitcode(status), _last_line(captured, log_file), doing)
 
 
 def redirect_to(log_file: Path) -> None:
@@ -112,10 +116,21 @@ def _heard(pipe: IO[bytes]) -> dict[str, object]:
     return message if isinstance(message, dict) else {}
 
 
-def _silent(code: int, captured: IO[bytes], doing: str) -> Failure:
+def _last_line(captured: IO[bytes], log_file: Path) -> str:
     captured.seek(0)
-    lines = captured.read().decode(errors="replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    texts = [captured.read()]
+    with contextlib.suppress(OSError):  # it may have ended before it had a log
+        texts.append(log_file.read_bytes())
+    for text in texts:
+        lines = [
+            line.strip() for line in text.decode(errors="replace").split("\n") if line.strip()
+        ]
+        if lines:
+            return lines[-1]
+    return ""
+
+
+def _silent(code: int, said: str, doing: str) -> Failure:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     last = f"; its last words: {said}" if said else ""
     return Failure(f"{doing}: the daemon {how}{last}", EXIT_FAILURES)

@@ -64,7 +64,8 @@ def _run(call: Call) -> int:
         return _end(call, explain(error, doing=doing, source=config.source), announcer)
     if announcer or config.foreground or arguments.foreground:
         return _stay(call, config, mountpoint, announcer)
-    failure = launch(call.words, environment, doing=doing)
+    log_file = config.log_file or config.cache_dir / OWN_LOG_NAME
+    failure = launch(call.words, environment, log_file=log_file, doing=doing)
     if failure is None and mount_at(mountpoint) is None:
         failure = Failure(f"{doing}: it was unmounted at once", 1)
     return EXIT_DONE if failure is None else _end(call, failure, None)

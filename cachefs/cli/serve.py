@@ -14,6 +14,7 @@ from cachefs.cli.notify import notify
 from cachefs.cli.output import counted
 from cachefs.cli.registry import Registration, Registry, process_start
 from cachefs.config import Environment, MountConfig
+from cachefs.core.errors import UsageError
 from cachefs.engine.service import Service, ServiceSettings, open_service
 from cachefs.remote.retry import Retrying
 from cachefs.server import SOCKET_NAME, serve_control
@@ -60,8 +61,8 @@ def disk_size(directory: Path) -> int:
 class Daemon:
     """One mount, from start to end.
 
-    The first signal (or the unmount) takes no more writes and uploads what waits, for the mount's deadline; a
-    second signal cuts that short. What is not uploaded then stays in the cache directory.
+    The first signal (or the unmount) takes no more writes and uploads what waits, until nothing has moved for the
+    mount's deadline; a second signal cuts that short. What is not uploaded then stays in the cache directory.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Daemon:
         # None: no drain has ended.
         self._left: Left | None = None
         self._interrupted = False
+        self._is_ready = False
 
     async def run(self) -> Left:
         """Hold the mount until it ends. Return what still waits for upload."""
@@ -105,23 +107,36 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_control, service, self._config.cache_dir)
             try:
-                await fuse.serve(
-                    service,
-                    self._mountpoint,
-                    fsname=str(self._config.source),
-                    allow_other=self._config.allow_other,
-                    read_only=self._config.read_only,
-                    kernel_options=self._config.kernel_options,
-                    on_ready=self._ready,
-                    stop=self._stop,
-                )
+                await self._serve_kernel(service)
             finally:
                 self._registry.remove(str(self._mountpoint), os.getpid())
             if self._left is None:
                 self._left = await self._drain(service)
             nursery.cancel_scope.cancel()
 
+    async def _serve_kernel(self, service: Service) -> None:
+        try:
+            await fuse.serve(
+                service,
+                self._mountpoint,
+                fsname=str(self._config.source),
+                allow_other=self._config.allow_other,
+                read_only=self._config.read_only,
+                kernel_options=self._config.kernel_options,
+                on_ready=self._ready,
+                stop=self._stop,
+            )
+        except RuntimeError as error:
+            if self._is_ready:
+                raise
+            # libfuse tells the reason on standard error, and its caller only that there was one.
+            raise UsageError(
+                f"FUSE refused the mount ({error}) — the line before this in the log says why",
+                exit_code=1,
+            ) from error
+
     def _ready(self) -> None:
+        self._is_ready = True
         pid = os.getpid()
         self._registry.add(
             Registration(
@@ -160,8 +175,22 @@ class Daemon:
         self._stop.set()
 
     async def _drain(self, service: Service) -> Left:
+        """Upload what waits, for as long as the store takes it in; return what is left."""
         waiting = counted(len(service.dirty()), "file")
         notify(self._manager, STOPPING="1", STATUS=f"uploading {waiting} before the end")
         with trio.CancelScope() as self._draining:
-            return await service.drain(timeout_s=self._config.timeout_s)
+            while True:
+                before = len(service.dirty())
+                left = await service.drain(timeout_s=self._config.timeout_s)
+                if not left or not _is_moving(service, before, left):
+                    return left
         return service.dirty()
+
+
+def _is_moving(service: Service, before: int, left: Left) -> bool:
+    """Whether it is worth to go on: some were stored, or one is under way and the store answers."""
+    if len(left) < before:
+        return True
+    remote = service.status()["remote"]
+    answers = isinstance(remote, dict) and remote.get("offline_since") is None
+    return answers and any(file.get("state") == "uploading" for file in left)

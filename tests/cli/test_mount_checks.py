@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cachefs.cli.checks import Machine, check_apart, check_cache_dir, check_fuse, check_mountpoint
+from cachefs.cli.checks import (
+    Machine,
+    check_allow_other,
+    check_apart,
+    check_cache_dir,
+    check_fuse,
+    check_mountpoint,
+)
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config
 from cachefs.config.given import read_dash_o
 from cachefs.core.errors import UsageError
@@ -111,6 +118,20 @@ def test_the_fuse_device_is_needed(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"there is no {tmp_path}/fuse — load the module (modprobe fuse), or give the container the device"
     )
+
+
+def test_others_are_let_in_only_where_the_administrator_allows_it(tmp_path: Path) -> None:
+    conf = tmp_path / "fuse.conf"
+    conf.write_text("# user_allow_other lets users do it\n#user_allow_other\n")
+    with pytest.raises(UsageError, match="--allow-other is for root alone here"):
+        check_allow_other(Environment(uid=1000), Machine(fuse_conf=conf))
+    with pytest.raises(UsageError, match="--allow-other is for root alone here"):
+        check_allow_other(Environment(uid=1000), Machine(fuse_conf=tmp_path / "none"))
+    check_allow_other(Environment(uid=0), Machine(fuse_conf=conf))
+
+    conf.write_text("mount_max = 10\nuser_allow_other\n")
+
+    check_allow_other(Environment(uid=1000), Machine(fuse_conf=conf))
 
 
 def test_a_cache_directory_that_others_may_read_is_refused(home: Path) -> None:
