@@ -118,11 +118,16 @@ def profiler(name: str, directory: Path) -> Profiler:
     """The one of that name."""
     if name == "sampler":
         return Sampler(directory)
-    beside = Path(sys.executable).with_name("py-spy")
-    program = str(beside) if beside.exists() else shutil.which("py-spy")
+    program = py_spy()
     if program is None:
         raise Failed("py-spy is not installed (pip install py-spy), or use --with sampler")
     return PySpy(directory, program)
+
+
+def py_spy() -> str | None:
+    """The program, beside this python or on the path."""
+    beside = Path(sys.executable).with_name("py-spy")
+    return str(beside) if beside.exists() else shutil.which("py-spy")
 
 
 def profile(run: Run, scene: Scene, chosen: Profiler) -> Sample:
@@ -145,7 +150,7 @@ def report(stacks: Stacks, top: int) -> str:
     below: dict[str, float] = defaultdict(float)
     for stack, seconds in stacks.items():
         own[stack[-1]] += seconds
-        for name in set(stack):
+        for name in set(_below_the_loop(stack)):
             below[name] += seconds
     return "\n".join(
         [
@@ -154,6 +159,12 @@ def report(stacks: Stacks, top: int) -> str:
             *_top("with what it calls", below, total, top),
         ]
     )
+
+
+def _below_the_loop(stack: tuple[str, ...]) -> tuple[str, ...]:
+    """Without what every stack of the event loop begins with."""
+    inner = [i for i, name in enumerate(stack) if name.startswith("unrolled_run ")]
+    return stack[inner[-1] + 1 :] if inner else stack
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
