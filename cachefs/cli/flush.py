@@ -7,6 +7,7 @@ from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
 from cachefs.cli.live import every_mount, mount_containing
 from cachefs.cli.output import complain, counted, printable, say, say_json
 from cachefs.cli.parser import Parser
+from cachefs.cli.progress import uploads_shown
 from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient
 
@@ -28,7 +29,7 @@ def _configure(parser: Parser) -> None:
 
 def _run(call: Call) -> int:
     results = [
-        {"mountpoint": running.mountpoint, **_flushed(running, paths, wait=call.arguments.wait)}
+        {"mountpoint": running.mountpoint, **_flushed(call, running, paths)}
         for running, paths in _by_mount(call)
     ]
     if call.as_json:
@@ -50,10 +51,11 @@ def _by_mount(call: Call) -> list[tuple[Registration, list[str]]]:
     return [(running, [] if "" in paths else paths) for running, paths in grouped.values()]
 
 
-def _flushed(running: Registration, paths: list[str], *, wait: bool) -> dict[str, object]:
-    with ControlClient(Path(running.socket)) as client:
-        bound = {"timeout_s": _LONGEST_WAIT_S} if wait else {}
-        answer = client.ask("flush", paths=paths, wait=wait, **bound)
+def _flushed(call: Call, running: Registration, paths: list[str]) -> dict[str, object]:
+    socket, wait = Path(running.socket), call.arguments.wait
+    with ControlClient(socket) as client, uploads_shown(socket, quiet=call.quiet or not wait):
+        bound = _LONGEST_WAIT_S if wait else None
+        answer = client.ask("flush", paths=paths, wait=wait, timeout_s=bound)
     return answer if isinstance(answer, dict) else {}
 
 

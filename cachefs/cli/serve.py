@@ -138,16 +138,18 @@ class Daemon:
     def _ready(self) -> None:
         self._is_ready = True
         pid = os.getpid()
-        self._registry.add(
-            Registration(
-                mountpoint=str(self._mountpoint),
-                source=str(self._config.source),
-                cache_dir=str(self._config.cache_dir),
-                socket=str(self._config.cache_dir / SOCKET_NAME),
-                pid=pid,
-                started=process_start(pid) or 0,
-            )
+        registration = Registration(
+            mountpoint=str(self._mountpoint),
+            source=str(self._config.source),
+            cache_dir=str(self._config.cache_dir),
+            socket=str(self._config.cache_dir / SOCKET_NAME),
+            pid=pid,
+            started=process_start(pid) or 0,
         )
+        try:
+            self._registry.add(registration)
+        except (OSError, UsageError) as error:  # no reason to have no mount
+            _log.warning("cachefs status and umount will not find this mount: %s", error)
         _log.info("mounted %s at %s", self._config.source, self._mountpoint)
         notify(
             self._manager,

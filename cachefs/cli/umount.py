@@ -10,6 +10,7 @@ from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
 from cachefs.cli.mounts import Mount, answer_of, holders, locate, mount_at, unmount
 from cachefs.cli.output import complain, counted, printable, say_json
 from cachefs.cli.parser import Parser
+from cachefs.cli.progress import uploads_shown
 from cachefs.cli.registry import Registration, registry_of
 from cachefs.client import ControlClient, NoDaemon
 from cachefs.config.quantities import parse_patience
@@ -57,11 +58,18 @@ def _timeout(text: str) -> float:
 
 
 def _by_daemon(call: Call, registration: Registration, mountpoint: Path, timeout_s: float) -> int:
-    process = os.pidfd_open(registration.pid)
+    try:
+        process = os.pidfd_open(registration.pid)
+    except ProcessLookupError:
+        mount = mount_at(mountpoint)
+        return _without_daemon(call, mount) if mount else _report(call, mountpoint, [])
     try:
         # The connection stays open over the unmount: when it closes, the daemon takes writes again.
         with ControlClient(Path(registration.socket)) as client:
-            answer = client.ask("drain", timeout=timeout_s, timeout_s=timeout_s + _ANSWER_GRACE_S)
+            with uploads_shown(Path(registration.socket), quiet=call.quiet):
+                answer = client.ask(
+                    "drain", timeout=timeout_s, timeout_s=timeout_s + _ANSWER_GRACE_S
+                )
             left = answer["left"] if isinstance(answer, dict) else []
             if left:
                 return _report(call, mountpoint, left)

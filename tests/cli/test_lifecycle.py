@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import select
 import signal
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from cachefs.cli.mounts import mount_at
+from cachefs.cli.progress import line_of
 from tests.cli.running import Done, cachefs, surroundings
 
 PATIENCE_S = 20.0
@@ -168,6 +170,57 @@ def test_status_tells_of_the_mount_in_words_and_in_json(place: Place) -> None:
     assert words.code == 0
     assert words.out.startswith(f"file://{place.store} at {place.drive}\n")
     assert place.cachefs("umount", place.drive).code == 0
+
+
+def test_status_can_be_watched(place: Place) -> None:
+    place.mount()
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "cachefs",
+            "status",
+            place.drive,
+            "--watch",
+            "--interval",
+            "50ms",
+            "--json",
+        ],
+        env=surroundings(place.home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        reports = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+
+    assert [report["mountpoint"] for report in reports] == [str(place.drive)] * 3
+    assert (process.returncode, err) == (130, "")
+    assert place.cachefs("umount", place.drive).code == 0
+
+
+def test_a_terminal_shows_how_the_upload_goes_on_and_a_pipe_does_not(place: Place) -> None:
+    place.mount("--upload", "background", "--upload-delay", "1h")
+    place.write("late.txt", "later")
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "cachefs", "umount", place.drive],
+        env=surroundings(place.home),
+        stderr=slave,
+        stdout=subprocess.PIPE,
+    ) as process:
+        os.close(slave)
+        process.communicate(timeout=PATIENCE_S)
+    shown = os.read(master, 4096)
+    os.close(master)
+
+    assert process.returncode == 0
+    assert shown.startswith(b"\r\x1b[K")
+    assert line_of([{"size": 2048, "state": "uploading"}, {"size": 0, "state": "queued"}]) == (
+        "2 files, 2.0 KiB to go; 1 under way"
+    )
 
 
 def test_what_waits_is_told_and_flushed(place: Place) -> None:
