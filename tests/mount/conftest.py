@@ -3,13 +3,17 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import swiftclient
 
 from tests.mount.harness import Mount
-from tests.mount.stores import FileBucket, LiveStore, S3Bucket, Target
+from tests.mount.stores import FileBucket, LiveStore, S3Bucket, SwiftContainer, Target
+from tests.servers.keystone import Keystone, keystone
 from tests.servers.moto import moto
 from tests.servers.radosgw import missing_programs, radosgw
+from tests.servers.swift import is_installed, swift
 
 
 class Servers:
@@ -27,6 +31,8 @@ class Servers:
                 "file": self._file,
                 "moto": self._moto,
                 "radosgw": self._radosgw,
+                "swift": self._swift,
+                "keystone": self._keystone,
             }
             self._makers[kind] = start[kind]()
         return self._makers[kind]()
@@ -44,6 +50,36 @@ class Servers:
             pytest.skip(f"radosgw: {', '.join(missing)} not installed")
         server = self._stack.enter_context(radosgw(self._directory / "radosgw"))
         return lambda: S3Bucket("radosgw", server)
+
+    def _swift(self) -> Callable[[], LiveStore]:
+        if not is_installed("swift"):
+            pytest.skip("swift is not installed")
+        server = self._stack.enter_context(swift(self._directory / "swift"))
+        return lambda: SwiftContainer("swift", server.url, server.sdk(), server.environment())
+
+    def _keystone(self) -> Callable[[], LiveStore]:
+        if not (is_installed("keystone") and is_installed("swift")):
+            pytest.skip("keystone or swift is not installed")
+        server = self._stack.enter_context(keystone(self._directory / "keystone"))
+        return lambda: SwiftContainer(
+            "keystone", server.swift_url, _keystone_sdk(server), server.password()
+        )
+
+
+def _keystone_sdk(server: Keystone) -> Any:  # noqa: ANN401  # swiftclient is untyped
+    said = server.password()
+    return swiftclient.Connection(
+        authurl=said["OS_AUTH_URL"],
+        user=said["OS_USERNAME"],
+        key=said["OS_PASSWORD"],
+        auth_version="3",
+        os_options={
+            "project_name": said["OS_PROJECT_NAME"],
+            "user_domain_name": said["OS_USER_DOMAIN_NAME"],
+            "project_domain_id": said["OS_PROJECT_DOMAIN_ID"],
+            "region_name": said["OS_REGION_NAME"],
+        },
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,12 @@ import queue
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -247,28 +248,33 @@ class Mount:
         ]
 
     def start(self, *, timeout_s: float = 30) -> None:
-        """Mount; returns when the kernel knows the mount. What is stale there is the daemon's to clean up."""
+        """Mount; returns when the daemon says that it is ready. What is stale there is its to clean up."""
         assert self.process is None
-        stale = mounted(self.mountpoint)
-        with self.log.open("ab") as log:
+        with (
+            self.log.open("ab") as log,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        ):
             begin = log.tell()
+            manager.bind("")  # the kernel finds a name that is not a path
+            address = manager.getsockname()[1:].decode()
             self.process = subprocess.Popen(
                 self.argv(),
-                env=self.env,
+                env={**self.env, "NOTIFY_SOCKET": f"@{address}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self._timer = threading.Timer(self.watchdog_s, self._bark)
-        self._timer.daemon = True
-        self._timer.start()
-        found = self._wait_mounted(timeout_s, other_than=stale)
-        if found is None:
+            self._timer = threading.Timer(self.watchdog_s, self._bark)
+            self._timer.daemon = True
+            self._timer.start()
+            ready = _told_ready(manager, self.process, timeout_s)
+        found = mounted(self.mountpoint)
+        if not ready or found is None:
             code = self.process.poll()
             self._end_process()
             raise MountFailed(code, self.log.read_bytes()[begin:].decode(errors="replace"))
-        self._minor = found
+        self._minor = found[0]
 
     def stop(self, *, timeout_s: float = 45) -> int:
         """End by SIGTERM, as a service manager does; returns the exit status."""
@@ -385,7 +391,8 @@ class Mount:
     def status(self) -> dict[str, Any]:
         """The mount's part of ``cachefs status --json``."""
         done = cachefs("status", self.mountpoint, "--json", env=self.env)
-        assert done.returncode == 0, done.stderr
+        # 1 says that something is wrong, and the report says what.
+        assert done.returncode in {0, 1}, done.stderr
         document = json.loads(done.stdout)
         if isinstance(document, dict) and "mounts" in document:
             document = document["mounts"]
@@ -399,32 +406,20 @@ class Mount:
         done = cachefs("flush", self.mountpoint, env=self.env)
         assert done.returncode in {0, 5}, done.stderr
 
-    def wait_clean(self, timeout_s: float = 40) -> None:
-        """Return when nothing waits for upload any more."""
-        wait_until(lambda: not self.status()["dirty"], "everything is uploaded", timeout_s)
+    def wait_clean(self, timeout_s: float = 40, *, but_parked: bool = False) -> None:
+        """Return when nothing waits for upload any more (but for what waits for the operator)."""
+
+        def waiting() -> list[Any]:
+            dirty: list[Any] = self.status()["dirty"]
+            return [one for one in dirty if not (but_parked and one["state"] == "parked")]
+
+        wait_until(lambda: not waiting(), "everything is uploaded", timeout_s)
 
     def log_text(self) -> str:
         """What the daemon has said since the first start."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     # ---- the rest
-
-    def _wait_mounted(self, timeout_s: float, *, other_than: tuple[int, str] | None) -> int | None:
-        assert self.process is not None
-        end = time.monotonic() + timeout_s
-        waiter = select.poll()
-        with (
-            open("/proc/self/mountinfo", encoding="ascii", errors="replace") as table,
-            _pidfd(self.process) as pid,
-        ):
-            waiter.register(table, select.POLLERR | select.POLLPRI)
-            waiter.register(pid, select.POLLIN)
-            while time.monotonic() < end and self.process.poll() is None:
-                found = mounted(self.mountpoint)
-                if found is not None and found != other_than and found[1].startswith("fuse"):
-                    return found[0]
-                waiter.poll(max(0, end - time.monotonic()) * 1000)
-        return None
 
     def _bark(self) -> None:
         self._barked = True
@@ -456,13 +451,20 @@ class Mount:
         print(f"---- log of the daemon at {self.mountpoint}\n{self.log_text()[-20_000:]}\n----")
 
 
-@contextlib.contextmanager
-def _pidfd(process: "subprocess.Popen[bytes]") -> Iterator[int]:
-    fd = os.pidfd_open(process.pid)
+def _told_ready(
+    manager: socket.socket, process: "subprocess.Popen[bytes]", timeout_s: float
+) -> bool:
+    """Wait for what a service manager waits for, but not beyond the end of the process."""
+    end = time.monotonic() + timeout_s
+    pid = os.pidfd_open(process.pid)
     try:
-        yield fd
+        while (left := end - time.monotonic()) > 0 and process.poll() is None:
+            heard, _, _ = select.select([manager.fileno(), pid], [], [], left)
+            if manager.fileno() in heard and b"READY=1" in manager.recv(65_536):
+                return True
     finally:
-        os.close(fd)
+        os.close(pid)
+    return False
 
 
 def _need_fusectl() -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import swiftclient
-
 from tests.mount.proxy import Exchange, Proxy
 from tests.servers.s3 import S3Server
 
@@ -190,23 +188,16 @@ class S3Bucket(LiveStore):
 
 
 class SwiftContainer(LiveStore):
-    """A container behind the Swift API; *login* is what swiftclient's Connection takes."""
+    """A container behind the Swift API; *connection* is swiftclient's own."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        endpoint: str,
-        login: Mapping[str, Any],
-        environment: Mapping[str, str],
-        auth_variable: str | None,
+        self, name: str, endpoint: str, connection: Any, environment: Mapping[str, str]
     ) -> None:
         self.name = name
         self.endpoint = endpoint
         self.bucket = f"mount-{uuid.uuid4().hex[:12]}"
         self._environment = dict(environment)
-        self._auth_variable = auth_variable
-        self._connection: Any = swiftclient.Connection(**login)
+        self._connection = connection
         self._connection.put_container(self.bucket)
 
     def target(self, via: Proxy | None = None) -> Target:
@@ -214,9 +205,7 @@ class SwiftContainer(LiveStore):
         if via is not None:
             # The server names its storage address after the Host header of the sign-in, so
             # that signing in through the proxy brings everything through it.
-            assert self._auth_variable is not None
-            where = urlsplit(environment[self._auth_variable])
-            environment[self._auth_variable] = via.url + where.path
+            environment["ST_AUTH"] = via.url + urlsplit(environment["ST_AUTH"]).path
         return Target(f"swift://{self.bucket}", (), environment)
 
     def _rows(self, container: str) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def test_a_mountpoint_that_is_mounted_already(
         attempt.mountpoint.rmdir()
         attempt.mountpoint = first.mountpoint
 
-        assert "mounted" in attempt.refused(store.target(), "-f", code=2)
+        assert "already a mount" in attempt.refused(store.target(), "-f", code=2)
 
         assert first.do(os.listdir, first.mountpoint) == []
 
