@@ -123,7 +123,7 @@ def row_of(raw: Mapping[str, Any]) -> Row:
     """Return one object of a listing in JSON."""
     try:
         name, size = str(raw["name"]), int(raw["bytes"])
-        etag = bare(str(raw.get("slo_etag") or raw["hash"]))
+        etag = bare(raw.get("slo_etag") or raw["hash"])
         when = datetime.fromisoformat(str(raw["last_modified"])).replace(tzinfo=UTC)
         info = ObjectInfo(
             key=Key(name),
@@ -132,7 +132,7 @@ def row_of(raw: Mapping[str, Any]) -> Row:
             mtime_ns=int(when.timestamp()) * _SECOND_NS + when.microsecond * 1000,
             content_type=str(raw["content_type"]),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise Fault(f"a row of the listing makes no sense: {raw!r}") from error
     is_link = "symlink_path" in raw
     return Row(name, info, size == 0 and (is_link or etag in (_EMPTY_MD5, "")))

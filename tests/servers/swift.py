@@ -72,7 +72,12 @@ def is_installed(package: str) -> bool:
 
 @contextmanager
 def swift(
-    directory: Path, *, tls: Tls | None = None, keystone: str = "", port: int = 0
+    directory: Path,
+    *,
+    tls: Tls | None = None,
+    keystone: str = "",
+    port: int = 0,
+    token_life_s: int = 86400,
 ) -> Iterator[SwiftServer]:
     """An empty Swift with all its state in *directory*; ready in half a second.
 
@@ -80,6 +85,7 @@ def swift(
     """
     command = [python_with("swift"), "-P", str(_HERE / "swift_server.py")]
     command += ["--root", str(directory), "--port", str(port)]
+    command += ["--token-life", str(token_life_s)]
     if tls is not None:
         command += ["--cert", str(tls.cert), "--key", str(tls.key)]
     if keystone:

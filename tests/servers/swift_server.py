@@ -150,7 +150,7 @@ max_upload_part_num = 10000
 dns_compliant_bucket_names = false
 [filter:tempauth]
 use = egg:swift#tempauth
-token_life = 86400
+token_life = {token_life}
 user_admin_admin = admin .admin .reseller_admin
 user_test_tester = testing .admin
 user_test_reader = reading
@@ -219,6 +219,7 @@ def write_configuration(wanted: argparse.Namespace, ports: list[int]) -> Path:
             auth=auth,
             cache=CACHE_MODULE,
             keystone=wanted.keystone,
+            token_life=wanted.token_life,
         )
     )
     for kind, port in zip(KINDS[1:], ports[1:], strict=True):
@@ -286,6 +287,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--root", required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--keystone", default="")
+    parser.add_argument("--token-life", type=int, default=86400)
     parser.add_argument("--cert", default="")
     parser.add_argument("--key", default="")
     return parser.parse_args()
