@@ -93,8 +93,6 @@ def remedy(remains: Remains, *, boot: str, clean_unmount: bool) -> Remedy:
         return Remedy.KEEP if trusted and (clean_unmount or remains.boot == boot) else Remedy.DROP
     if not remains.has_file:
         return Remedy.PARK_LOST
-    if remains.state is State.PARKED:
-        return Remedy.KEEP
     if remains.state is State.OPEN:
         return Remedy.SET_ASIDE
     return Remedy.QUEUE if remains.boot in (None, boot) else Remedy.PARK_UNSYNCED

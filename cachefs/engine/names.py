@@ -1,5 +1,6 @@
 """Keeps the inode table in step with the store: what is fresh is answered, what is not is asked, once."""
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,10 @@ _log = logging.getLogger(__name__)
 
 _SAMPLE = 3
 """How many objects of a directory are looked at to decide whether its objects carry POSIX metadata."""
-_HEADS_AT_ONCE = 16
+_BATCH = 32
+"""How many HEADs a thread sends before it hands the answers over."""
+_BATCHES_AT_ONCE = 6
+"""More threads than this only wait for each other: a request costs more processor than time."""
 _CHANGES_KEPT = 4096
 _SAME_OPEN_NS = 50_000_000
 """The kernel looks a name up just before it opens it: an answer this young was asked for by the same open."""
@@ -380,24 +384,37 @@ class Names:
         )
 
     async def _head_all(self, parent: Ino, inodes: list[Inode]) -> None:
-        waiting = list(reversed(inodes))
+        """Read the metadata of many objects: a batch in a thread at a time, for a hop each would cost more."""
+        batches = [inodes[at : at + _BATCH] for at in range(0, len(inodes), _BATCH)]
+        batches.reverse()
         errors: list[StoreError] = []
 
         async def work() -> None:
-            while waiting and not errors:
-                inode = waiting.pop()
-                key = self._inodes.key_of(inode.ino)
+            while batches and not errors:
                 try:
-                    if key is not None:
-                        await self._ask_object(parent, key, inode)
+                    await self._head_batch(parent, batches.pop())
                 except StoreError as error:
                     errors.append(error)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(min(_HEADS_AT_ONCE, len(inodes))):
+            for _ in range(min(_BATCHES_AT_ONCE, len(batches))):
                 nursery.start_soon(work)
         if errors:
             raise errors[0]
+
+    async def _head_batch(self, parent: Ino, inodes: list[Inode]) -> None:
+        since_ns = self.now_ns()
+        directory = self._inodes.key_of(parent)
+        if directory is None:
+            return
+        keys = [child_key(directory, inode.component) for inode in inodes]
+        found = await self._threads.ask(_head_each, self._store, keys)
+        for info in found:
+            if not self._journal.is_leaving(info.key):
+                difference = self._inodes.learn(
+                    parent, info, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+                )
+                await self._carry_out(difference)
 
     # ---- what changed -----------------------------------------------------------------------
 
@@ -419,3 +436,12 @@ class Names:
             _log.debug(
                 "too many changes at once: the kernel will learn of %r by its time-out", name
             )
+
+
+def _head_each(store: ObjectStore, keys: list[Key]) -> list[ObjectInfo]:
+    """Return what is at *keys*, leaving out what is gone. Blocks; any thread."""
+    found: list[ObjectInfo] = []
+    for key in keys:
+        with contextlib.suppress(NotFound):
+            found.append(store.head(key))
+    return found

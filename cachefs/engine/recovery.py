@@ -236,9 +236,18 @@ def describe(disk: Disk, intent: Intent) -> dict[str, object]:
         "path": (path or b"").decode("utf-8", "surrogateescape") or key,
         "size": 0 if entry is None else entry.size,
         "state": str(intent.state),
+        "mtime": _mtime(disk.cache, intent.entry),
         "tries": intent.tries,
         "error": intent.error,
     }
+
+
+def _mtime(cache: Cache, entry_id: EntryId) -> float | None:
+    """Return when the bytes were last written, seconds since the epoch."""
+    try:
+        return cache.path_of(entry_id).stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def _promised_key(cache: Cache, entry_id: EntryId) -> Key | None:
