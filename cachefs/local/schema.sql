@@ -35,6 +35,7 @@ CREATE TABLE inodes (
 ) STRICT;
 CREATE UNIQUE INDEX inodes_by_name ON inodes (parent, name);
 CREATE INDEX inodes_by_parent ON inodes (parent); -- in order of ino: the cookie of readdir
+CREATE INDEX inodes_by_component ON inodes (parent, component); -- a key looked up from the top
 
 -- Cached bytes: at most one entry for an inode, holding one version. Written by cache.py.
 CREATE TABLE entries (
