@@ -62,7 +62,8 @@ class Spots:
             for depth, part in enumerate(spot.parents):
                 made = self._make(fd, part)
                 inner = stack.enter_context(self._tree.directory(spot.parents[: depth + 1]))
-                if made:
+                if made:  # open to whom its parent is: the daemon's umask is not meant for what it stores
+                    os.fchmod(inner, os.fstat(fd).st_mode & 0o777 | 0o700)
                     key = Key("".join(text(p) + "/" for p in spot.parents[: depth + 1]))
                     self._records.stamp(inner, key, {}, None, implicit=True)
                     os.fsync(inner)

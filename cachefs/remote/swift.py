@@ -6,12 +6,8 @@ learns it by ``Changed``. A directory's marker is an object without the slash, o
 other tools wrote so, it is ``dir/``. Objects longer than one PUT may be are static large objects.
 """
 
-import hashlib
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cachefs.core.errors import (
@@ -28,9 +24,10 @@ from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Sink, Support
-from cachefs.remote.swift_errors import transporting
+from cachefs.remote.swift_fetch import pour, whole_size
 from cachefs.remote.swift_large import Segments, copy_source, md5_of, patience_s
 from cachefs.remote.swift_listing import Lister
+from cachefs.remote.swift_lookup import Look, Lookup, existing, name_for, require
 from cachefs.remote.swift_probe import probe
 from cachefs.remote.swift_session import Session, Upload, quoted_path
 from cachefs.remote.swift_values import (
@@ -44,9 +41,7 @@ from cachefs.remote.swift_values import (
     version_of,
 )
 
-_CHUNK = 2**20
 _PAGE = 1000
-_CONTAINER_TRUSTED_S = 30.0
 _BYTES: Final = "application/octet-stream"
 _CARRIED: Final = (
     "Cache-Control",
@@ -56,15 +51,6 @@ _CARRIED: Final = (
     "X-Delete-At",
 )
 """What of an object, beside its metadata, Swift forgets when it is not sent again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What was seen where a key may lie."""
-
-    found: Version | None
-    beside: Version | None = None
-    """What else has the name: a file, for a marker; a marker, for a file."""
 
 
 class SwiftStore:
@@ -88,6 +74,7 @@ class SwiftStore:
         self._environ = environ
         self._page_size = page_size
         self._session = session or Session(options, environ)
+        self._lookup = Lookup(self._session, bucket)
         self._segments = Segments(
             self._session,
             bucket,
@@ -97,14 +84,11 @@ class SwiftStore:
         self._lister = Lister(
             self._session,
             bucket,
-            self._head,
+            self._lookup.head,
             page_size=page_size,
             transfers=options.transfers,
         )
         self._capabilities = Capabilities()
-        self._lock = threading.Lock()
-        self._seen_s = float("-inf")
-        """When the container was last known to be there, on the monotonic clock."""
         self._doomed: dict[Key, list[Any]] = {}
         """Segments of objects whose deletion was sent, and not answered."""
 
@@ -152,7 +136,7 @@ class SwiftStore:
 
     def head(self, key: Key) -> ObjectInfo:
         """Return what is at *key*."""
-        return _existing(key, self._look(key).found).info
+        return existing(key, self._lookup.look(key).found).info
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """Yield the pages of the listing. Needs a HEAD for the directory's own marker, and for what looks empty."""
@@ -162,8 +146,8 @@ class SwiftStore:
         """Write the bytes of *extent*. If that is the whole object, its MD5 is checked as well."""
         require_bearable(key)
         if not extent.length or key.endswith("/"):
-            version = _existing(key, self._look(key).found)
-            _require(key, version, if_match)
+            version = existing(key, self._lookup.look(key).found)
+            require(key, version, if_match)
             if not 0 <= extent.start <= extent.stop <= version.info.size:
                 raise Fault(f"{key!r} does not reach so far")
             if not extent.length:
@@ -183,9 +167,9 @@ class SwiftStore:
         """Store *body*, its MD5 checked by the store; what is too long for that, in segments."""
         require_bearable(key)
         headers = encode_meta(meta)
-        look = self._look(key, newest=True)
-        _require(key, look.found, if_match)
-        name = _name_for(key, look, is_directory=body.size == 0)
+        look = self._lookup.look(key, newest=True)
+        require(key, look.found, if_match)
+        name = name_for(key, look, is_directory=body.size == 0)
         is_marker = name == stem_of(key)
         headers["Content-Type"] = MARKER_TYPE if is_marker else _file_type(content_type)
         if body.size > self._options.segment_limit:
@@ -210,11 +194,11 @@ class SwiftStore:
     ) -> ObjectInfo:
         """Copy within the store. The copy of a large object gets segments of its own."""
         require_bearable(target)
-        version = _existing(source, self._look(source, newest=True).found)
-        _require(source, version, if_match)
-        look = self._look(target, newest=True)
-        _require(target, look.found, replaces)
-        name = _name_for(target, look, is_directory=version.is_directory)
+        version = existing(source, self._lookup.look(source, newest=True).found)
+        require(source, version, if_match)
+        look = self._lookup.look(target, newest=True)
+        require(target, look.found, replaces)
+        name = name_for(target, look, is_directory=version.is_directory)
         if version.is_slo:
             return self._copy_large(source, version, target, name, look)
         if version.info.size > self._options.segment_limit:
@@ -242,8 +226,8 @@ class SwiftStore:
     ) -> ObjectInfo:
         """Replace the metadata. Bytes and ETag stay."""
         headers = encode_meta(meta)
-        version = _existing(key, self._look(key, newest=True).found)
-        _require(key, version, if_match)
+        version = existing(key, self._lookup.look(key, newest=True).found)
+        require(key, version, if_match)
         kept = version.info.content_type or _BYTES
         headers["Content-Type"] = kept if version.is_directory else content_type or kept
         headers |= _carried(version)
@@ -259,12 +243,12 @@ class SwiftStore:
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         """Remove the object, then its segments. Segments that a fault left behind stay unless we are asked again."""
-        version = self._look(key, newest=True).found
+        version = self._lookup.look(key, newest=True).found
         if version is None:
             self._segments.remove(self._doomed.pop(key, []))
             raise NotFound(f"{key!r} is not there")
         if if_match is not None:
-            _require(key, version, if_match)
+            require(key, version, if_match)
         segments = self._segments.manifest_of(version.name) if version.is_slo else []
         self._doomed[key] = segments
         self._drop(key, version.name)
@@ -277,44 +261,6 @@ class SwiftStore:
         """Close the connections, also those of siblings."""
         self._session.close()
 
-    def _look(self, key: Key, *, newest: bool = False) -> _Look:
-        """Look where *key* may lie; *newest*: ask every replica, for the latest version counts."""
-        require_bearable(key)
-        stem = stem_of(key)
-        if stem is None:
-            version = self._head(key, key, newest=newest)
-            if version and version.is_directory:
-                return _Look(None, version)
-            return _Look(version)
-        beside = self._head(key, stem, newest=newest)
-        if beside and beside.is_directory:
-            return _Look(beside)
-        return _Look(self._head(key, key, newest=newest), beside)
-
-    def _head(self, key: Key, name: str, *, newest: bool = False) -> Version | None:
-        try:
-            answer = self._session.ask(
-                "HEAD",
-                quoted_path(self._bucket, name),
-                f"looking up {key!r}",
-                headers={"X-Newest": "true"} if newest else {},
-            )
-        except NotFound:
-            self._confirm_container()
-            return None
-        self._seen_s = time.monotonic()
-        return version_of(key, name, answer.headers)
-
-    def _confirm_container(self) -> None:
-        """Raise ``NoBucket`` if what is not there is the container: its objects are not known to be gone."""
-        if time.monotonic() - self._seen_s < _CONTAINER_TRUSTED_S:
-            return
-        try:
-            self._session.ask("HEAD", quoted_path(self._bucket), f"looking for {self._bucket!r}")
-        except NotFound:
-            raise NoBucket(f"there is no container {self._bucket!r}") from None
-        self._seen_s = time.monotonic()
-
     def _fetch(
         self, key: Key, name: str, extent: Extent, into: Sink, if_match: ETag
     ) -> ObjectInfo:
@@ -324,14 +270,14 @@ class SwiftStore:
             with self._session.stream(
                 "GET", quoted_path(self._bucket, name), what, headers=headers
             ) as response:
-                size = _whole_size(key, response, extent)
+                size = whole_size(key, response, extent)
                 version = version_of(key, name, response.headers, size=size)
-                _require(key, version, if_match)
+                require(key, version, if_match)
                 is_whole = extent.length == size and is_md5(if_match)
                 check = is_whole and not version.is_slo and not version.is_dlo
-                md5 = _pour(response, extent.length, into, what, check=check)
+                md5 = pour(response, extent.length, into, what, check=check)
         except NotFound:
-            self._confirm_container()
+            self._lookup.confirm_container()
             raise
         if md5 is not None and md5 != if_match:
             raise Fault(f"{what}: the bytes are not those that the ETag stands for")
@@ -342,7 +288,7 @@ class SwiftStore:
         key: Key,
         body: Body,
         name: str,
-        look: _Look,
+        look: Look,
         headers: Mapping[str, str],
         meta: Mapping[str, str],
     ) -> ObjectInfo:
@@ -358,7 +304,7 @@ class SwiftStore:
         )
 
     def _copy_large(
-        self, source: Key, version: Version, target: Key, name: str, look: _Look
+        self, source: Key, version: Version, target: Key, name: str, look: Look
     ) -> ObjectInfo:
         segments = self._segments.copy(self._segments.manifest_of(version.name), name)
         meta = version.info.meta or {}
@@ -369,7 +315,7 @@ class SwiftStore:
         }
 
         def send(conditions: Mapping[str, str]) -> str:
-            _require(source, self._look(source, newest=True).found, version.info.etag)
+            require(source, self._lookup.look(source, newest=True).found, version.info.etag)
             return self._segments.write_manifest(
                 name, segments, {**headers, **conditions}, verify=False
             )
@@ -382,7 +328,7 @@ class SwiftStore:
         self,
         key: Key,
         name: str,
-        look: _Look,
+        look: Look,
         meta: Mapping[str, str],
         send: Callable[[Mapping[str, str]], str],
         *,
@@ -422,7 +368,7 @@ class SwiftStore:
         self, key: Key, name: str, etag: str, meta: Mapping[str, str], base: Version | None
     ) -> ObjectInfo:
         """Return what is there after a write, if it is what was written."""
-        version = self._head(key, name, newest=True)
+        version = self._lookup.head(key, name, newest=True)
         if version is None or (base and base.name == name and version.stamp == base.stamp):
             raise Fault(f"{key!r} was taken by the store, and is not shown by it")
         lowered = {item.lower(): value for item, value in meta.items()}
@@ -466,27 +412,6 @@ def _containers(session: Session) -> tuple[str, ...]:
             return tuple(names)
 
 
-def _existing(key: Key, version: Version | None) -> Version:
-    if version is None:
-        raise NotFound(f"{key!r} is not there")
-    return version
-
-
-def _require(key: Key, version: Version | None, etag: ETag | None) -> None:
-    if (version.info.etag if version else None) != etag:
-        raise Changed(
-            f"{key!r} is another version" if version else f"{key!r} is not there any more"
-        )
-
-
-def _name_for(key: Key, look: _Look, *, is_directory: bool) -> str:
-    """Return the Swift name to store *key* under."""
-    stem = stem_of(key)
-    if stem is None or not is_directory or look.beside:
-        return key
-    return stem if look.found is None or look.found.name == stem else key
-
-
 def _file_type(content_type: str | None) -> str:
     """Return the type to store a file with: never one that would make a directory of it while it is empty."""
     kind = (content_type or "").partition(";")[0].strip().lower()
@@ -495,39 +420,3 @@ def _file_type(content_type: str | None) -> str:
 
 def _carried(version: Version) -> dict[str, str]:
     return {name: version.headers[name] for name in _CARRIED if name in version.headers}
-
-
-def _whole_size(key: Key, response: Any, extent: Extent) -> int:  # noqa: ANN401  # of requests
-    """Return how long the object is. Raise ``Fault`` if the answer is not about *extent*, all of it."""
-    headers = response.headers
-    length, content_range = headers.get("Content-Length"), headers.get("Content-Range")
-    if length != str(extent.length):
-        raise Fault(f"reading {key!r}: {length} bytes came, and {extent.length} were asked for")
-    if response.status_code != 206 or content_range is None:
-        if extent.start:
-            raise Fault(f"reading {key!r}: the store does not give ranges")
-        return extent.length
-    span, _, size = content_range.removeprefix("bytes ").partition("/")
-    if span != f"{extent.start}-{extent.stop - 1}" or not size.isdecimal():
-        raise Fault(f"reading {key!r}: the answer is about {content_range}")
-    return int(size)
-
-
-def _pour(response: Any, length: int, into: Sink, what: str, *, check: bool) -> str | None:  # noqa: ANN401
-    """Hand the content to *into*; return its MD5 if that is to be checked."""
-    digest = hashlib.md5(usedforsecurity=False) if check else None
-    buffer = memoryview(bytearray(min(_CHUNK, length)))
-    left = length
-    while left:
-        with transporting(what):
-            count = response.raw.readinto(buffer[: min(_CHUNK, left)])
-        if not count:
-            raise Fault(f"{what}: the content ended {left} bytes early")
-        into.write(buffer[:count])
-        if digest:
-            digest.update(buffer[:count])
-        left -= count
-    with transporting(what):
-        if response.raw.read(1):
-            raise Fault(f"{what}: more came than was asked for")
-    return digest.hexdigest() if digest else None
