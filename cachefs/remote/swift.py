@@ -6,7 +6,7 @@ learns it by ``Changed``. A directory's marker is an object without the slash, o
 other tools wrote so, it is ``dir/``. Objects longer than one PUT may be are static large objects.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Sink, Support
 from cachefs.remote.swift_fetch import pour, whole_size
-from cachefs.remote.swift_large import Segments, copy_source, md5_of, patience_s
+from cachefs.remote.swift_large import Segment, Segments, copy_source, md5_of, patience_s
 from cachefs.remote.swift_listing import Lister
 from cachefs.remote.swift_lookup import Look, Lookup, existing, name_for, require
 from cachefs.remote.swift_probe import probe
@@ -173,7 +173,7 @@ class SwiftStore:
         is_marker = name == stem_of(key)
         headers["Content-Type"] = MARKER_TYPE if is_marker else _file_type(content_type)
         if body.size > self._options.segment_limit:
-            return self._put_large(key, body, name, look, headers, meta)
+            return self._put_large(key, body, name, look, headers)
         extent = Extent(0, body.size)
         etag = md5_of(body, extent)
 
@@ -187,7 +187,7 @@ class SwiftStore:
             )
             return etag
 
-        return self._replace(key, name, look, meta, send)
+        return self._replace(key, name, look, send, _is_like(meta))
 
     def copy(
         self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
@@ -219,7 +219,7 @@ class SwiftStore:
             )
             return bare(answer.headers.get("ETag", ""))
 
-        return self._replace(target, name, look, version.info.meta or {}, send)
+        return self._replace(target, name, look, send, _is_like(version.info.meta or {}))
 
     def set_meta(
         self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
@@ -239,7 +239,8 @@ class SwiftStore:
             f"setting the metadata of {key!r}",
             headers=headers,
         )
-        return self._verified(key, version.name, if_match, meta, version)
+        is_ours = _is_like(meta)
+        return self._verified(key, version.name, version, lambda now: is_ours(now, if_match))
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         """Remove the object, then its segments. Segments that a fault left behind stay unless we are asked again."""
@@ -290,18 +291,10 @@ class SwiftStore:
         name: str,
         look: Look,
         headers: Mapping[str, str],
-        meta: Mapping[str, str],
     ) -> ObjectInfo:
         segments = self._segments.upload(body, name)
 
-        def send(conditions: Mapping[str, str]) -> str:
-            return self._segments.write_manifest(
-                name, segments, {**headers, **conditions}, verify=True
-            )
-
-        return self._replace(
-            key, name, look, meta, send, undo=lambda: self._segments.remove(segments)
-        )
+        return self._replace_large(key, name, look, segments, headers)
 
     def _copy_large(
         self, source: Key, version: Version, target: Key, name: str, look: Look
@@ -314,14 +307,31 @@ class SwiftStore:
             "Content-Type": _file_type(version.info.content_type),
         }
 
-        def send(conditions: Mapping[str, str]) -> str:
+        def confirm() -> None:
             require(source, self._lookup.look(source, newest=True).found, version.info.etag)
-            return self._segments.write_manifest(
-                name, segments, {**headers, **conditions}, verify=False
-            )
+
+        return self._replace_large(target, name, look, segments, headers, before=confirm)
+
+    def _replace_large(
+        self,
+        key: Key,
+        name: str,
+        look: Look,
+        segments: Sequence[Segment],
+        headers: Mapping[str, str],
+        *,
+        before: Callable[[], None] = lambda: None,
+    ) -> ObjectInfo:
+        def send(conditions: Mapping[str, str]) -> str:
+            before()
+            return self._segments.write_manifest(name, segments, {**headers, **conditions})
+
+        def is_ours(version: Version, _: str) -> bool:
+            # Not by the ETag: Swifts do not agree on that of a manifest, and segments hang on the answer.
+            return version.is_slo and self._segments.are_of(name, segments)
 
         return self._replace(
-            target, name, look, meta, send, undo=lambda: self._segments.remove(segments)
+            key, name, look, send, is_ours, undo=lambda: self._segments.remove(segments)
         )
 
     def _replace(
@@ -329,13 +339,14 @@ class SwiftStore:
         key: Key,
         name: str,
         look: Look,
-        meta: Mapping[str, str],
         send: Callable[[Mapping[str, str]], str],
+        is_ours: Callable[[Version, str], bool],
         *,
         undo: Callable[[], None] = lambda: None,
     ) -> ObjectInfo:
         """Write a version by *send*, which gets the conditions and returns the ETag, and see that it stands.
 
+        *is_ours* tells from what is shown afterwards, and from that ETag.
         *undo* is called only when it surely does not: after a fault, nobody knows whether the store will
         not still take what was sent.
         """
@@ -354,7 +365,7 @@ class SwiftStore:
             undo()
             raise
         try:
-            info = self._verified(key, name, etag, meta, found)
+            info = self._verified(key, name, found, lambda now: is_ours(now, etag))
         except Changed:
             undo()
             raise
@@ -365,14 +376,13 @@ class SwiftStore:
         return info
 
     def _verified(
-        self, key: Key, name: str, etag: str, meta: Mapping[str, str], base: Version | None
+        self, key: Key, name: str, base: Version | None, is_ours: Callable[[Version], bool]
     ) -> ObjectInfo:
         """Return what is there after a write, if it is what was written."""
         version = self._lookup.head(key, name, newest=True)
         if version is None or (base and base.name == name and version.stamp == base.stamp):
             raise Fault(f"{key!r} was taken by the store, and is not shown by it")
-        lowered = {item.lower(): value for item, value in meta.items()}
-        if version.info.etag != etag or version.info.meta != lowered:
+        if not is_ours(version):
             raise Changed(f"{key!r} was replaced by another writer just as it was stored")
         return version.info
 
@@ -410,6 +420,12 @@ def _containers(session: Session) -> tuple[str, ...]:
         names += page
         if len(page) < _PAGE:
             return tuple(names)
+
+
+def _is_like(meta: Mapping[str, str]) -> Callable[[Version, str], bool]:
+    """Return whether a version has an ETag and this metadata: two writers may have stored the same bytes."""
+    lowered = {name.lower(): value for name, value in meta.items()}
+    return lambda version, etag: version.info.etag == etag and version.info.meta == lowered
 
 
 def _file_type(content_type: str | None) -> str:

@@ -14,7 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cachefs.core.errors import Denied, Fault, NotFound, Refused, StoreError
+from cachefs.core.errors import (
+    Denied,
+    Fault,
+    NotFound,
+    Refused,
+    StoreError,
+    Unsupported,
+)
 from cachefs.core.extents import Extent
 from cachefs.remote.store import Body, UploadStopped
 from cachefs.remote.swift_session import CalledOff, Session, Upload, quoted_path
@@ -149,19 +156,32 @@ class Segments:
             "GET",
             quoted_path(self._container, name),
             f"reading the manifest of {name!r}",
-            query={"multipart-manifest": "get", "format": "raw"},
+            query={"multipart-manifest": "get", "format": "json"},
         )
+        if not answer.content:
+            raise Unsupported("this Swift (radosgw?) does not tell what a large object is made of")
         try:
             return [_segment_of(entry) for entry in answer.json()]
         except (KeyError, TypeError, ValueError) as error:
             raise Fault(f"the manifest of {name!r} makes no sense") from error
 
-    def write_manifest(
-        self, name: str, segments: Sequence[Segment], headers: Mapping[str, str], *, verify: bool
-    ) -> str:
-        """Make *segments* the object *name*, and return its ETag.
+    def are_of(self, name: str, segments: Sequence[Segment]) -> bool:
+        """Whether *segments* are those that the object *name* is made of."""
+        try:
+            found = self.manifest_of(name)
+        except NotFound:
+            return False
+        return [(one.container, one.name) for one in found] == [
+            (one.container, one.name) for one in segments
+        ]
 
-        *verify*: let the store check the whole by the segments' ETags, which must be those of plain objects.
+    def write_manifest(
+        self, name: str, segments: Sequence[Segment], headers: Mapping[str, str]
+    ) -> str:
+        """Make *segments*, each of which the store checks by its ETag and size, the object *name*.
+
+        Return its ETag. (Not sent along: Swift compares it with that of the whole, radosgw with the MD5 of
+        the manifest.)
         """
         joined = "".join(segment.etag for segment in segments)
         etag = hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
@@ -171,7 +191,7 @@ class Segments:
             quoted_path(self._container, name),
             f"storing the manifest of {name!r}",
             query={"multipart-manifest": "put"},
-            headers={**headers, **({"ETag": etag} if verify else {})},
+            headers=headers,
             data=document,
         )
         return bare(answer.headers.get("ETag", "")) or etag

@@ -130,7 +130,7 @@ def row_of(raw: Mapping[str, Any]) -> Row:
             size=size,
             etag=ETag(etag),
             mtime_ns=int(when.timestamp()) * _SECOND_NS + when.microsecond * 1000,
-            content_type=str(raw["content_type"]),
+            content_type=raw.get("content_type"),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise Fault(f"a row of the listing makes no sense: {raw!r}") from error

@@ -299,6 +299,22 @@ def test_a_source_replaced_while_it_is_copied_is_not_copied(
             store.head(Key("copy"))
 
 
+def test_a_store_that_does_not_tell_the_segments_keeps_them(
+    swift_server: SwiftServer, fresh_container: str, segments: Callable[[], set[str]]
+) -> None:
+    class Silent(Session):
+        def ask(self, method: str, path: str, what: str, **rest: object) -> Answer:
+            answer = super().ask(method, path, what, **rest)  # type: ignore[arg-type]
+            return replace(answer, content=b"") if what.startswith("reading the man") else answer
+
+    session = Silent(swift_server.options(), swift_server.environment())
+    with closing(opened(swift_server, fresh_container, session)) as store:
+        with pytest.raises(Unsupported):
+            put(store)
+        assert read(store) == CONTENT
+        assert len(segments()) == SEGMENTS
+
+
 def test_what_is_longer_than_a_manifest_can_name_is_refused(store: SwiftStore) -> None:
     class Huge(BytesBody):
         @property
