@@ -6,7 +6,7 @@ and only the sources remain to be deleted, now or after a crash.
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 _AT_ONCE = 16
 _RETRY_S = 10
+_UNDO_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Renamer:
         try:
             info = await self._copy(plan, source, source.etag, replaces)
         except BaseException:
-            self._abandon(batch)
+            await self._abandon(batch)
             raise
         with self._db.transaction():
             self._journal.copied(batch)
@@ -183,10 +184,18 @@ class Renamer:
             self._rebase_entry(source.ino, source.etag, info.etag)
         await self._delete_sources([move for move in self._journal.moves() if move.batch == batch])
 
-    def _abandon(self, batch: str) -> None:
-        """Leave a copy that may or may not have happened to the finisher, which looks."""
+    async def _abandon(self, batch: str) -> None:
+        """Take back what a rename that failed has copied: now, or else when the store answers again."""
+        try:
+            with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_S):
+                for move in reversed(self._journal.moves()):
+                    if move.batch == batch:
+                        await self._undo(move)
+                        self._journal.end_move(move.id)
+                return
+        except StoreError as error:
+            _log.warning("a rename that failed is to be undone later: %s", error)
         self._unfinished.set()
-        _log.info("rename %s was not carried out; looking after what it left", batch)
 
     async def _copy(
         self, plan: _Plan, source: Inode, etag: ETag, replaces: ETag | None
@@ -311,9 +320,10 @@ class Renamer:
             )
 
         try:
-            await self._each(moves, copy)
+            for group in _by_depth(moves):
+                await self._each(group, copy)
         except BaseException:
-            self._abandon(batch)
+            await self._abandon(batch)
             raise
         return copied
 
@@ -379,7 +389,7 @@ class Renamer:
 
     async def finish(self) -> bool:
         """Bring every rename that nobody is carrying out to its end. Return whether all are."""
-        for move in self._journal.moves():
+        for move in reversed(self._journal.moves()):  # what is in a directory before its marker
             if self._names.is_moving(move.source):
                 continue
             try:
@@ -420,6 +430,17 @@ class Renamer:
         parent = self._inodes.find(Key(leaving[: leaving.rstrip("/").rfind("/") + 1]))
         if parent is not None:
             self._inodes.stale_below(parent.ino)
+
+
+def _by_depth(moves: list[Move]) -> Iterator[list[Move]]:
+    """Yield markers from the top down, a level at a time, then all objects.
+
+    A store that has real directories would otherwise find one made by its content where its marker should go.
+    """
+    markers = [move for move in moves if move.target.endswith("/")]
+    for depth in sorted({move.target.count("/") for move in markers}):
+        yield [move for move in markers if move.target.count("/") == depth]
+    yield [move for move in moves if not move.target.endswith("/")]
 
 
 def _is_copy(source: ObjectInfo, target: ObjectInfo) -> bool:
