@@ -182,7 +182,7 @@ class FileStore:
                 raise Unsupported(f"{key!r} is a symlink of the file system: it bears no metadata")
             kept = content_type or (found.record.content_type if found.record else None)
             self._records.stamp(found.fd, key, meta, kept)
-            _tick(found.fd, found.stat)
+            tick(found.fd, found.stat)
             os.fsync(found.fd)
             return describe(key, os.fstat(found.fd), self._records.read(found.fd, key))
 
@@ -269,7 +269,7 @@ class FileStore:
             with self._spots.parent(spot) as parent:
                 os.rename(name, spot.name, src_dir_fd=directory, dst_dir_fd=parent)
                 if found:
-                    _tick(fd, found.stat)
+                    tick(fd, found.stat)
                     self._records.forget(found.fd, place.key)
                 os.fsync(parent)
             now = os.fstat(fd)
@@ -353,7 +353,7 @@ def _copy(found: _Found, fd: int) -> None:
         position += len(chunk)
 
 
-def _tick(fd: int, before: os.stat_result) -> None:
+def tick(fd: int, before: os.stat_result) -> None:
     """Wait until the version at *fd* differs from *before* in its time of change.
 
     Inode numbers are used again at once, so that two replacements within one tick of the file system's clock
