@@ -87,7 +87,12 @@ def _stay(call: Call, config: MountConfig, mountpoint: Path, announcer: Announce
 
     os.umask(0o077)
     try:
-        store = open_store(config.source, config.store, timeout_s=config.timeout_s)
+        store = open_store(
+            config.source,
+            config.store,
+            timeout_s=config.timeout_s,
+            environ=call.environment.variables,
+        )
         at = _whereabouts(store.description)
         store.check()  # before anything is created
         make_cache_dir(config.cache_dir, call.environment)

@@ -25,7 +25,12 @@ def upload(
     Returns each with why it did not work, if so.
     """
     check_cache_dir(config.cache_dir, environment)
-    store = open_store(config.source, config.store, timeout_s=config.timeout_s)
+    store = open_store(
+        config.source,
+        config.store,
+        timeout_s=config.timeout_s,
+        environ=environment.variables,
+    )
 
     async def attempt() -> list[tuple[File, Failure | None]]:
         outcomes: list[tuple[File, Failure | None]] = []
