@@ -3,10 +3,11 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import swiftclient
+from keystoneauth1.identity.v3 import Password
+from keystoneauth1.session import Session
 
 from tests.mount.harness import Mount
 from tests.mount.stores import FileBucket, LiveStore, S3Bucket, SwiftContainer, Target
@@ -66,19 +67,18 @@ class Servers:
         )
 
 
-def _keystone_sdk(server: Keystone) -> Any:  # noqa: ANN401  # swiftclient is untyped
+def _keystone_sdk(server: Keystone) -> swiftclient.Connection:
     said = server.password()
+    password = Password(
+        auth_url=said["OS_AUTH_URL"],
+        username=said["OS_USERNAME"],
+        password=said["OS_PASSWORD"],
+        project_name=said["OS_PROJECT_NAME"],
+        user_domain_name=said["OS_USER_DOMAIN_NAME"],
+        project_domain_id=said["OS_PROJECT_DOMAIN_ID"],
+    )
     return swiftclient.Connection(
-        authurl=said["OS_AUTH_URL"],
-        user=said["OS_USERNAME"],
-        key=said["OS_PASSWORD"],
-        auth_version="3",
-        os_options={
-            "project_name": said["OS_PROJECT_NAME"],
-            "user_domain_name": said["OS_USER_DOMAIN_NAME"],
-            "project_domain_id": said["OS_PROJECT_DOMAIN_ID"],
-            "region_name": said["OS_REGION_NAME"],
-        },
+        session=Session(auth=password), os_options={"region_name": said["OS_REGION_NAME"]}
     )
 
 

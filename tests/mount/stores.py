@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import swiftclient
+
 from tests.mount.proxy import Exchange, Proxy
 from tests.servers.s3 import S3Server
 
@@ -191,7 +193,11 @@ class SwiftContainer(LiveStore):
     """A container behind the Swift API; *connection* is swiftclient's own."""
 
     def __init__(
-        self, name: str, endpoint: str, connection: Any, environment: Mapping[str, str]
+        self,
+        name: str,
+        endpoint: str,
+        connection: swiftclient.Connection,
+        environment: Mapping[str, str],
     ) -> None:
         self.name = name
         self.endpoint = endpoint
