@@ -55,7 +55,8 @@ def name_of(component: str, *, shadowed: bool = False) -> Name:
     name = _bytes(shown)
     if len(name) <= NAME_MAX:
         return Name(name)
-    digest = sha256(_bytes(component) + (b"\0object" if shadowed else b"")).hexdigest()[:32]
+    # No component holds a slash, so no other component has the digest of a shadowed one.
+    digest = sha256(_bytes(component) + (b"/object" if shadowed else b"")).hexdigest()[:32]
     tail = _bytes(_LONG + digest)
     head = _bytes(component.replace("\0", "").replace(MARK, ""))[: NAME_MAX - len(tail)]
     return Name(head.decode("utf-8", "ignore").encode() + tail)

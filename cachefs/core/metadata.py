@@ -16,6 +16,8 @@ TOKEN = "cachefs-token"
 _OWN = ("mode", "uid", "gid", "mtime", "atime", "ctime")
 _FORMAT = {Kind.FILE: stat.S_IFREG, Kind.DIR: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
 _BILLION = 10**9
+_LATEST_S = 2**33
+"""Seconds beyond which a time makes no sense: in nanoseconds it must fit in 64 bits."""
 DIRECTORY_TYPE = "application/x-directory"
 
 
@@ -55,7 +57,7 @@ def parse_time(text: str | None) -> int | None:
         when = Decimal(text.strip()) if text else None
     except InvalidOperation:
         return None
-    if when is None or not when.is_finite() or abs(when) > 2**40:
+    if when is None or not when.is_finite() or abs(when) > _LATEST_S:
         return None
     return int(when.scaleb(9).to_integral_value())
 

@@ -8,6 +8,7 @@ is harmless.
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ class Cache:
         self.data.mkdir(mode=0o700, exist_ok=True)
         self.limit = limit
         self.min_free = min_free
+        for half_made in self.data.glob("*.new-*"):
+            self._unlink(half_made)
         self._live: dict[EntryId, Entry] = {}
         self._by_ino: dict[Ino, Entry] = {}
         # Bytes of disk of the copies of acknowledged content that is being written again.
@@ -304,7 +307,8 @@ class Cache:
         Takes one block, which :meth:`promise_made` counts.
         """
         path = self.promise_path(entry_id)
-        temporary = path.with_suffix(".new")
+        # Two closes of one file may be here at once, each in its thread.
+        temporary = path.with_suffix(f".new-{threading.get_ident()}")
         descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )

@@ -1,6 +1,7 @@
 """The one SQLite connection of a cache directory: opened, migrated, checked, closed."""
 
 import os
+import re
 import sqlite3
 import time
 import uuid
@@ -15,6 +16,8 @@ from cachefs.core.errors import CacheError, UsageError
 NAME: Final = "cachefs.sqlite3"
 SCHEMA_VERSION: Final = 1
 _BUSY_MS: Final = 5000
+_DAMAGE: Final = re.compile("malformed|no such (table|column)")
+"""What SQLite says of a damaged file where it might as well be our mistake."""
 
 
 def _apply_pragmas(connection: sqlite3.Connection) -> None:
@@ -41,7 +44,7 @@ class Database:
         try:
             self._connection = self._open()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+            if isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error)):
                 raise CacheError(f"cannot open {self.path}: {error}") from error
             self._set_aside()
             self.was_rebuilt = True

@@ -327,9 +327,11 @@ class InodeTable:
             if directory is None:
                 return difference
             component = last_component(info.key, directory)
-            shadowed = not info.key.endswith("/") and self._dir_row(parent, component) is not None
+            # The directory's own marker comes here only if it has content, and shows as a file.
+            kind = Kind.FILE if info.key == directory else _kind_of(info)
+            shadowed = kind is not Kind.DIR and self._dir_row(parent, component) is not None
             merge = _Merge(self, parent, since_ns, now_ns, held, difference)
-            merge.take(name_of(component, shadowed=shadowed), component, _kind_of(info), info)
+            merge.take(name_of(component, shadowed=shadowed), component, kind, info)
         return difference
 
     def _dir_row(self, parent: Ino, component: str) -> tuple[Any, ...] | None:
