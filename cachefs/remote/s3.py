@@ -115,7 +115,7 @@ class S3Store:
 
     def head(self, key: Key) -> ObjectInfo:
         """Return what is at *key*."""
-        return _described(key, self._head(key))
+        return _described(key, self._asked(key, self._bucket.head))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """Yield what lies below *prefix*."""
@@ -233,8 +233,12 @@ class S3Store:
         self._bucket.client.close()
 
     def _head(self, key: Key) -> Answer:
+        """Return all that a HEAD says, and not only what :meth:`head` tells."""
+        return self._asked(key, lambda key: self._bucket.call("head_object", Key=key))
+
+    def _asked(self, key: Key, head: Callable[[Key], Answer]) -> Answer:
         try:
-            return self._bucket.call("head_object", Key=key)
+            return head(key)
         except NotFound:
             # The answer to a HEAD has no body, so a missing bucket looks like a missing object.
             if time.monotonic() - self._bucket.seen_s > _BUCKET_TRUSTED_S:

@@ -15,6 +15,7 @@ from botocore.config import Config
 from cachefs.core.errors import Denied, Fault
 from cachefs.core.source import StoreOptions
 from cachefs.remote.s3_errors import SDK_ERRORS, translate
+from cachefs.remote.s3_head import LeanHeads
 
 Answer = dict[str, Any]
 """What boto3 returns for a request: named by the S3 API, typed by nobody."""
@@ -39,6 +40,7 @@ class S3Client:
         self._options = options
         self._lock = threading.Lock()
         self._sdk: Any = None
+        self._heads: LeanHeads | None = None
         self._replaced: list[Any] = []
         self._distrusted_s = -math.inf
 
@@ -63,11 +65,25 @@ class S3Client:
             raise verdict from error
         return answer
 
+    def head(self, bucket: str, key: str) -> Answer:
+        """Make the request ``head_object``, as :class:`LeanHeads` does where it can."""
+
+        def ordinary() -> Answer:
+            return self.call("head_object", Bucket=bucket, Key=key)
+
+        heads = self._heads
+        if heads is None:
+            return ordinary()
+        try:
+            return heads.ask(bucket, key, ordinary)
+        except SDK_ERRORS as error:
+            raise translate(error, "head_object") from error
+
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
             clients = [*self._replaced, self._sdk]
-            self._sdk, self._replaced = None, []
+            self._sdk, self._heads, self._replaced = None, None, []
         for client in filter(None, clients):
             client.close()
 
@@ -75,6 +91,7 @@ class S3Client:
         with self._lock:
             if self._sdk is None:
                 self._sdk = _new_client(self._options)
+                self._heads = LeanHeads(self._sdk)
             return self._sdk
 
     def _distrust(self, sdk: object) -> None:
@@ -85,7 +102,7 @@ class S3Client:
                 return
             # Other threads may be in the middle of requests with it: closed when all is.
             self._replaced = [*self._replaced[-1:], sdk]
-            self._sdk = None
+            self._sdk = self._heads = None
             self._distrusted_s = now_s
 
 
@@ -101,6 +118,12 @@ class S3Bucket:
     def call(self, operation: str, /, **params: object) -> Answer:
         """As :meth:`S3Client.call`."""
         answer = self.client.call(operation, Bucket=self.name, **params)
+        self.seen_s = time.monotonic()
+        return answer
+
+    def head(self, key: str) -> Answer:
+        """As :meth:`S3Client.head`."""
+        answer = self.client.head(self.name, key)
         self.seen_s = time.monotonic()
         return answer
 
@@ -135,6 +158,7 @@ def _new_client(options: StoreOptions) -> Any:  # noqa: ANN401
     events = client.meta.events
     events.register("request-created.s3.UploadPart", _send_at_once)
     events.register("request-created.s3.PutObject", _send_small_at_once)
+    events.register_first("needs-retry.s3.HeadBucket", _follow_only_to_a_region)
     return client
 
 
@@ -168,3 +192,12 @@ def _send_at_once(request: Any, **_: object) -> None:  # noqa: ANN401
 def _send_small_at_once(request: Any, **_: object) -> None:  # noqa: ANN401
     if isinstance(request.data, io.BytesIO) and request.data.getbuffer().nbytes < _SMALL_BODY:
         _send_at_once(request)
+
+
+def _follow_only_to_a_region(request_dict: Any, response: Any, **_: object) -> None:  # noqa: ANN401
+    """Keep botocore from asking, of a redirect that names no region, HEAD after HEAD which region is meant.
+
+    That is how a server answers that has moved, or wants https: it asked until the stack was full.
+    """
+    if response is not None and "x-amz-bucket-region" not in response[0].headers:
+        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True

@@ -92,7 +92,12 @@ _STATUSES: dict[int, type[StoreError]] = {
     501: Unsupported,
     507: Refused,
 }
+_ELSEWHERE = "the server sends us elsewhere: is the endpoint right, and its http or https?"
 _ADVICE = {
+    "301": _ELSEWHERE,
+    "302": _ELSEWHERE,
+    "307": _ELSEWHERE,
+    "308": _ELSEWHERE,
     "AuthorizationHeaderMalformed": "is the region right?",
     "ExpiredToken": "renew the credentials",
     "InvalidAccessKeyId": "check the access key, and that the endpoint is the one that knows it",

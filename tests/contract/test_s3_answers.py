@@ -114,6 +114,18 @@ def test_every_refusal_has_one_kind_and_one_line(
     assert code in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_server_that_has_moved_is_said_to_without_asking_on(serve: Serve, status: int) -> None:
+    store, server = serve(lambda _: answer(status, "", {"Location": "https://127.0.0.1:1/"}))
+
+    with pytest.raises(Refused, match="is the endpoint right"):
+        store.check()
+    with pytest.raises(Refused, match="is the endpoint right"):
+        store.head(KEY)
+
+    assert len(server.requests) <= 4
+
+
 def test_a_store_that_asks_for_patience_is_heard(serve: Serve) -> None:
     store, _ = serve(lambda _: answer(503, error("SlowDown"), {"Retry-After": "7"}))
 
