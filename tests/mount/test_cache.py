@@ -228,13 +228,13 @@ def test_a_writer_who_fills_the_cache_while_nothing_can_be_uploaded_is_told_so_i
     store: LiveStore, upload: str, mounting: Mounting
 ) -> None:
     store.put("here", b"cached")
-    options = ("--cache-size", "16MiB", "--timeout", "4s", "--upload", upload)
+    options = ("--cache-size", "16MiB", "--timeout", "2s", "--upload", upload)
     with store.proxy() as proxy, mounting(store.target(proxy), *options) as mount:
         assert mount.do(programs.read_file, mount / "here") == b"cached"
         with proxy.during(lambda e: e.method in {"PUT", "POST"}, BlackHole()):
-            outcomes = [_timed_fill(mount, f"file{i}", 6 * MIB) for i in range(4)]
+            outcomes = [_timed_fill(mount, f"file{i}", 6 * MIB) for i in range(3)]
             assert errno.ENOSPC in {number for _, _, number in outcomes}, outcomes
-            assert max(seconds for seconds, _, _ in outcomes) < 12
+            assert max(seconds for seconds, _, _ in outcomes) < 8
             assert mount.do(programs.read_file, mount / "here") == b"cached"
             assert "here" in mount.do(os.listdir, mount.mountpoint)
         mount.wait_clean()

@@ -318,7 +318,7 @@ def test_a_name_may_be_255_bytes_long_and_no_longer(
 
 @pytest.mark.parametrize(
     "name",
-    [" ", "a b", "a\nb", "ü", "u\u0308", "漢字", "-rf", "#?&%41+=;", "..a", "a\\b", "*", "~"],
+    [" ", "a b", "ü", "u\u0308", "漢字", "-rf", "#?&%41+=;", "..a", "a\\b", "*", "~"],
 )
 def test_an_odd_name_is_kept_as_it_is(mount: Mount, here: str, stored: Stored, name: str) -> None:
     mount.do(programs.write_file, mount / here / name, name.encode())
@@ -330,6 +330,18 @@ def test_an_odd_name_is_kept_as_it_is(mount: Mount, here: str, stored: Stored, n
     assert stored() == {f"{name}2": name.encode()}
     mount.do(os.remove, mount / here / f"{name}2")
     assert stored() == {}
+
+
+@pytest.mark.parametrize("store", ["file", "radosgw", "swift"], indirect=True)
+def test_a_name_may_hold_a_newline(store: LiveStore, mounting: Mounting) -> None:
+    # moto, alone, cannot route such a key.
+    with mounting(store.target()) as mount:
+        mount.do(programs.write_file, mount / "a\nb", b"x")
+        mount.do(os.rename, mount / "a\nb", mount / "c\nd")
+        assert mount.do(os.listdir, mount.mountpoint) == ["c\nd"]
+        assert mount.do(programs.read_file, mount / "c\nd") == b"x"
+
+    assert store.view() == {"c\nd": b"x"}
 
 
 def test_statfs_speaks_of_a_file_system_with_room(mount: Mount) -> None:
@@ -463,7 +475,7 @@ def test_without_a_bucket_every_bucket_is_a_directory(
         assert mount.do(programs.read_file, mount / store.bucket / "one") == b"1"
         assert mount.do(programs.read_file, mount / other.bucket / "dir/two") == b"2"
         mount.do(programs.write_file, mount / other.bucket / "dir/three", b"3")
-        with pytest.raises(OSError, match="cross-device") as refusal:
+        with pytest.raises(OSError, match=r"[Cc]ross-device") as refusal:
             mount.do(os.rename, mount / store.bucket / "one", mount / other.bucket / "one")
         assert refusal.value.errno == errno.EXDEV
 
