@@ -84,12 +84,16 @@ def _without(gap: Extent, taken: Extent) -> list[Extent]:
 
 
 class _FileSink:
-    """Writes a fetch's bytes into the cache file, and tells the loop how far it got."""
+    """Writes a fetch's bytes into the cache file, and tells the loop how far it got.
+
+    A whole object is checked against its ETag when all of it is here: nobody may read it before that.
+    """
 
     def __init__(self, fetch: Fetch, entry: Entry) -> None:
         self._fetch = fetch
         self._entry = entry
         self._fd = entry.fd
+        self._is_whole = fetch.extent == Extent(0, entry.size)
         self._position = fetch.extent.start
         self._token = trio.lowlevel.current_trio_token()
 
@@ -100,7 +104,8 @@ class _FileSink:
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], self._position + written)
         start, self._position = self._position, self._position + written
-        self._token.run_sync_soon(self._advance, Extent(start, self._position))
+        if not self._is_whole:
+            self._token.run_sync_soon(self._advance, Extent(start, self._position))
 
     def restart(self) -> None:
         self._position = self._fetch.extent.start
@@ -269,6 +274,9 @@ class Fetcher:
                     raise
             else:
                 self.fetched += fetch.extent.length
+                if not fetch.is_stopped:
+                    stream.entry.here.add(fetch.extent)
+                    fetch.reached = fetch.extent.stop
                 return
 
     async def _end(self, stream: Stream, fetch: Fetch) -> None:

@@ -27,7 +27,7 @@ from cachefs.core.errors import (
 from cachefs.core.extents import Extent
 from cachefs.core.keys import NAME_MAX, child_key, component_of
 from cachefs.core.policy import SECOND_NS
-from cachefs.core.types import Attrs, Fh, Ino, Key, Kind, Name, UploadMode
+from cachefs.core.types import Attrs, ETag, Fh, Ino, Key, Kind, Name, UploadMode
 from cachefs.engine.body import BytesBody
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.rename import Renamer
@@ -505,19 +505,27 @@ class FileSystem:
             return  # a bucket has no metadata of its own: kept here only
         meta = metadata.encode(self._defaults.attrs(inode), None, await self._foreign(inode, key))
         try:
-            if inode.etag is None:
-                await self._make_marker(inode, key, meta)
-                return
-            info = await self._rooms.threads.ask(
-                self._store.set_meta,
-                key,
-                meta,
-                content_type=inode.content_type,
-                if_match=inode.etag,
-            )
+            await self._put_meta(inode, key, meta)
         except (NotFound, Changed) as error:
-            raise Stale("the object changed at the store meanwhile") from error
+            if not inode.is_dir:
+                raise Stale("the object changed at the store meanwhile") from error
+            # Somebody made, changed or removed the marker meanwhile: the directory is the same.
+            await self._put_meta(replace(inode, etag=await self._marker(key)), key, meta)
+
+    async def _put_meta(self, inode: Inode, key: Key, meta: dict[str, str]) -> None:
+        if inode.etag is None:
+            await self._make_marker(inode, key, meta)
+            return
+        info = await self._rooms.threads.ask(
+            self._store.set_meta, key, meta, content_type=inode.content_type, if_match=inode.etag
+        )
         self._follow(inode, info.etag, meta)
+
+    async def _marker(self, key: Key) -> ETag | None:
+        try:
+            return (await self._rooms.threads.ask(self._store.head, key)).etag
+        except NotFound:
+            return None
 
     async def _foreign(self, inode: Inode, key: Key) -> dict[str, str]:
         """Return the metadata that the object has now, which a listing may not have told."""

@@ -104,8 +104,9 @@ class Names:
         self._flights = SingleFlight()
         self._moving: list[Key] = []
         self._moved = trio.Event()
-        # Directories found to hold objects without POSIX metadata: their listing tells all there is.
-        self._plain: TTLCache[Ino, bool] = TTLCache(maxsize=65536, ttl=600)
+        # Directories whose objects (or subdirectories: True) were found to carry no POSIX metadata: their
+        # listing tells all there is.
+        self._plain: TTLCache[tuple[Ino, bool], bool] = TTLCache(maxsize=65536, ttl=600)
         self._absent: TTLCache[tuple[Ino, Name], bool] = TTLCache(
             maxsize=65536, ttl=max(freshness.negative_ttl_ns / SECOND_NS, 1e-9)
         )
@@ -210,12 +211,11 @@ class Names:
         return None
 
     def _is_exact(self, parent: Ino, inode: Inode) -> bool:
-        if inode.is_dir or inode.meta_json is not None or inode.etag is None:
+        if inode.meta_json is not None or self._journal.is_dirty(inode.ino):
             return True
         mode = self._freshness.attributes
-        return mode is AttributeMode.LISTING or (
-            mode is AttributeMode.AUTO and parent in self._plain
-        )
+        is_plain = (parent, inode.is_dir) in self._plain
+        return mode is AttributeMode.LISTING or (mode is AttributeMode.AUTO and is_plain)
 
     async def _ask(self, parent: Ino, name: Name) -> None:
         """Bring the row of one name in line with the store."""
@@ -231,9 +231,14 @@ class Names:
         if directory is None:
             raise Stale("the directory is gone")
         if inode is not None and inode.is_dir:
-            await self._ask_directory(inode)
+            if not self._is_believed(inode):
+                await self._ask_directory(inode)
+            await self._describe_directory(inode)
         elif not await self._ask_object(parent, child_key(directory, component), inode):
             await self._ask_absent(parent, directory, component)
+            found = self._inodes.child(parent, name)
+            if found is not None and found.is_dir and not self._is_exact(parent, found):
+                await self._describe_directory(found)
 
     async def _ask_object(self, parent: Ino, key: Key, inode: Inode | None) -> bool:
         since_ns = self.now_ns()
@@ -361,21 +366,45 @@ class Names:
 
     async def _make_exact(self, ino: Ino) -> None:
         """Read the metadata of children where a listing does not tell all, as ``--attributes`` says."""
-        mode = self._freshness.attributes
-        if mode is AttributeMode.LISTING or (mode is AttributeMode.AUTO and ino in self._plain):
+        if self._freshness.attributes is AttributeMode.LISTING:
             return
-        unknown = self._inodes.undescribed(ino)
-        if not unknown:
+        own = self.directory(ino)
+        if own.meta_json is None and own.etag is not None:
+            await self._describe_directory(own)
+        for dirs in (False, True):
+            await self._describe_children(ino, dirs=dirs)
+
+    async def _describe_children(self, ino: Ino, *, dirs: bool) -> None:
+        is_auto = self._freshness.attributes is AttributeMode.AUTO
+        if is_auto and (ino, dirs) in self._plain:
             return
-        if mode is AttributeMode.AUTO:
+        unknown = self._inodes.undescribed(ino, dirs=dirs)
+        if is_auto and unknown:
             sample = [unknown[at * (len(unknown) - 1) // (_SAMPLE - 1)] for at in range(_SAMPLE)]
             distinct = list({each.ino: each for each in sample}.values())
             await self._head_all(ino, distinct)
             if not any(self._says_posix(each.ino) for each in distinct):
-                self._plain[ino] = True
+                self._plain[ino, dirs] = True
                 return
-            unknown = self._inodes.undescribed(ino)
+            unknown = self._inodes.undescribed(ino, dirs=dirs)
         await self._head_all(ino, unknown)
+
+    async def _describe_directory(self, inode: Inode) -> None:
+        """Learn what a directory's marker says of it; that there is none is an answer, too."""
+        key = self._inodes.key_of(inode.ino)
+        if key is None:
+            return
+        found = await self._threads.ask(_head_each, self._store, [key])
+        self._learn_marker(inode.ino, found.get(key))
+
+    def _learn_marker(self, ino: Ino, marker: ObjectInfo | None) -> None:
+        inode = self._inodes.get(ino)
+        if inode is None or inode.meta_json is not None:
+            return
+        if marker is None:
+            self._inodes.update(ino, etag=None, meta={})
+        else:
+            self._inodes.put(ino, marker, inode.checked_ns)
 
     def _says_posix(self, ino: Ino) -> bool:
         inode = self._inodes.get(ino)
@@ -407,10 +436,16 @@ class Names:
         directory = self._inodes.key_of(parent)
         if directory is None:
             return
-        keys = [child_key(directory, inode.component) for inode in inodes]
-        found = await self._threads.ask(_head_each, self._store, keys)
-        for info in found:
-            if not self._journal.is_leaving(info.key):
+        keys = {
+            inode.ino: child_key(directory, inode.component, is_dir=inode.is_dir)
+            for inode in inodes
+        }
+        found = await self._threads.ask(_head_each, self._store, list(keys.values()))
+        for inode in inodes:
+            info = found.get(keys[inode.ino])
+            if inode.is_dir:
+                self._learn_marker(inode.ino, info)
+            elif info is not None and not self._journal.is_leaving(info.key):
                 difference = self._inodes.learn(
                     parent, info, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
                 )
@@ -438,10 +473,10 @@ class Names:
             )
 
 
-def _head_each(store: ObjectStore, keys: list[Key]) -> list[ObjectInfo]:
-    """Return what is at *keys*, leaving out what is gone. Blocks; any thread."""
-    found: list[ObjectInfo] = []
+def _head_each(store: ObjectStore, keys: list[Key]) -> dict[Key, ObjectInfo]:
+    """Return what is at *keys*, leaving out what is not there. Blocks; any thread."""
+    found: dict[Key, ObjectInfo] = {}
     for key in keys:
         with contextlib.suppress(NotFound):
-            found.append(store.head(key))
+            found[key] = store.head(key)
     return found

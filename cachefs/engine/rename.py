@@ -139,6 +139,8 @@ class Renamer:
             )
         except Changed:
             info = await self._threads.ask(self._store.head, key)
+        except Unsupported:
+            return  # a bucket: it stays without a marker
         self._inodes.update(ino, etag=info.etag)
 
     # ---- one file ---------------------------------------------------------------------------

@@ -146,12 +146,11 @@ class InodeTable:
         )
         return [_inode(row) for row in rows]
 
-    def undescribed(self, parent: Ino) -> list[Inode]:
-        """Return the children of which only a listing was seen, so that their metadata is not known."""
+    def undescribed(self, parent: Ino, *, dirs: bool) -> list[Inode]:
+        """Return the children (directories, or all others) whose metadata no answer of the store has told yet."""
         rows = self._db.all(
-            f"SELECT {_COLUMNS} FROM inodes"
-            " WHERE parent = ? AND meta IS NULL AND etag IS NOT NULL AND kind <> 'dir'",
-            (parent,),
+            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND meta IS NULL AND (kind = 'dir') = ?",
+            (parent, dirs),
         )
         return [_inode(row) for row in rows]
 
