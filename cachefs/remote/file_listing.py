@@ -4,6 +4,7 @@ import heapq
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
@@ -81,11 +82,11 @@ class Lister:
         self, parts: tuple[bytes, ...], prefix: Key, batch: list[bytes]
     ) -> Iterator[tuple[bytes, ObjectInfo | None]]:
         found: list[tuple[bytes, ObjectInfo | None]] = []
-        with self._tree.directory(parts) as fd:
+        with self._tree.directory(parts) as fd, self._records.beside() as beside:
             for name in batch:
                 if name.endswith(b"/"):
                     found.append((name, None))
-                elif (info := _info(fd, name, Key(prefix + text(name)))) is not None:
+                elif info := self._info(fd, name, Key(prefix + text(name)), beside):
                     found.append((name, info))
         return iter(found)
 
@@ -93,7 +94,24 @@ class Lister:
         record = self._records.read(fd, key)
         if record is not None and record.is_implicit:
             return None
-        return replace(describe(key, os.fstat(fd), record), content_type=None, meta=None)
+        return describe(key, os.fstat(fd), record)
+
+    def _info(self, fd: int, name: bytes, key: Key, beside: int | None) -> ObjectInfo | None:
+        """Return the object at *name*; None if it is gone by now, or is no object (a socket, a pipe).
+
+        Without its metadata if it changes just now: a HEAD will tell.
+        """
+        try:
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+                return None
+            with suppress(OSError):
+                record = self._records.glance(fd, name, found.st_ino, key, beside)
+                if _version(os.stat(name, dir_fd=fd, follow_symlinks=False)) == _version(found):
+                    return describe(key, found, record)
+        except FileNotFoundError:
+            return None
+        return replace(describe(key, found, None), content_type=None, meta=None)
 
     def _odd(self, prefix: Key, deep: bool) -> Iterator[Item]:
         found: dict[Key, ObjectInfo | None] = {}
@@ -109,13 +127,14 @@ class Lister:
 
     def _odd_objects(self, pieces: tuple[bytes, ...]) -> Iterator[tuple[Key, ObjectInfo]]:
         try:
-            with self._tree.directory((*ODD, *pieces)) as fd:
+            with self._tree.directory((*ODD, *pieces)) as fd, self._records.beside() as beside:
                 names = _names(fd)
                 found = [
                     (key, info)
                     for name in names
                     if not name.endswith(b"/")
-                    and (info := _info(fd, name, key := odd_key((*pieces, name)))) is not None
+                    and (key := odd_key((*pieces, name)))
+                    and (info := self._info(fd, name, key, beside))
                 ]
         except OSError as error:
             if is_absent(error):
@@ -137,15 +156,8 @@ def _names(fd: int, *, hide: bool = False) -> list[bytes]:
         ]
 
 
-def _info(fd: int, name: bytes, key: Key) -> ObjectInfo | None:
-    """Return the object at *name*; None if it is gone by now, or is no object (a socket, a pipe)."""
-    try:
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
-        return None
-    return replace(describe(key, found, None), content_type=None, meta=None)
+def _version(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _is_wanted(key: str, after: str | None) -> bool:

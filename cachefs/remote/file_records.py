@@ -6,8 +6,8 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from cachefs.core.metadata import TOKEN, format_time, parse_time
@@ -192,6 +192,40 @@ class Records:
         with open(beside, "rb") as file:
             return _decode(file.read())
 
+    @contextmanager
+    def beside(self) -> Iterator[int | None]:
+        """Lend the directory of the records that are kept beside their files; None: there are none."""
+        with ExitStack() as stack:
+            try:
+                directory = stack.enter_context(self._tree.directory(_META))
+            except OSError as error:
+                if not is_absent(error):
+                    raise
+                directory = None
+            yield directory
+
+    def glance(
+        self, directory: int, name: bytes, inode: int, key: Key, beside: int | None
+    ) -> Record | None:
+        """As :meth:`read`, of a file that is not opened: *name* in *directory*, with that *inode*.
+
+        Raise ``OSError`` if that cannot be told. Whether it was this file is for the caller to see to.
+        """
+        try:
+            path = b"/proc/self/fd/%d/%b" % (directory, name)  # the call knows no directories
+            return _decode(os.getxattr(path, _ATTRIBUTE, follow_symlinks=False))
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+        if beside is None:
+            return None
+        try:
+            kept = os.open(_name_of(inode, key), os.O_RDONLY | os.O_CLOEXEC, dir_fd=beside)
+        except FileNotFoundError:
+            return None
+        with open(kept, "rb") as file:
+            return _decode(file.read())
+
     def write(self, fd: int, key: Key, record: Record) -> None:
         """Set the record of the open file *fd* in one step."""
         try:
@@ -242,5 +276,9 @@ class Records:
 
 
 def _file_of(fd: int, key: Key) -> bytes:
+    return _name_of(os.fstat(fd).st_ino, key)
+
+
+def _name_of(inode: int, key: Key) -> bytes:
     digest = hashlib.sha256(order(key)).hexdigest()
-    return f"{digest}-{os.fstat(fd).st_ino:x}".encode()
+    return f"{digest}-{inode:x}".encode()

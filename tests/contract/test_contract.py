@@ -202,6 +202,17 @@ def test_a_listing_shows_one_level(store: ObjectStore) -> None:
     assert prefixes_of(store, "a/") == ["a/b/"]
 
 
+def test_what_a_listing_tells_of_an_object_is_what_a_head_tells(store: ObjectStore) -> None:
+    put(store, Key("a/1"))
+    put(store, Key("a/2"), meta={})
+
+    for page in store.list(Key("a/")):
+        for told in page.objects:
+            seen = store.head(told.key)
+            assert (told.size, told.etag, told.mtime_ns) == (seen.size, seen.etag, seen.mtime_ns)
+            assert told.meta is None or told.meta == seen.meta
+
+
 def test_a_deep_listing_shows_all_below(store: ObjectStore) -> None:
     for key in ("top", "a/1", "a/b/3", "a/b/c/4", "ab"):
         put(store, Key(key))

@@ -466,6 +466,46 @@ def test_what_may_not_be_read_or_written_is_denied(
         root.rmdir()
 
 
+def test_a_listing_tells_all_that_a_head_tells(store: FileStore, root: Path) -> None:
+    put(store, "d/", mode=str(stat.S_IFDIR | 0o750))
+    put(store, "d/ours", b"x", mode=str(stat.S_IFREG | 0o640), name="value")
+    put(store, "d/long", b"x", long="x" * 200_000)
+    put(store, "d//odd", b"x", name="odd")
+    (root / "d/theirs").write_bytes(b"theirs")
+    (root / "d/link").symlink_to("nowhere")
+    put(store, "d/edited", b"ours", mode=str(stat.S_IFREG | 0o600))
+    (root / "d/edited").write_bytes(b"and theirs")
+
+    told = list(objects(store, "d/"))
+
+    assert [info.key for info in told] == [
+        "d/", "d//odd", "d/edited", "d/link", "d/long", "d/ours", "d/theirs"
+    ]  # fmt: skip
+    assert told == [store.head(info.key) for info in told]
+
+
+def test_a_listing_under_way_tells_no_mix_of_two_versions(store: FileStore) -> None:
+    written: dict[str, ObjectInfo] = {}
+    ending = threading.Event()
+
+    def write() -> None:
+        info = put(store, "name", b"0", version="0")
+        for number in range(1, 200):
+            written[info.etag] = info
+            info = put(store, "name", b"0", info.etag, version=str(number))
+        written[info.etag] = info
+        ending.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen: list[ObjectInfo] = []
+    while not ending.is_set():
+        seen += [info for info in objects(store) if info.meta is not None]
+    writer.join()
+
+    assert all(info.meta == written[info.etag].meta for info in seen)
+
+
 def test_a_full_disk_is_refused_with_its_reason(tmp_path: Path) -> None:
     root = tmp_path / "small"
     root.mkdir()
