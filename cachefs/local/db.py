@@ -16,7 +16,9 @@ from cachefs.core.errors import CacheError, UsageError
 NAME: Final = "cachefs.sqlite3"
 SCHEMA_VERSION: Final = 1
 _BUSY_MS: Final = 5000
-_DAMAGE: Final = re.compile("malformed|no such (table|column)")
+_DAMAGE: Final = re.compile(
+    "malformed|no such (table|column)|unsupported file format|decode to UTF-8"
+)
 """What SQLite says of a damaged file where it might as well be our mistake."""
 
 
@@ -43,7 +45,10 @@ class Database:
         self.was_rebuilt = False
         try:
             self._connection = self._open()
-        except sqlite3.DatabaseError as error:
+        except (
+            sqlite3.DatabaseError,
+            ValueError,
+        ) as error:  # sqlite3 cannot tell damaged text but so
             if isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error)):
                 raise CacheError(f"cannot open {self.path}: {error}") from error
             self._set_aside()
@@ -77,12 +82,12 @@ class Database:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        row = connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-        if row is None:
+        version = dict(connection.execute("SELECT name, value FROM meta")).get("schema")
+        if version is None:
             raise sqlite3.DatabaseError("no schema version")
-        if int(row[0]) > SCHEMA_VERSION:
+        if int(version) > SCHEMA_VERSION:
             raise UsageError(
-                f"{self.path} was written by a newer cachefs (schema {row[0]}, this one knows {SCHEMA_VERSION})"
+                f"{self.path} was written by a newer cachefs (schema {version}, this one knows {SCHEMA_VERSION})"
                 " — upgrade cachefs, or use another --cache-dir"
             )
 
@@ -105,7 +110,10 @@ class Database:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if (
+                self._connection.in_transaction
+            ):  # SQLite itself takes it back where the disk is full
+                self._connection.execute("ROLLBACK")
             raise
         else:
             self._connection.execute("COMMIT")

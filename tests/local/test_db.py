@@ -1,0 +1,338 @@
+"""The database of a cache directory: whole transactions, and a damaged file is never believed nor deleted."""
+
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cachefs.core.errors import CacheError, UsageError
+from cachefs.local.db import NAME, SCHEMA_VERSION, Database
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path)
+    yield database
+    database.close()
+
+
+def names(database: Database) -> list[str]:
+    """What the test itself has written, in order."""
+    rows = database.all("SELECT name FROM meta WHERE name LIKE 'test-%' ORDER BY name")
+    return [row[0] for row in rows]
+
+
+def reopened(directory: Path) -> tuple[bool, list[str]]:
+    """Open the database anew: whether it was rebuilt, and what of the test's is in it."""
+    database = Database(directory)
+    try:
+        return database.was_rebuilt, names(database)
+    finally:
+        database.close()
+
+
+def broken_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{NAME}.broken-*"))
+
+
+# ---- transactions ---------------------------------------------------------------------------
+
+
+def test_a_transaction_commits_as_a_whole(db: Database, tmp_path: Path) -> None:
+    with db.transaction():
+        db.set_meta("test-1", "a")
+        db.set_meta("test-2", "b")
+        assert reopened(tmp_path) == (False, [])
+    assert reopened(tmp_path) == (False, ["test-1", "test-2"])
+
+
+def test_a_transaction_that_fails_leaves_nothing(db: Database) -> None:
+    with pytest.raises(ZeroDivisionError), db.transaction():
+        db.set_meta("test-1", "a")
+        raise ZeroDivisionError
+    assert names(db) == []
+    db.set_meta("test-2", "b")
+    assert names(db) == ["test-2"]
+
+
+def test_an_inner_transaction_joins_the_outer_one(db: Database) -> None:
+    with pytest.raises(ZeroDivisionError), db.transaction():
+        with db.transaction():
+            db.set_meta("test-1", "a")
+        raise ZeroDivisionError
+    assert names(db) == []
+    with db.transaction():
+        with db.transaction():
+            db.set_meta("test-1", "a")
+        db.set_meta("test-2", "b")
+    assert names(db) == ["test-1", "test-2"]
+
+
+def test_an_inner_transaction_that_fails_takes_the_outer_one_with_it(db: Database) -> None:
+    with pytest.raises(ZeroDivisionError), db.transaction():
+        db.set_meta("test-1", "a")
+        with db.transaction():
+            raise ZeroDivisionError
+    assert names(db) == []
+
+
+def test_a_full_disk_is_reported_as_such_and_takes_the_whole_transaction_back(
+    db: Database,
+) -> None:
+    (pages,) = db.one("PRAGMA page_count") or (0,)
+    db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with pytest.raises(sqlite3.OperationalError, match="full"), db.transaction():
+        db.set_meta("test-x", "a")
+        db.executemany(
+            "INSERT INTO meta VALUES (?, ?)", [(f"test-{i}", "x" * 1000) for i in range(99)]
+        )
+    assert names(db) == []
+    db.execute(f"PRAGMA max_page_count = {pages + 100}")
+    with db.transaction():
+        db.set_meta("test-1", "a")
+    assert names(db) == ["test-1"]
+
+
+# ---- what is in it --------------------------------------------------------------------------
+
+
+def test_meta_is_kept_and_replaced_and_outlives_the_connection(tmp_path: Path) -> None:
+    db = Database(tmp_path)
+    volume = db.get_meta("volume")
+    assert db.get_meta("source") is None
+    db.set_meta("source", "s3://a")
+    db.set_meta("source", "s3://b")
+    db.close()
+    db = Database(tmp_path)
+    assert db.get_meta("source") == "s3://b"
+    assert volume
+    assert db.get_meta("volume") == volume
+    db.close()
+
+
+def test_two_cache_directories_have_different_volumes(tmp_path: Path) -> None:
+    volumes = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        db = Database(tmp_path / name)
+        volumes.add(db.get_meta("volume"))
+        db.close()
+    assert len(volumes) == 2
+
+
+def test_only_the_owner_can_read_the_database(db: Database) -> None:
+    assert db.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_foreign_keys_are_enforced(db: Database) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        db.execute("INSERT INTO entries VALUES (1, 999, NULL, 0, x'', 0, 0)")
+
+
+def test_a_second_connection_sees_what_is_committed_and_can_write(
+    db: Database, tmp_path: Path
+) -> None:
+    second = Database(tmp_path)
+    db.set_meta("test-1", "a")
+    second.set_meta("test-2", "b")
+    assert names(db) == names(second) == ["test-1", "test-2"]
+    second.close()
+
+
+def test_close_can_be_called_twice(tmp_path: Path) -> None:
+    db = Database(tmp_path)
+    db.close()
+    db.close()
+
+
+# ---- the write-ahead log --------------------------------------------------------------------
+
+
+def test_a_killed_process_loses_no_committed_row(db: Database, tmp_path: Path) -> None:
+    db.set_meta("test-1", "a")
+    image = tmp_path / "image"
+    image.mkdir()
+    for suffix in ("", "-wal"):
+        source = Path(f"{db.path}{suffix}")
+        (image / source.name).write_bytes(source.read_bytes())
+    assert reopened(image) == (False, ["test-1"])
+
+
+def test_a_checkpoint_moves_the_log_into_the_database(db: Database) -> None:
+    for number in range(100):
+        db.set_meta(f"test-{number}", "x" * 500)
+    grown = db.wal_bytes()
+    assert grown > 0
+    Database.checkpoint(db.path)
+    db.set_meta("test-after", "a")
+    assert db.wal_bytes() == grown  # written from its beginning again
+    assert b"x" * 500 in db.path.read_bytes()
+    assert len(names(db)) == 101
+
+
+def test_a_checkpoint_gives_way_to_a_writer(db: Database) -> None:
+    with db.transaction():
+        db.set_meta("test-1", "a")
+        Database.checkpoint(db.path)
+        assert names(db) == ["test-1"]
+    assert names(db) == ["test-1"]
+
+
+def test_the_log_can_be_synced_and_moved_from_another_thread(db: Database) -> None:
+    db.set_meta("test-1", "a")
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            Database.sync_wal(db.path)
+            Database.checkpoint(db.path)
+        except BaseException as error:  # noqa: BLE001  # told below
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert names(db) == ["test-1"]
+
+
+def test_without_a_log_there_is_nothing_to_sync(tmp_path: Path) -> None:
+    db = Database(tmp_path)
+    db.close()
+    assert not Path(f"{db.path}-wal").exists()
+    Database.sync_wal(db.path)
+    assert db.wal_bytes() == 0
+
+
+# ---- damage ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"garbage" * 1000, id="garbage"),
+        pytest.param(b"SQLite format 3\0", id="a bare signature"),
+    ],
+)
+def test_a_file_that_is_no_database_is_set_aside_and_a_new_one_begun(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / NAME).write_bytes(content)
+    assert reopened(tmp_path) == (True, [])
+    (aside,) = broken_files(tmp_path)
+    assert aside.read_bytes() == content
+    assert reopened(tmp_path) == (False, [])
+
+
+def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
+    (tmp_path / NAME).touch()
+    assert reopened(tmp_path) == (False, [])
+    assert broken_files(tmp_path) == []
+
+
+def test_a_log_without_its_database_is_not_believed(tmp_path: Path) -> None:
+    db = Database(tmp_path)
+    db.set_meta("test-1", "a")
+    log = Path(f"{db.path}-wal").read_bytes()
+    db.close()
+    db.path.unlink()
+    Path(f"{db.path}-wal").write_bytes(log)
+    assert reopened(tmp_path)[1] == []
+    assert reopened(tmp_path)[0] is False
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param([], id="before the tables"),
+        pytest.param(
+            ["CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT)"], id="before the version"
+        ),
+    ],
+)
+def test_a_database_whose_making_was_cut_short_is_made_anew(
+    tmp_path: Path, statements: list[str]
+) -> None:
+    connection = sqlite3.connect(tmp_path / NAME, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+    assert (tmp_path / NAME).stat().st_size > 0
+    assert reopened(tmp_path) == (True, [])
+    assert len(broken_files(tmp_path)) == 1
+
+
+def test_two_broken_databases_are_both_kept(tmp_path: Path) -> None:
+    for content in (b"first" * 100, b"second" * 100):
+        (tmp_path / NAME).write_bytes(content)
+        assert reopened(tmp_path)[0]
+    kept = {path.read_bytes() for path in broken_files(tmp_path)}
+    assert kept == {b"first" * 100, b"second" * 100}
+
+
+def test_nothing_of_a_broken_database_reaches_the_new_one(tmp_path: Path) -> None:
+    db = Database(tmp_path)
+    db.set_meta("test-1", "a")
+    db.close()
+    db.path.write_bytes(b"garbage" * 1000)
+    Path(f"{db.path}-wal").write_bytes(b"damaged too" * 1000)
+    assert reopened(tmp_path) == (True, [])
+    assert reopened(tmp_path) == (False, [])
+
+
+def test_damage_anywhere_ends_in_a_sound_database_and_loses_no_file(tmp_path: Path) -> None:
+    sound = tmp_path / "sound"
+    sound.mkdir()
+    db = Database(sound)
+    for number in range(50):
+        db.set_meta(f"test-{number}", "x" * 100)
+    db.close()
+    content = (sound / NAME).read_bytes()
+    dice = random.Random(20)
+    header = [(at, 1) for at in range(100)]
+    anywhere = [(dice.randrange(len(content)), dice.choice((4, 64, 4096))) for _ in range(150)]
+    rebuilt = 0
+    for turn, (at, count) in enumerate(header + anywhere):
+        directory = tmp_path / str(turn)
+        directory.mkdir()
+        damaged = bytearray(content)
+        damaged[at : at + count] = dice.randbytes(len(damaged[at : at + count]))
+        (directory / NAME).write_bytes(damaged)
+        opened = Database(directory)
+        assert opened.get_meta("volume")
+        assert opened.one("PRAGMA integrity_check(1)") is not None
+        assert [path.read_bytes() for path in broken_files(directory)] == [damaged] * (
+            opened.was_rebuilt
+        )
+        rebuilt += opened.was_rebuilt
+        opened.close()
+    assert rebuilt > 50
+
+
+def test_a_database_of_a_newer_cachefs_is_refused_and_left_alone(tmp_path: Path) -> None:
+    db = Database(tmp_path)
+    db.set_meta("schema", str(SCHEMA_VERSION + 1))
+    db.close()
+    before = db.path.read_bytes()
+    with pytest.raises(UsageError, match="newer cachefs"):
+        Database(tmp_path)
+    assert db.path.read_bytes() == before
+    assert broken_files(tmp_path) == []
+
+
+def test_a_database_that_cannot_be_opened_now_is_not_taken_for_a_broken_one(
+    tmp_path: Path,
+) -> None:
+    db = Database(tmp_path)
+    db.set_meta("test-1", "a")
+    db.close()
+    in_the_way = Path(f"{db.path}-wal")
+    in_the_way.mkdir()
+    with pytest.raises(CacheError, match="cannot open"):
+        Database(tmp_path)
+    in_the_way.rmdir()
+    assert reopened(tmp_path) == (False, ["test-1"])
