@@ -59,6 +59,8 @@ class Intent:
     """The boot in which the bytes were written but not yet synced; None once they are on the disk."""
     due_ns: int
     tries: int
+    was_sent: bool
+    """An upload was begun: the store may have the bytes, whatever it answered."""
     error: str | None
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cachefs.core import metadata
-from cachefs.core.errors import Changed, NotFound
+from cachefs.core.errors import Changed, Fault, NotFound
 from cachefs.core.intent import Intent
-from cachefs.core.keys import child_key, component_of, conflict_name
+from cachefs.core.keys import child_key, conflict_name, name_of
 from cachefs.core.types import ConflictPolicy, ETag, Key, Name, ObjectInfo
 from cachefs.engine.names import Names
 from cachefs.engine.threads import Threads
@@ -94,7 +94,9 @@ class Conflicts:
             theirs = await self._threads.ask(self._store.head, key)
         except NotFound:
             if base is None:
-                return Rebased(None)
+                raise Fault(
+                    "the store says both that there is such an object and that there is none"
+                ) from None
             self._note(
                 key, "deleted at the store meanwhile; the version of this mount was stored anew"
             )
@@ -102,7 +104,7 @@ class Conflicts:
         if metadata.token_of(theirs) == intent.token:
             return Rebased(theirs.etag)  # our own write, whose answer was lost
         if theirs.etag == base:
-            return Rebased(base)
+            raise Fault("the store refuses the upload although nothing has changed there")
         if self._policy is ConflictPolicy.OURS:
             self._note(key, "changed at the store meanwhile; overwritten, as --conflict ours says")
             return Rebased(theirs.etag)
@@ -181,5 +183,7 @@ def beside(inode: Inode, turn: int) -> tuple[Name, str]:
     """Return a name for a conflict copy of *inode*, and its component."""
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     plain = Name(inode.component.encode("utf-8", "surrogateescape") or b"empty")
-    name = conflict_name(plain, host=_host(), when=when, turn=turn)
-    return name, component_of(name)[0]
+    component = bytes(conflict_name(plain, host=_host(), when=when, turn=turn)).decode(
+        "utf-8", "surrogateescape"
+    )
+    return name_of(component), component

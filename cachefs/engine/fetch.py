@@ -282,8 +282,11 @@ class Fetcher:
     async def _end(self, stream: Stream, fetch: Fetch) -> None:
         fetch.is_done = True
         stream.fetches.remove(fetch)
-        self._cache.account(stream.entry)
-        self._cache.release(fetch.reservation)
+        if stream.fetches:
+            self._cache.estimate(stream.entry, fetch.reservation)
+        else:
+            self._cache.account(stream.entry)
+            self._cache.release(fetch.reservation)
         fetch.wake()
         await self._room.delete(self._cache.unpin(stream.entry, self._names.now_ns()))
         self._room.freed()
@@ -298,7 +301,10 @@ class Fetcher:
     async def through(self, key: Key, etag: ETag, extent: Extent) -> bytes:
         """Return bytes that the cache has no room for, straight from the store."""
         sink = _MemorySink(extent.length)
-        await self._threads.transfer(self._store.get_range, key, extent, sink, if_match=etag)
+        try:
+            await self._threads.transfer(self._store.get_range, key, extent, sink, if_match=etag)
+        except (NotFound, Changed) as error:
+            raise Stale("this version of the object is gone from the store") from error
         self.fetched += extent.length
         return bytes(sink.data)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,6 +12,7 @@ from cachetools import LRUCache
 
 from cachefs.core import metadata
 from cachefs.core.errors import (
+    CacheError,
     Changed,
     Exists,
     IsDirectory,
@@ -22,12 +24,13 @@ from cachefs.core.errors import (
     NotFound,
     ReadOnly,
     Stale,
+    StoreError,
     TimedOut,
 )
 from cachefs.core.extents import Extent
 from cachefs.core.keys import NAME_MAX, child_key, component_of
 from cachefs.core.policy import SECOND_NS
-from cachefs.core.types import Attrs, ETag, Fh, Ino, Key, Kind, Name, UploadMode
+from cachefs.core.types import Attrs, ETag, Fh, Ino, Key, Kind, Name, Token, UploadMode
 from cachefs.engine.body import BytesBody
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.rename import Renamer
@@ -243,9 +246,12 @@ class FileSystem:
         try:
             await file.begin()
         except BaseException:
-            await self._release(file)
             self._inodes.detach(inode.ino, self._names.now_ns())
+            with trio.CancelScope(shield=True):
+                await self._release(file)
             raise
+        finally:
+            self._inodes.made(inode.ino)
         self._kernel_has[inode.ino] = f"{file.entry.id}:{file.entry.etag}"
         opened = Opened(self._hand_out(file, True, bool(flags & os.O_APPEND)), keep_cache=False)
         return opened, self.stat(inode)
@@ -578,10 +584,16 @@ class FileSystem:
             key = await self._names.settled_key(inode.ino)
             if key is None:
                 raise Stale("the directory is gone")
-            meta = metadata.encode(self._defaults.attrs(inode), None, {})
-            info = await self._rooms.threads.ask(
-                self._store.put, key, BytesBody(target), meta=meta, if_match=None
-            )
+            token = Token(secrets.token_hex(16))
+            meta = metadata.encode(self._defaults.attrs(inode), token, {})
+            try:
+                info = await self._rooms.threads.ask(
+                    self._store.put, key, BytesBody(target), meta=meta, if_match=None
+                )
+            except Changed:
+                info = await self._rooms.threads.ask(self._store.head, key)
+                if metadata.token_of(info) != token:
+                    raise
             self._follow(inode, info.etag, meta)
 
         await self._store_or_undo(inode, store)
@@ -592,11 +604,13 @@ class FileSystem:
     async def _store_or_undo(self, inode: Inode, store: Callable[[], Awaitable[None]]) -> None:
         try:
             await store()
+            self._inodes.made(inode.ino)
         except BaseException as error:
+            self._inodes.made(inode.ino)
             self._inodes.detach(inode.ino, self._names.now_ns())
             self._inodes.drop(inode.ino)
-            if inode.parent is not None:
-                self._inodes.forget_removed(inode.parent, inode.component)
+            if inode.parent is not None and inode.name is not None:
+                self._inodes.forget_removed(inode.parent, inode.name)
             if isinstance(error, Changed):
                 raise Exists("something of that name appeared at the store") from error
             raise
@@ -621,13 +635,27 @@ class FileSystem:
             raise NoEntry("no such file or directory")
         while entry is not None and self._rooms.uploader.is_uploading(entry.id):
             await self._rooms.uploader.stop(entry.id)
+        await self._keep_whole(inode.ino)
         with self._names.moving(key):
             current = self._inodes.get(inode.ino)
-            if current is not None and current.etag is not None:
+            if current is not None and (current.etag is not None or self._was_sent(inode.ino)):
                 with contextlib.suppress(NotFound):
                     await self._rooms.threads.ask(self._store.delete, key)
             await self._unname(inode.ino)
         self._touch_directory(parent)
+
+    def _was_sent(self, ino: Ino) -> bool:
+        """Whether an upload of the inode was ever begun, so that the store may have it although no answer came."""
+        entry = self._rooms.cache.find(ino)
+        intent = self._rooms.journal.of(entry.id) if entry is not None else None
+        return intent is not None and intent.was_sent
+
+    async def _keep_whole(self, ino: Ino) -> None:
+        """Fetch the rest of an open file whose object is about to go, as far as the cache has room."""
+        file = self._files.get(ino)
+        if file is not None:
+            with contextlib.suppress(StoreError, CacheError):
+                await file.make_whole()
 
     async def _unname(self, ino: Ino) -> None:
         """Take an inode out of the tree; forget it unless it is open."""
@@ -690,6 +718,7 @@ class FileSystem:
             if no_replace:
                 raise Exists("file exists")
             await self._check_replacement(source, target)
+            await self._keep_whole(target.ino)
         await self._renamer.rename(source, target, new_parent, new_name, replaced=self._unname)
         self._touch_directory(parent)
         self._touch_directory(new_parent)

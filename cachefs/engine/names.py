@@ -233,8 +233,11 @@ class Names:
         if inode is not None and inode.is_dir:
             if not self._is_believed(inode):
                 await self._ask_directory(inode)
-            await self._describe_directory(inode)
-        elif not await self._ask_object(parent, child_key(directory, component), inode):
+            if self._inodes.child(parent, name) is not None:
+                await self._describe_directory(inode)
+                return
+            inode = None
+        if not await self._ask_object(parent, child_key(directory, component), inode):
             await self._ask_absent(parent, directory, component)
             found = self._inodes.child(parent, name)
             if found is not None and found.is_dir and not self._is_exact(parent, found):

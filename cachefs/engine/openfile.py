@@ -269,8 +269,9 @@ class OpenFile:
     async def _promise(self, reservation: Reservation) -> None:
         """Promise first: the row on the loop, then the file beside the bytes, then the bytes."""
         key = await self._rooms.names.settled_key(self.ino)
+        if key is None and not self.is_detached:
+            raise Stale("another version, or nothing, has taken this file's place at the store")
         if self._rooms.uploader.is_uploading(self.entry.id) or key is None:
-            self.is_detached = key is None
             return
         is_new = self._rooms.journal.of(self.entry.id) is None
         intent = self._rooms.journal.begin(self.entry.id)
@@ -281,6 +282,10 @@ class OpenFile:
         await self._rooms.threads.disk(
             self._rooms.cache.write_promise, self.entry.id, promise.encode()
         )
+
+    async def make_whole(self) -> None:
+        """Fetch what is missing, if the cache has room for it."""
+        await self._rooms.fetcher.ensure(self._stream, Extent(0, self.entry.size))
 
     async def begin(self) -> None:
         """Promise the file as it stands: something new, which must reach the store even if it stays empty."""

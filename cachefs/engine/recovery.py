@@ -146,9 +146,10 @@ def _set_aside(disk: Disk, entry: Entry, reason: str, now_ns: int) -> None:
     disk.cache.take_whole(entry)
     _park(disk, entry.id, reason)
     inode = disk.inodes.get(entry.ino)
+    disk.inodes.update(entry.ino, size=entry.size)
     disk.inodes.detach(entry.ino, now_ns)
-    if inode is not None and inode.parent is not None:
-        disk.inodes.forget_removed(inode.parent, inode.component)
+    if inode is not None and inode.parent is not None and inode.name is not None:
+        disk.inodes.forget_removed(inode.parent, inode.name)
         disk.inodes.update(inode.parent, listed_ns=None)
 
 
@@ -186,6 +187,10 @@ def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
         _log.error("%s: %s has other bytes already; left where it is", content, ascii(promise.key))
         return
     entry = disk.cache.adopt(content, ino, etag=promise.base, now_ns=now_ns)
+    if content == sealed:
+        _remove_if_there(
+            disk.cache, promise_path.with_name(promise_path.name.removesuffix(PROMISE_SUFFIX))
+        )
     disk.inodes.update(ino, size=entry.size, etag=promise.base)
     disk.journal.restore(
         entry.id,
@@ -200,6 +205,11 @@ def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
     if promise_path != disk.cache.promise_path(entry.id):
         disk.cache.remove_stray(promise_path)
     _log.warning("found dirty bytes of %s without a database; taken up again", ascii(promise.key))
+
+
+def _remove_if_there(cache: Cache, path: Path) -> None:
+    if path.exists():
+        cache.remove_stray(path)
 
 
 def _place(inodes: InodeTable, key: Key, now_ns: int) -> Ino:
@@ -326,8 +336,8 @@ def discard(disk: Disk, entry_id: EntryId) -> None:
         inode = disk.inodes.get(entry.ino)
         doomed = disk.cache.drop(entry)
         disk.inodes.detach(entry.ino, time.time_ns())
-        if inode is not None and inode.parent is not None:
-            disk.inodes.forget_removed(inode.parent, inode.component)
+        if inode is not None and inode.parent is not None and inode.name is not None:
+            disk.inodes.forget_removed(inode.parent, inode.name)
             disk.inodes.update(inode.parent, listed_ns=None)
         if not entry.pins:
             disk.inodes.drop(entry.ino)

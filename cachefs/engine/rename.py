@@ -94,7 +94,7 @@ class Renamer:
         replaced: Callable[[Ino], Awaitable[None]],
     ) -> None:
         """Move *source* to *name* in *parent*, where *target* is now. *replaced* buries an inode that lost its name."""
-        plan = self._plan(source, target, parent, name)
+        plan = await self._plan(source, target, parent, name)
         if source.parent is not None:
             await self.keep_directory(source.parent, leaving=source.ino)
         try:
@@ -108,12 +108,15 @@ class Renamer:
             if directory is not None and entry_name is not None:
                 self._names.forget_absent(directory, entry_name)
 
-    def _plan(self, source: Inode, target: Inode | None, parent: Ino, name: Name) -> _Plan:
+    async def _plan(self, source: Inode, target: Inode | None, parent: Ino, name: Name) -> _Plan:
         component, _ = component_of(name)
-        directory = self._inodes.key_of(parent)
-        old_key = self._inodes.key_of(source.ino)
-        if directory is None or old_key is None:
-            raise NoEntry("no such file or directory")
+        while True:
+            directory = await self._names.settled_key(parent)
+            old_key = await self._names.settled_key(source.ino)
+            if directory is None or old_key is None:
+                raise NoEntry("no such file or directory")
+            if self._inodes.key_of(parent) == directory and not self._names.is_moving(directory):
+                break
         new_key = child_key(directory, component, is_dir=source.is_dir)
         return _Plan(source, target, parent, name, component, old_key, new_key)
 
@@ -148,21 +151,56 @@ class Renamer:
     async def _rename_file(self, plan: _Plan, replaced: Callable[[Ino], Awaitable[None]]) -> None:
         await self._stop_uploads([plan.source, *([plan.target] if plan.target else [])])
         with self._hold(plan):
-            source = self._inodes.get(plan.source.ino)
-            if source is None or source.parent is None:
-                raise NoEntry("no such file or directory")
+            plan = self._look_again(plan)
+            source = await self._adopt_sent(plan)
             if source.etag is None:
-                base = self._base_of(plan.target)
-                with self._db.transaction():
-                    self._retarget(plan)
-                    self._inodes.update(source.ino, etag=base)
-                    self._rebase_entry(source.ino, None, base)
+                lost = self._retarget_unstored(plan)
             else:
-                await self._copy_and_delete(plan, source)
+                try:
+                    lost = await self._copy_and_delete(plan, source)
+                except NotFound:
+                    if not self._journal.is_dirty(source.ino):
+                        self._names.doubt(source.ino)
+                        raise Stale("the object is gone from the store") from None
+                    lost = self._retarget_unstored(plan)
             await self._promise_again([source.ino])
-            if plan.target is not None:
-                await replaced(plan.target.ino)
+            for ino in lost:
+                await replaced(ino)
         self._uploader.kick()
+
+    def _look_again(self, plan: _Plan) -> _Plan:
+        """Return the plan with source and target as they are now that nobody else changes them."""
+        source = self._inodes.get(plan.source.ino)
+        if source is None or source.parent is None:
+            raise NoEntry("no such file or directory")
+        return replace(plan, source=source, target=self._inodes.child(plan.parent, plan.name))
+
+    async def _adopt_sent(self, plan: _Plan) -> Inode:
+        """Return the source, with the version that an upload left whose answer never came."""
+        entry = self._cache.find(plan.source.ino)
+        intent = self._journal.of(entry.id) if entry is not None else None
+        if entry is None or intent is None or not intent.was_sent:
+            return plan.source
+        found = await self._head(plan.old_key)
+        if found is None or metadata.token_of(found) != intent.token:
+            return plan.source
+        with self._db.transaction():
+            entry.etag = found.etag
+            self._cache.save(entry)
+            self._inodes.update(plan.source.ino, etag=found.etag)
+        return replace(plan.source, etag=found.etag)
+
+    def _retarget_unstored(self, plan: _Plan) -> list[Ino]:
+        """Rename what the store has never had: its upload will replace what the target's name stands for."""
+        base = self._base_of(plan.target)
+        with self._db.transaction():
+            lost = self._retarget(plan)
+            self._inodes.update(plan.source.ino, etag=base)
+            entry = self._cache.find(plan.source.ino)
+            if entry is not None:
+                entry.etag = base
+                self._cache.save(entry)
+        return lost
 
     def _hold(self, plan: _Plan) -> AbstractContextManager[None]:
         return self._names.moving(plan.old_key, plan.new_key)
@@ -170,7 +208,7 @@ class Renamer:
     def _base_of(self, target: Inode | None) -> ETag | None:
         return None if target is None else target.etag
 
-    async def _copy_and_delete(self, plan: _Plan, source: Inode) -> None:
+    async def _copy_and_delete(self, plan: _Plan, source: Inode) -> list[Ino]:
         assert source.etag is not None
         replaces = self._base_of(plan.target)
         batch = self._journal.begin_moves([(plan.old_key, plan.new_key, source.etag, replaces)])
@@ -181,10 +219,11 @@ class Renamer:
             raise
         with self._db.transaction():
             self._journal.copied(batch)
-            self._retarget(plan)
+            lost = self._retarget(plan)
             self._inodes.update(source.ino, etag=info.etag, checked_ns=self._names.now_ns())
             self._rebase_entry(source.ino, source.etag, info.etag)
         await self._delete_sources([move for move in self._journal.moves() if move.batch == batch])
+        return lost
 
     async def _abandon(self, batch: str) -> None:
         """Take back what a rename that failed has copied: now, or else when the store answers again."""
@@ -208,20 +247,20 @@ class Renamer:
                 return await self._threads.transfer(
                     self._store.copy, plan.old_key, plan.new_key, if_match=etag, replaces=replaces
                 )
-            except NotFound as error:
-                self._names.doubt(source.ino)
-                raise Stale("the object is gone from the store") from error
             except Changed as error:
-                if (await self._threads.ask(self._store.head, plan.old_key)).etag != etag:
+                original, copy = await self._head(plan.old_key), await self._head(plan.new_key)
+                if original is None:
+                    raise NotFound("the object is gone from the store") from error
+                if original.etag != etag:
                     self._names.doubt(source.ino)
                     raise Stale("the object changed at the store meanwhile") from error
-                replaces = await self._make_way(plan, replaces, error)
+                if copy is not None and _is_copy(original, copy):
+                    return copy  # our own, whose answer was lost
+                replaces = await self._make_way(plan, copy, replaces, error)
 
-    async def _make_way(self, plan: _Plan, replaces: ETag | None, cause: Changed) -> ETag | None:
-        try:
-            found = await self._threads.ask(self._store.head, plan.new_key)
-        except NotFound:
-            found = None
+    async def _make_way(
+        self, plan: _Plan, found: ObjectInfo | None, replaces: ETag | None, cause: Changed
+    ) -> ETag | None:
         if (found.etag if found else None) == replaces:
             raise cause
         if found is not None:
@@ -229,12 +268,18 @@ class Renamer:
             await self._conflicts.keep_aside(_called(victim, plan.component), plan.new_key, found)
         return found.etag if found else None
 
-    def _retarget(self, plan: _Plan) -> None:
-        """Give the inode its new name; what had it loses it."""
+    def _retarget(self, plan: _Plan) -> list[Ino]:
+        """Give the inode its new name. Return the inodes that lost theirs, what is below first.
+
+        A listing may have shown the copies under the new name while they were made.
+        """
         now_ns = self._names.now_ns()
-        if plan.target is not None:
-            self._inodes.detach(plan.target.ino, now_ns)
+        holder = self._inodes.child(plan.parent, plan.name)
+        lost = [] if holder is None else [holder, *self._inodes.below(holder.ino)]
+        for inode in reversed(lost):
+            self._inodes.detach(inode.ino, now_ns)
         self._inodes.move(plan.source.ino, plan.parent, plan.name, plan.component, now_ns)
+        return [inode.ino for inode in reversed(lost)]
 
     def _rebase_entry(self, ino: Ino, old: ETag | None, new: ETag | None) -> None:
         entry = self._cache.find(ino)
@@ -265,6 +310,7 @@ class Renamer:
     ) -> None:
         below = self._inodes.below(plan.source.ino)
         with self._hold(plan):
+            plan = self._look_again(plan)
             await self._stop_running(below)
             moves = await self._list_moves(plan)
             batch = self._journal.begin_moves(moves)
@@ -273,15 +319,12 @@ class Renamer:
             old_etags = {move.target: move.etag for move in mine}
             with self._db.transaction():
                 self._journal.copied(batch)
-                if plan.target is not None:
-                    self._inodes.detach(plan.target.ino, self._names.now_ns())
-                    self._inodes.drop(plan.target.ino)
-                self._inodes.move(
-                    plan.source.ino, plan.parent, plan.name, plan.component, self._names.now_ns()
-                )
+                lost = self._retarget(plan)
                 self._follow_copies(plan, copied, old_etags)
             dirty = [i.ino for i in self._inodes.below(plan.source.ino)]
             await self._promise_again(dirty)
+            for ino in lost:
+                await replaced(ino)
             await self._delete_sources(mine)
         self._uploader.kick()
 
@@ -313,13 +356,7 @@ class Renamer:
         copied: dict[Key, ObjectInfo] = {}
 
         async def copy(move: Move) -> None:
-            copied[move.target] = await self._threads.transfer(
-                self._store.copy,
-                move.source,
-                move.target,
-                if_match=move.etag,
-                replaces=move.replaces,
-            )
+            copied[move.target] = await self._copy_one(move)
 
         try:
             for group in _by_depth(moves):
@@ -328,6 +365,21 @@ class Renamer:
             await self._abandon(batch)
             raise
         return copied
+
+    async def _copy_one(self, move: Move) -> ObjectInfo:
+        try:
+            return await self._threads.transfer(
+                self._store.copy,
+                move.source,
+                move.target,
+                if_match=move.etag,
+                replaces=move.replaces,
+            )
+        except Changed:
+            original, copy = await self._head(move.source), await self._head(move.target)
+            if original is None or copy is None or not _is_copy(original, copy):
+                raise
+            return copy  # our own, whose answer was lost
 
     async def _each(self, moves: list[Move], work: Callable[[Move], Awaitable[None]]) -> None:
         """Do *work* for each of *moves*, several at once; raise the first error after all have ended."""

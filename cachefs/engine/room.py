@@ -54,6 +54,10 @@ class Room:
                 await self._freed.wait()
         raise NoRoom("the cache is full of bytes that wait for upload or are in use")
 
+    def kick(self) -> None:
+        """Have the evictor look: the limit may have been lowered while no daemon ran."""
+        self._kicked.set()
+
     def freed(self) -> None:
         """Tell those who wait that something became evictable or was given back."""
         self._freed.set()

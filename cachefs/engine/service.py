@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from cachefs.core.errors import CachefsError, NoEntry, StoreError, UsageError
+from cachefs.core.errors import CachefsError, NoEntry, UsageError
 from cachefs.core.intent import State
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.source import Source
@@ -182,6 +182,7 @@ class Service:
         if not self._settings.read_only:
             found = await self._threads.ask(self._store.probe)
             self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
+        self._room.kick()
         self._background.keep("eviction", self._room.run)
         self._background.keep("uploads", self._uploader.run)
         self._background.keep("renames", self._renamer.run)
@@ -335,7 +336,7 @@ class Service:
             for entry in self._choose(()):
                 try:
                     await self._uploader.wait_settled(entry)
-                except StoreError as error:
+                except CachefsError as error:
                     _log.warning("not stored: %s", error)
         return self.dirty()
 

@@ -28,6 +28,8 @@ from cachefs.remote.store import ObjectStore, UploadStopped
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+_AFTER_STOP_NS = 200_000_000
+"""An upload that was called off waits this long: whoever called it off is about to change what it would send."""
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +104,8 @@ class Uploader:
         self._writing: Counter[EntryId] = Counter()
         self._kicked = trio.Event()
         self._outcome = trio.Event()
-        self._errors: dict[EntryId, CachefsError] = {}
+        # How often an upload of the entry has failed, and why at last: each waiter tells its own failure by the count.
+        self._failures: dict[EntryId, tuple[int, CachefsError]] = {}
         self.uploaded = 0
         """Objects stored since the start."""
 
@@ -166,10 +169,11 @@ class Uploader:
         Raise the error that put the upload off or ended it, or ``TimedOut`` when nothing has moved for as
         long as ``--timeout``; the promise stays in the journal.
         """
-        self._errors.pop(entry_id, None)
+        failed_before = self._failed(entry_id)[0]
         while (intent := self._journal.of(entry_id)) is not None:
-            if entry_id in self._errors:
-                raise self._errors.pop(entry_id)
+            failed, error = self._failed(entry_id)
+            if failed > failed_before and error is not None:
+                raise error
             if intent.state is State.OPEN:
                 return False
             outcome = self._outcome
@@ -181,6 +185,12 @@ class Uploader:
             if body is None or time.monotonic() - body.progress_at > self._timeout_s:
                 raise TimedOut("the store did not take the file in time; it stays queued")
         return True
+
+    def _failed(self, entry_id: EntryId) -> tuple[int, CachefsError | None]:
+        return self._failures.get(entry_id, (0, None))
+
+    def _note_failure(self, entry_id: EntryId, error: CachefsError) -> None:
+        self._failures[entry_id] = (self._failed(entry_id)[0] + 1, error)
 
     # ---- the loop ---------------------------------------------------------------------------
 
@@ -220,7 +230,7 @@ class Uploader:
             else:
                 await self._attempt(upload, pinned)
         except UploadStopped:
-            self._put_back(upload, delay_ns=0)
+            self._put_back(upload, delay_ns=_AFTER_STOP_NS)
         except Refused as error:
             self._give_up(upload, error)
         except CachefsError as error:
@@ -251,12 +261,12 @@ class Uploader:
         self._outcome = trio.Event()
 
     def _give_up(self, upload: Upload, error: CachefsError) -> None:
-        self._errors[upload.entry_id] = error
+        self._note_failure(upload.entry_id, error)
         self._journal.park(upload.entry_id, str(error))
         _log.error("upload of %s is parked: %s", ascii(upload.key), error)
 
     def _put_off(self, upload: Upload, error: CachefsError) -> None:
-        self._errors[upload.entry_id] = error
+        self._note_failure(upload.entry_id, error)
         intent = self._journal.of(upload.entry_id)
         due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())
         self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
@@ -306,12 +316,17 @@ class Uploader:
             self._journal.settle(entry.id)
             entry.etag = info.etag
             self._cache.save(entry)
-            columns: dict[str, object] = {"etag": info.etag, "meta": meta, "checked_ns": now_ns}
+            columns: dict[str, object] = {
+                "etag": info.etag,
+                "meta": meta,
+                "size": entry.size,
+                "checked_ns": now_ns,
+            }
             if info.content_type is not None:
                 columns["content_type"] = info.content_type
             self._inodes.update(entry.ino, **columns)
         self._cache.end_promise(entry.id)
-        self._errors.pop(entry.id, None)
+        self._failures.pop(entry.id, None)
         self.uploaded += 1
 
     def _apply(self, verdict: Verdict, upload: Upload, entry: Entry, meta: dict[str, str]) -> None:
@@ -355,13 +370,16 @@ class Uploader:
         self._journal.discard(entry.id)
         self._cache.end_promise(entry.id)
         self._drop_name(entry.ino)
+        if entry.pins == 1:  # nobody has it open: the pin is this upload's
+            self._cache.drop(entry)
+            self._inodes.drop(entry.ino)
 
     def _drop_name(self, ino: Ino) -> None:
         """Take the name from an inode whose content lost, so that a lookup finds the winner."""
         inode = self._inodes.get(ino)
         self._inodes.detach(ino, self._names.now_ns())
         if inode is not None and inode.parent is not None and inode.name is not None:
-            self._inodes.forget_removed(inode.parent, inode.component)
+            self._inodes.forget_removed(inode.parent, inode.name)
             parent = self._inodes.get(inode.parent)
             if parent is not None:
                 self._inodes.update(parent.ino, listed_ns=None)

@@ -158,6 +158,19 @@ class Cache:
             self._usage.entries += cost - entry.cost
         entry.cost = cost
 
+    def estimate(self, entry: Entry, reservation: Reservation) -> None:
+        """Count a reservation as taken by the entry, until :meth:`account` measures it.
+
+        For a fetch that ends while another still writes into the same file, whose blocks cannot be told apart.
+        """
+        entry.cost += reservation.left
+        if entry.dropped:
+            self._usage.doomed += reservation.left
+        else:
+            self._usage.entries += reservation.left
+        self._usage.reserved -= reservation.left
+        reservation.left = 0
+
     # ---- entries ----------------------------------------------------------------------------
 
     def path_of(self, entry_id: EntryId) -> Path:
@@ -463,6 +476,8 @@ class Cache:
         )
         entry_id = EntryId(cursor.lastrowid or 0)
         os.rename(path, self.path_of(entry_id))
+        stem = path.name.partition(".")[0]
+        self._usage.entries -= self._sealed.pop(EntryId(int(stem)), 0) if stem.isdigit() else 0
         self._usage.entries += status.st_blocks * 512
         found = self.load(entry_id)
         assert found is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cachefs.core import metadata
-from cachefs.core.keys import last_component, name_of
+from cachefs.core.keys import MARK, last_component, name_of
 from cachefs.core.types import ETag, Ino, Key, Kind, Listing, Name, ObjectInfo
 from cachefs.local.db import Database
 
@@ -116,7 +116,8 @@ class InodeTable:
         """*is_dirty* answers whether an inode has bytes promised to the store; such a row outlives any listing."""
         self._db = db
         self._is_dirty = is_dirty
-        self._removed: dict[tuple[Ino, str], int] = {}
+        self._removed: dict[tuple[Ino, Name], int] = {}
+        self._making: set[Ino] = set()
 
     def make_root(self, now_ns: int) -> None:
         """Make sure that the root exists."""
@@ -226,7 +227,10 @@ class InodeTable:
         gid: int,
         size: int = 0,
     ) -> Inode:
-        """Make an inode for something new of ours, not yet stored. The name must be free."""
+        """Make an inode for something new of ours, not yet stored. The name must be free.
+
+        Until :meth:`made` is called no listing can take it away, for the store knows nothing of it.
+        """
         listed_ns = now_ns if kind is Kind.DIR else None
         cursor = self._db.execute(
             "INSERT INTO inodes (parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns,"
@@ -249,7 +253,13 @@ class InodeTable:
         )
         made = self.get(Ino(cursor.lastrowid or 0))
         assert made is not None
+        self._making.add(made.ino)
+        self._removed.pop((parent, name), None)
         return made
+
+    def made(self, ino: Ino) -> None:
+        """Note that what was minted is promised or stored, or that nothing will come of it."""
+        self._making.discard(ino)
 
     def update(self, ino: Ino, **columns: object) -> None:
         """Set columns of one row (``meta`` as a mapping)."""
@@ -277,9 +287,9 @@ class InodeTable:
     def move(self, ino: Ino, parent: Ino, name: Name, component: str, now_ns: int) -> None:
         """Give the inode another name, which must be free."""
         inode = self.get(ino)
-        if inode is not None and inode.parent is not None:
-            self._removed[inode.parent, inode.component] = now_ns
-        self._removed.pop((parent, component), None)
+        if inode is not None and inode.parent is not None and inode.name is not None:
+            self._removed[inode.parent, inode.name] = now_ns
+        self._removed.pop((parent, name), None)
         self._db.execute(
             "UPDATE inodes SET parent = ?, name = ?, component = ?, ctime_ns = ?, checked_ns = ? WHERE ino = ?",
             (parent, bytes(name), _to_bytes(component), now_ns, now_ns, ino),
@@ -288,8 +298,8 @@ class InodeTable:
     def detach(self, ino: Ino, now_ns: int) -> None:
         """Take its name away; the row lives on for those who hold it open."""
         inode = self.get(ino)
-        if inode is not None and inode.parent is not None:
-            self._removed[inode.parent, inode.component] = now_ns
+        if inode is not None and inode.parent is not None and inode.name is not None:
+            self._removed[inode.parent, inode.name] = now_ns
         self._db.execute("UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (ino,))
 
     def drop(self, ino: Ino) -> None:
@@ -378,9 +388,24 @@ class InodeTable:
             )
             for inode in map(_inode, rows):
                 self.remove(inode, difference, held=held, now_ns=now_ns)
+            self._unshadow(parent, difference)
             self._db.execute("UPDATE inodes SET listed_ns = ? WHERE ino = ?", (since_ns, parent))
         self._removed = {k: when for k, when in self._removed.items() if when >= since_ns - 10**12}
         return difference
+
+    def _unshadow(self, parent: Ino, difference: Difference) -> None:
+        """Give objects their plain names back whose namesake directories are gone."""
+        rows = self._db.all(
+            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND kind <> 'dir' AND instr(name, ?)",
+            (parent, MARK.encode()),
+        )
+        for inode in map(_inode, rows):
+            plain = name_of(inode.component)
+            if inode.name == name_of(inode.component, shadowed=True) and not self.child(
+                parent, plain
+            ):
+                difference.changed.append((parent, inode.name))
+                self.rename_shown(inode.ino, plain)
 
     def remove(
         self, inode: Inode, difference: Difference, *, held: Collection[Ino], now_ns: int
@@ -390,7 +415,7 @@ class InodeTable:
         Return False, and leave it, if bytes promised to the store are there or below.
         """
         below = self.below(inode.ino) if inode.is_dir else []
-        if any(self._is_dirty(each.ino) for each in (inode, *below)):
+        if any(self.is_dirty(each.ino) for each in (inode, *below)):
             return False
         if inode.parent is not None and inode.name is not None:
             difference.changed.append((inode.parent, inode.name))
@@ -403,13 +428,17 @@ class InodeTable:
         )
         return True
 
-    def removed_since(self, parent: Ino, component: str, since_ns: int) -> bool:
+    def removed_since(self, parent: Ino, name: Name, since_ns: int) -> bool:
         """Whether this mount took the name away at or after *since_ns*."""
-        return self._removed.get((parent, component), -1) >= since_ns
+        return self._removed.get((parent, name), -1) >= since_ns
 
-    def forget_removed(self, parent: Ino, component: str) -> None:
+    def forget_removed(self, parent: Ino, name: Name) -> None:
         """Believe the store again where this mount had taken a name away."""
-        self._removed.pop((parent, component), None)
+        self._removed.pop((parent, name), None)
+
+    def rename_shown(self, ino: Ino, name: Name) -> None:
+        """Show the same object under another name, which must be free."""
+        self._db.execute("UPDATE inodes SET name = ? WHERE ino = ?", (bytes(name), ino))
 
     def insert_seen(
         self,
@@ -446,8 +475,8 @@ class InodeTable:
         )
 
     def is_dirty(self, ino: Ino) -> bool:
-        """Whether bytes of this inode are promised to the store."""
-        return self._is_dirty(ino)
+        """Whether the inode is being made, or bytes of it are promised to the store."""
+        return ino in self._making or self._is_dirty(ino)
 
 
 @dataclass(slots=True)
@@ -469,7 +498,8 @@ class _Merge:
         if info.key.endswith("/") and info.size == 0:
             self.take(name_of(component), component, Kind.DIR, info)
             return
-        self.take(name_of(component, shadowed=component in dirs), component, _kind_of(info), info)
+        shadowed = component in dirs or self._has_directory(component)
+        self.take(name_of(component, shadowed=shadowed), component, _kind_of(info), info)
 
     def _take_marker(self, info: ObjectInfo) -> None:
         own = self.table.get(self.parent)
@@ -482,9 +512,13 @@ class _Merge:
 
     def take(self, name: Name, component: str, kind: Kind, info: ObjectInfo | None) -> None:
         """Bring the row of *name* in line with what was seen."""
-        if self.table.removed_since(self.parent, component, self.since_ns):
+        if self.table.removed_since(self.parent, name, self.since_ns):
             return
         row = self.table.child(self.parent, name)
+        if row is not None and kind is Kind.DIR and not row.is_dir:
+            if not self._shadow(row):
+                return
+            row = None
         if row is None:
             self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
         elif row.checked_ns >= self.since_ns or self.table.is_dirty(row.ino):
@@ -501,6 +535,22 @@ class _Merge:
         else:
             self.difference.changed.append((self.parent, name))
             self.table.put(row.ino, info, self.now_ns)
+
+    def _has_directory(self, component: str) -> bool:
+        row = self.table.child(self.parent, name_of(component))
+        return row is not None and row.is_dir
+
+    def _shadow(self, row: Inode) -> bool:
+        """Make way for a directory of the same component: the object beside it gets the escaped name."""
+        shadow = name_of(row.component, shadowed=True)
+        old = self.table.child(self.parent, shadow)
+        if old is not None:
+            self.table.remove(old, self.difference, held=self.held, now_ns=self.now_ns)
+        self.difference.changed.append((self.parent, name_of(row.component)))
+        if self.table.child(self.parent, shadow) is not None:
+            return False
+        self.table.rename_shown(row.ino, shadow)
+        return True
 
     def _confirm(self, row: Inode, info: ObjectInfo | None) -> None:
         if info is not None and info.meta is not None and row.meta_json is None:

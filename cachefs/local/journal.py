@@ -14,7 +14,7 @@ from cachefs.core.intent import Event, Intent, State, move
 from cachefs.core.types import EntryId, ETag, Ino, Key, Token
 from cachefs.local.db import Database
 
-_COLUMNS: Final = "entry, token, state, boot, due_ns, tries, error"
+_COLUMNS: Final = "entry, token, state, boot, due_ns, tries, sent, error"
 _CONFLICTS_KEPT: Final = 1000
 
 
@@ -26,7 +26,8 @@ def _intent(row: tuple[Any, ...]) -> Intent:
         boot=row[3],
         due_ns=row[4],
         tries=row[5],
-        error=row[6],
+        was_sent=bool(row[6]),
+        error=row[7],
     )
 
 
@@ -100,10 +101,10 @@ class Journal:
         if found is None:
             token = Token(secrets.token_hex(16))
             self._db.execute(
-                "INSERT INTO intents VALUES (?, ?, 'open', ?, 0, 0, NULL)",
+                "INSERT INTO intents VALUES (?, ?, 'open', ?, 0, 0, 0, NULL)",
                 (entry, token, self._boot),
             )
-            return Intent(entry, token, State.OPEN, self._boot, 0, 0, None)
+            return Intent(entry, token, State.OPEN, self._boot, 0, 0, False, None)
         self._move(found, Event.WRITE, boot=self._boot)
         return found
 
@@ -111,7 +112,7 @@ class Journal:
         """Put back a promise that was found beside its bytes, after the database was lost."""
         state = State.QUEUED if is_sealed else State.PARKED
         self._db.execute(
-            "INSERT INTO intents VALUES (?, ?, ?, NULL, 0, 0, ?)",
+            "INSERT INTO intents VALUES (?, ?, ?, NULL, 0, 0, 1, ?)",
             (entry, token, str(state), error),
         )
 
@@ -126,7 +127,7 @@ class Journal:
         found = self.of(entry)
         if found is None or found.state is not State.QUEUED:
             return None
-        self._move(found, Event.CLAIM)
+        self._move(found, Event.CLAIM, sent=1)
         return self.of(entry)
 
     def next_due(self, *, excluding: Iterable[EntryId] = ()) -> Intent | None:

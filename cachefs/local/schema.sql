@@ -56,6 +56,7 @@ CREATE TABLE intents (
     boot   TEXT,                    -- boot id while the bytes may be in the page cache only; NULL: synced
     due_ns INTEGER NOT NULL,
     tries  INTEGER NOT NULL,
+    sent   INTEGER NOT NULL,        -- 1 once an upload was begun: the store may have it, whatever it answered
     error  TEXT                     -- the last reason, for the operator
 ) STRICT;
 

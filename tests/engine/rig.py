@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import trio
 
 from cachefs.core.errors import Fault, NoEntry
@@ -41,11 +40,6 @@ LATER: Final[dict[str, Any]] = {"upload": UploadMode.BACKGROUND, "upload_delay_s
 """Nothing is uploaded until the test says so."""
 FOREVER_ASKING: Final[dict[str, Any]] = {"metadata_ttl_s": 0, "negative_ttl_s": 0}
 """Nothing that the store said is believed the next time."""
-
-
-def broken(why: str) -> pytest.MarkDecorator:
-    """Mark a promise that is not kept yet; the mark must go with the fix, for a pass fails the run."""
-    return pytest.mark.xfail(reason=why, strict=True)
 
 
 SETTINGS = ServiceSettings(

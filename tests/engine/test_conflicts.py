@@ -8,7 +8,7 @@ import pytest
 from cachefs.core.errors import CachefsError, Refused
 from cachefs.core.types import ConflictPolicy
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import Rig, broken, serving, store
+from tests.engine.rig import Rig, serving, store
 
 
 @pytest.fixture(params=["changed", "appeared"])
@@ -97,7 +97,6 @@ async def test_two_conflicts_in_one_second_get_two_names(tmp_path: Path) -> None
         assert {each[:5] for each in rig.objects().values()} >= {b"ours0", b"ours1", b"ours2"}
 
 
-@broken("once theirs has won, further writes through the open handle go nowhere, silently")
 async def test_a_handle_whose_file_yielded_to_theirs_tells_its_writer(tmp_path: Path) -> None:
     memory = _memory(was_there=True)
     async with serving(tmp_path / "c", memory, conflict=ConflictPolicy.THEIRS) as rig:
@@ -114,7 +113,6 @@ async def test_a_handle_whose_file_yielded_to_theirs_tells_its_writer(tmp_path: 
             await write_on()
 
 
-@broken("the name of the copy holds the mark of escaped names, and nothing undoes that")
 async def test_a_conflict_of_an_object_with_an_odd_key_keeps_both(tmp_path: Path) -> None:
     memory = MemoryStore()
     store(memory, "a~cachefs~b", b"base")

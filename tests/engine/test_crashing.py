@@ -9,7 +9,7 @@ from cachefs.core.errors import InUse, UsageError
 from cachefs.core.source import Source, StoreKind
 from cachefs.engine.recovery import open_cache
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import LATER, broken, serving, store
+from tests.engine.rig import LATER, serving, store
 
 
 @pytest.fixture
@@ -71,9 +71,6 @@ async def test_a_file_that_was_being_written_is_set_aside_and_the_name_is_the_st
         rig.check()
 
 
-@broken(
-    "the inode of bytes that were set aside keeps its old size, so the uploaded file reads as empty for good"
-)
 async def test_bytes_that_were_set_aside_can_be_stored_beside_and_read(
     tmp_path: Path, memory: MemoryStore
 ) -> None:

@@ -10,7 +10,7 @@ from cachefs.core.errors import Exists, Fault, InvalidName, NameTooLong, NotEmpt
 from cachefs.core.types import Name
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import FOREVER_ASKING, MIB, broken, serving, store, together
+from tests.engine.rig import FOREVER_ASKING, MIB, serving, store, together
 
 
 async def test_a_directory_made_here_is_seen_by_another_mount(tmp_path: Path) -> None:
@@ -119,7 +119,6 @@ async def test_a_marker_with_content_is_a_file_in_its_directory(tmp_path: Path) 
         assert await rig.names("m") == ["x", "~cachefs~empty"]
 
 
-@broken("a directory that is gone is not asked about as an object, and the ENOENT is remembered")
 async def test_a_directory_that_became_an_object_is_a_file(tmp_path: Path) -> None:
     memory = MemoryStore()
     store(memory, "a/b", b"x")
@@ -140,7 +139,6 @@ async def test_an_object_that_became_a_directory_is_one(tmp_path: Path) -> None:
         assert await rig.read("a/b") == b"file"
 
 
-@broken("each page is merged without knowledge of the one before: the directory is never shown")
 async def test_an_object_and_a_directory_of_one_name_in_two_pages_are_both_seen(
     tmp_path: Path,
 ) -> None:
@@ -160,7 +158,6 @@ async def test_a_time_beyond_all_reason_hides_no_object(tmp_path: Path) -> None:
         assert await rig.read("a") == b"x"
 
 
-@broken("the listing takes the new row for one that the store has lost: ESTALE")
 async def test_a_mkdir_survives_a_listing_that_began_before_its_marker_was_stored(
     tmp_path: Path,
 ) -> None:
@@ -177,9 +174,6 @@ async def test_a_mkdir_survives_a_listing_that_began_before_its_marker_was_store
         assert await rig.exists("d")
 
 
-@broken(
-    "the listing takes the new row, not promised yet, for one that the store has lost: the file is gone without a word"
-)
 async def test_a_create_that_waits_for_room_survives_a_listing(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", cache_size=MIB) as rig:
         taken = rig.cache.reserve(MIB)
@@ -204,7 +198,6 @@ async def test_a_lost_answer_of_a_mkdir_is_no_failure(tmp_path: Path) -> None:
         assert await rig.exists("d")
 
 
-@broken("the repeated PUT meets its own object")
 async def test_a_lost_answer_of_a_symlink_is_no_failure(tmp_path: Path) -> None:
     async with serving(tmp_path / "c") as rig:
         rig.watched.fail("after", "put", Fault("lost"))

@@ -12,7 +12,7 @@ from cachefs.core.extents import Extent
 from cachefs.core.types import FetchMode, Name
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import MIB, broken, serving, store, together
+from tests.engine.rig import MIB, serving, store, together
 
 
 @pytest.fixture
@@ -120,7 +120,6 @@ async def test_an_object_that_changes_under_a_reader_is_stale_and_never_a_mixtur
         await rig.fs.release(fh)
 
 
-@broken("errors of a read past the cache reach the program as the store raised them: ENOENT")
 @pytest.mark.parametrize("replacement", [None, b"B" * 3 * MIB])
 async def test_an_object_that_changes_under_a_reader_past_the_cache_is_stale_too(
     tmp_path: Path, memory: MemoryStore, replacement: bytes | None
@@ -328,7 +327,6 @@ async def test_ranges_are_those_of_the_object_and_no_more(
         await rig.fs.release(fh)
 
 
-@broken("the DELETE goes out while bytes that the open handle wants are only at the store")
 async def test_a_reader_of_a_file_that_was_unlinked_can_read_what_was_not_here_yet(
     tmp_path: Path, memory: MemoryStore
 ) -> None:

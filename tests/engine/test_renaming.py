@@ -13,7 +13,6 @@ from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import (
     LATER,
     Rig,
-    broken,
     lose_answer,
     objects,
     serving,
@@ -205,7 +204,6 @@ async def test_a_crash_in_a_rename_leaves_each_object_one_name(
         rig.check()
 
 
-@broken("the repeated COPY meets its own result and takes it for somebody else's")
 async def test_a_lost_answer_of_a_copy_is_no_conflict(tmp_path: Path, memory: MemoryStore) -> None:
     async with serving(tmp_path / "c", memory) as rig:
         rig.watched.fail("after", "copy", Fault("lost"))
@@ -214,7 +212,6 @@ async def test_a_lost_answer_of_a_copy_is_no_conflict(tmp_path: Path, memory: Me
         assert rig.service.status()["conflicts"] == []
 
 
-@broken("the repeated COPY meets its own result, and the whole rename fails with ESTALE")
 async def test_a_lost_answer_of_one_copy_does_not_fail_the_rename_of_a_directory(
     tmp_path: Path, memory: MemoryStore
 ) -> None:
@@ -224,9 +221,6 @@ async def test_a_lost_answer_of_one_copy_does_not_fail_the_rename_of_a_directory
         assert rig.objects() == {"f": b"f", "e/a": b"a", "e/b": b"b"}
 
 
-@broken(
-    "a listing that sees the copies takes the new name: IntegrityError, EIO, and the rename hangs half done"
-)
 async def test_a_listing_during_a_rename_does_not_disturb_it(
     tmp_path: Path, memory: MemoryStore
 ) -> None:
@@ -245,7 +239,6 @@ async def test_a_listing_during_a_rename_does_not_disturb_it(
         assert await _tree(rig) == rig.objects()
 
 
-@broken("the version that the upload of the target made is not what rename read before it waited")
 @pytest.mark.parametrize("was_there", [True, False])
 async def test_renaming_over_a_file_that_is_being_uploaded_is_no_conflict(
     tmp_path: Path, was_there: bool
@@ -270,7 +263,6 @@ async def test_renaming_over_a_file_that_is_being_uploaded_is_no_conflict(
         assert rig.service.status()["conflicts"] == []
 
 
-@broken("an upload that may have arrived is not looked for under the old name")
 @pytest.mark.parametrize("was_there", [True, False])
 async def test_renaming_a_file_whose_upload_may_have_arrived_leaves_one_name(
     tmp_path: Path, was_there: bool
@@ -289,7 +281,6 @@ async def test_renaming_a_file_whose_upload_may_have_arrived_leaves_one_name(
         assert rig.objects() == {"b": b"ours"}
 
 
-@broken("the plan of the inner rename is made with the key that the outer one is taking away")
 async def test_a_rename_inside_a_directory_that_is_being_renamed_follows_it(
     tmp_path: Path, memory: MemoryStore
 ) -> None:

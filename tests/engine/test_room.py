@@ -9,7 +9,7 @@ import trio
 from cachefs.core.errors import Fault, NoRoom
 from cachefs.core.types import FetchMode
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import LATER, MIB, Rig, broken, objects, serving, store, together, until
+from tests.engine.rig import LATER, MIB, Rig, objects, serving, store, together, until
 
 KIB = 1024
 
@@ -45,9 +45,6 @@ async def test_readers_of_more_than_the_cache_holds_read_right_and_stay_below_th
         assert rig.cache.reserved == 0
 
 
-@broken(
-    "bytes that a running fetch has written are counted twice: in its reservation and in the file's blocks"
-)
 async def test_what_is_counted_never_passes_the_limit_while_two_fetches_run(
     tmp_path: Path,
 ) -> None:
@@ -173,7 +170,6 @@ async def test_what_is_used_is_what_the_disk_says(tmp_path: Path) -> None:
         assert agree()
 
 
-@broken("nobody evicts until somebody asks for room")
 async def test_a_limit_that_was_lowered_holds_from_the_start(tmp_path: Path) -> None:
     memory = _memory(10, 100_000)
     async with serving(tmp_path / "c", memory) as rig:

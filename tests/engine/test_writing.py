@@ -11,7 +11,7 @@ from cachefs.core.errors import Denied, Exists, Fault, TimedOut
 from cachefs.core.types import FetchMode
 from cachefs.engine.filesystem import Changes
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import LATER, MIB, broken, lose_answer, serving, store, together
+from tests.engine.rig import LATER, MIB, lose_answer, serving, store, together
 
 
 async def test_a_close_is_answered_after_the_object_is_stored(tmp_path: Path) -> None:
@@ -241,7 +241,6 @@ async def test_an_unlinked_file_that_was_never_stored_leaves_nothing(tmp_path: P
         assert rig.watched.of("put") == []
 
 
-@broken("a file without a version is taken for one that was never sent")
 async def test_unlinking_a_file_whose_upload_may_have_arrived_removes_the_object(
     tmp_path: Path,
 ) -> None:
@@ -280,7 +279,6 @@ async def test_a_drain_stores_what_is_complete_and_takes_no_more_writes(tmp_path
         await rig.write("b", b"x")
 
 
-@broken("drain lets BytesLost through: the umount fails and the rest is not stored")
 async def test_a_drain_reports_lost_bytes_and_stores_the_rest(tmp_path: Path) -> None:
     async with serving(tmp_path / "c", **LATER) as rig:
         await rig.write("a", b"x")
