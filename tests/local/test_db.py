@@ -50,50 +50,55 @@ def test_a_transaction_commits_as_a_whole(db: Database, tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(db: Database) -> None:
-    with pytest.raises(ZeroDivisionError), db.transaction():
-        db.set_meta("test-1", "a")
-        raise ZeroDivisionError
+    def work() -> None:
+        with db.transaction():
+            db.set_meta("test-1", "a")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
     assert names(db) == []
     db.set_meta("test-2", "b")
     assert names(db) == ["test-2"]
 
 
-def test_an_inner_transaction_joins_the_outer_one(db: Database) -> None:
-    with pytest.raises(ZeroDivisionError), db.transaction():
+@pytest.mark.parametrize("fails", ["inner", "outer", "nothing"])
+def test_an_inner_transaction_joins_the_outer_one(db: Database, fails: str) -> None:
+    def work() -> None:
         with db.transaction():
             db.set_meta("test-1", "a")
-        raise ZeroDivisionError
-    assert names(db) == []
-    with db.transaction():
-        with db.transaction():
-            db.set_meta("test-1", "a")
-        db.set_meta("test-2", "b")
-    assert names(db) == ["test-1", "test-2"]
+            with db.transaction():
+                db.set_meta("test-2", "b")
+                if fails == "inner":
+                    raise ZeroDivisionError
+            if fails == "outer":
+                raise ZeroDivisionError
 
-
-def test_an_inner_transaction_that_fails_takes_the_outer_one_with_it(db: Database) -> None:
-    with pytest.raises(ZeroDivisionError), db.transaction():
-        db.set_meta("test-1", "a")
-        with db.transaction():
-            raise ZeroDivisionError
-    assert names(db) == []
+    if fails == "nothing":
+        work()
+        assert names(db) == ["test-1", "test-2"]
+    else:
+        with pytest.raises(ZeroDivisionError):
+            work()
+        assert names(db) == []
 
 
 def test_a_full_disk_is_reported_as_such_and_takes_the_whole_transaction_back(
     db: Database,
 ) -> None:
+    def fill(count: int) -> None:
+        with db.transaction():
+            for number in range(count):
+                db.set_meta(f"test-{number}", "x" * 1000)
+
     (pages,) = db.one("PRAGMA page_count") or (0,)
     db.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(sqlite3.OperationalError, match="full"), db.transaction():
-        db.set_meta("test-x", "a")
-        db.executemany(
-            "INSERT INTO meta VALUES (?, ?)", [(f"test-{i}", "x" * 1000) for i in range(99)]
-        )
+    with pytest.raises(sqlite3.OperationalError, match="is full"):
+        fill(99)
     assert names(db) == []
     db.execute(f"PRAGMA max_page_count = {pages + 100}")
-    with db.transaction():
-        db.set_meta("test-1", "a")
-    assert names(db) == ["test-1"]
+    fill(2)
+    assert names(db) == ["test-0", "test-1"]
 
 
 # ---- what is in it --------------------------------------------------------------------------
