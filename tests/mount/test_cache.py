@@ -26,7 +26,7 @@ class Load:
     seconds: float
 
 
-SMALL = Load(192 * MIB, 8)
+SMALL = Load(192 * MIB, 5)
 FULL = Load(1024 * MIB, 90)
 
 
@@ -222,7 +222,7 @@ def test_a_file_larger_than_the_whole_cache_can_be_read(
     assert sampler.peak - sampler.slack <= limit
 
 
-@pytest.mark.parametrize("upload", ["close", "background"])
+@pytest.mark.parametrize("upload", ["background", pytest.param("close", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("store", ["moto"], indirect=True)
 def test_a_writer_who_fills_the_cache_while_nothing_can_be_uploaded_is_told_so_in_time(
     store: LiveStore, upload: str, mounting: Mounting

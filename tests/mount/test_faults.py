@@ -28,8 +28,11 @@ def is_question(exchange: Exchange) -> bool:
     return exchange.method in {"HEAD", "GET"}
 
 
-@pytest.mark.parametrize("fault", list(FAULTS))
-@pytest.mark.parametrize("store", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize(
+    ("store", "fault"),
+    [*(("moto", fault) for fault in FAULTS), ("swift", "503"), ("swift", "reset")],
+    indirect=["store"],
+)
 def test_a_transient_fault_is_never_reported_as_absence(
     store: LiveStore, fault: str, mounting: Mounting
 ) -> None:

@@ -178,7 +178,9 @@ def test_a_second_rsync_transfers_nothing(
     assert store.view() == {f"copy/{k}": v for k, v in programs.read_tree(tree).items()}
 
 
-@pytest.mark.parametrize("store", ["file", "moto", "swift"], indirect=True)
+@pytest.mark.parametrize(
+    "store", ["file", "moto", pytest.param("swift", marks=pytest.mark.soak)], indirect=True
+)
 def test_an_rsync_through_another_mount_transfers_nothing_either(
     store: LiveStore, mounting: Mounting, tree: Path
 ) -> None:
