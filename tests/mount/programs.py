@@ -174,10 +174,10 @@ def version_content(name: str, version: int) -> bytes:
 
 
 def write_versions(root: Path, journal: Path, names: list[str], first: int, seed: int) -> None:
-    """Write and close versions of files for ever, noting outside the mount what was begun and what closed.
+    """Write versions of files for ever, noting outside the mount what was begun and what was acknowledged.
 
-    A line in the journal is on its disk before the next step is taken, so that a death at any moment
-    leaves a journal that claims no more than what was acknowledged.
+    A line is in the journal before the next step is taken: it outlives the kill of the daemon and of this
+    program, and claims no more than what was acknowledged.
     """
     chance = random.Random(seed)
     log = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -187,11 +187,35 @@ def write_versions(root: Path, journal: Path, names: list[str], first: int, seed
         name = chance.choice(names)
         content = version_content(name, version)
         os.write(log, f"begun {name} {version}\n".encode())
-        fd = os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        for offset in range(0, len(content), 40_000):
-            _write_all(fd, content[offset : offset + 40_000])
-        os.close(fd)
+        chance.choice((_rewrite, _replace, _change_in_place))(root / name, content)
         os.write(log, f"closed {name} {version}\n".encode())
+
+
+def _rewrite(path: Path, content: bytes) -> None:
+    """As a shell's ``>`` does it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    _write_in_pieces(fd, content)
+    os.close(fd)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """As an editor does it."""
+    beside = path.with_name(f"{path.name}.tmp")
+    _rewrite(beside, content)
+    beside.rename(path)
+
+
+def _change_in_place(path: Path, content: bytes) -> None:
+    """As a database does it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    _write_in_pieces(fd, content)
+    os.ftruncate(fd, len(content))
+    os.close(fd)
+
+
+def _write_in_pieces(fd: int, content: bytes) -> None:
+    for offset in range(0, len(content), 40_000):
+        _write_all(fd, content[offset : offset + 40_000])
 
 
 def fill(path: Path, size: int, piece: int = 1 << 20) -> tuple[int, int]:
