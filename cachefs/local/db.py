@@ -45,10 +45,7 @@ class Database:
         self.was_rebuilt = False
         try:
             self._connection = self._open()
-        except (
-            sqlite3.DatabaseError,
-            ValueError,
-        ) as error:  # sqlite3 cannot tell damaged text but so
+        except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: damaged text
             if isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error)):
                 raise CacheError(f"cannot open {self.path}: {error}") from error
             self._set_aside()
@@ -110,9 +107,8 @@ class Database:
         try:
             yield
         except BaseException:
-            if (
-                self._connection.in_transaction
-            ):  # SQLite itself takes it back where the disk is full
+            # Where the disk is full SQLite itself has taken it back.
+            if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
         else:
