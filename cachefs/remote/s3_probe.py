@@ -3,9 +3,10 @@
 import hashlib
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cachefs.core.errors import Changed, Denied, NotFound, Refused, StoreError
 from cachefs.core.types import ETag
@@ -13,6 +14,7 @@ from cachefs.remote.s3_client import Answer, S3Bucket, said
 from cachefs.remote.s3_values import quoted
 from cachefs.remote.store import Capabilities, Support
 
+_AT_ONCE = 5
 _WRONG = ETag("0" * 32)
 _CONTENT = b"cachefs asks what this store honours"
 _MD5 = hashlib.md5(_CONTENT, usedforsecurity=False).hexdigest()
@@ -73,35 +75,39 @@ class Findings:
 
 
 def probe(bucket: S3Bucket, prefix: str) -> Findings:
-    """Return what the store honours for keys that begin with *prefix*."""
+    """Return what the store honours for keys that begin with *prefix*.
+
+    Each question has objects of its own, so that they may all be asked at once: a mount waits for the answers.
+    """
     run = _Probe(bucket, f"{prefix}.cachefs-probe-{secrets.token_hex(8)}")
-    try:
-        return run.findings()
-    finally:
-        run.clean_up()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="cachefs-probe") as pool:
+        try:
+            return run.findings(pool)
+        finally:
+            run.clean_up(pool)
 
 
 class _Probe:
     def __init__(self, bucket: S3Bucket, name: str) -> None:
         self._bucket = bucket
         self._name = name
-        self._made: list[str] = []
+        self._made: set[str] = set()
 
-    def findings(self) -> Findings:
+    def findings(self, pool: ThreadPoolExecutor) -> Findings:
         try:
-            first = self._put(self._key("put"))
+            etag = self._put(self._key("put"))
         except Denied as reason:
             return Findings(writable=False, notes=(f"writing is denied: {reason}",))
-        etag = ETag(str(first.get("ETag", "")).strip('"'))
-        with ThreadPoolExecutor(4, thread_name_prefix="cachefs-probe") as pool:
-            put = pool.submit(self._puts, etag)
-            delete = pool.submit(self._deletes, etag)
-            parts = pool.submit(self._uploads)
-            copy = pool.submit(self._copies, etag)
-        matched, created = put.result()
+        put = pool.submit(self._replaces, etag)
+        create = pool.submit(self._creates)
+        delete = pool.submit(self._deletes)
+        parts = pool.submit(self._uploads)
+        copy = pool.submit(self._copies)
+        running: tuple[Future[Any], ...] = (put, create, delete, parts, copy)
+        wait(running)  # what any of them makes must be cleared away, though another failed
         found = Findings(
-            put=matched,
-            create=created,
+            put=put.result(),
+            create=create.result(),
             parts=parts.result()[0],
             parts_create=parts.result()[1],
             delete=delete.result(),
@@ -113,63 +119,68 @@ class _Probe:
         )
         return _with_notes(found)
 
-    def clean_up(self) -> None:
-        for key in self._made:
-            with suppress(StoreError):
-                self._bucket.call("delete_object", Key=key)
+    def clean_up(self, pool: ThreadPoolExecutor) -> None:
+        wait([pool.submit(self._remove, key) for key in self._made])
+
+    def _remove(self, key: str) -> None:
+        with suppress(StoreError):
+            self._bucket.call("delete_object", Key=key)
 
     def _key(self, part: str) -> str:
         return f"{self._name}-{part}"
 
-    def _put(self, key: str, **conditions: str) -> Answer:
-        self._made.append(key)
-        return self._bucket.call("put_object", Key=key, Body=_CONTENT, **conditions)
+    def _put(self, key: str, **conditions: str) -> ETag:
+        self._made.add(key)
+        answer = self._bucket.call("put_object", Key=key, Body=_CONTENT, **conditions)
+        return ETag(str(answer.get("ETag", "")).strip('"'))
 
-    def _puts(self, etag: ETag) -> tuple[Condition, Condition]:
+    def _replaces(self, etag: ETag) -> Condition:
         key = self._key("put")
-        matched = _match(lambda text: self._put(key, IfMatch=text), etag)
-        fresh = self._key("create")
-        created = _create(
-            lambda: self._put(key, IfNoneMatch="*"), lambda: self._put(fresh, IfNoneMatch="*")
-        )
-        return matched, created
+        return _match(lambda text: self._put(key, IfMatch=text), etag)
 
-    def _deletes(self, etag: ETag) -> Condition:
+    def _creates(self) -> Condition:
+        key = self._key("create")
+        if _refuses(lambda: self._put(key, IfNoneMatch="*")) is not Support.IGNORED:
+            return Condition(Support.REFUSED)  # though nothing is there
+        return Condition(_refuses(lambda: self._put(key, IfNoneMatch="*")))
+
+    def _deletes(self) -> Condition:
         key = self._key("delete")
-        self._put(key)
+        etag = self._put(key)
         return _match(
             lambda text: self._bucket.call("delete_object", Key=key, IfMatch=text),
             etag,
         )
 
-    def _copies(self, etag: ETag) -> tuple[Condition, Condition, Condition]:
-        source, target = self._key("put"), self._key("copy")
+    def _copies(self) -> tuple[Condition, Condition, Condition]:
+        source, target = self._key("source"), self._key("copy")
+        etag = self._put(source)
 
-        def copy(**conditions: str) -> Answer:
-            self._made.append(target)
-            return self._bucket.call(
+        def copy(**conditions: str) -> ETag:
+            self._made.add(target)
+            answer = self._bucket.call(
                 "copy_object",
                 Key=target,
                 CopySource={"Bucket": self._bucket.name, "Key": source},
                 **conditions,
             )
+            return ETag(str(answer.get("CopyObjectResult", {}).get("ETag", "")).strip('"'))
 
         try:
-            copy()
+            copied = copy()
         except Refused:
             refused = Condition(Support.REFUSED)
             return refused, refused, refused
-        from_source = _match(lambda text: copy(CopySourceIfMatch=text), etag)
-        onto = _match(lambda text: copy(IfMatch=text), etag)
+        onto = _match(lambda text: copy(IfMatch=text), copied or etag)
         if onto.enforced:
             anew = _refuses(lambda: copy(IfNoneMatch="*"))
             onto = onto if anew is Support.ENFORCED else Condition(anew)
-        return Condition(Support.ENFORCED), from_source, onto
+        return Condition(Support.ENFORCED), _match(lambda t: copy(CopySourceIfMatch=t), etag), onto
 
     def _uploads(self) -> tuple[Condition, Condition]:
         """Ask with one upload of a single small part, which the store must refuse to complete."""
         place = {"Key": self._key("parts")}
-        etag = ETag(str(self._put(place["Key"]).get("ETag", "")).strip('"'))
+        etag = self._put(place["Key"])
         try:
             upload_id = str(
                 said(self._bucket.call("create_multipart_upload", **place), "UploadId")
@@ -199,7 +210,7 @@ class _Probe:
         return _match(lambda text: complete(IfMatch=text), etag), Condition(created)
 
 
-def _refuses(attempt: Callable[[], Answer]) -> Support:
+def _refuses(attempt: Callable[[], object]) -> Support:
     """Return how a condition fares that does not hold."""
     try:
         attempt()
@@ -210,7 +221,7 @@ def _refuses(attempt: Callable[[], Answer]) -> Support:
     return Support.IGNORED
 
 
-def _match(attempt: Callable[[str], Answer], etag: ETag) -> Condition:
+def _match(attempt: Callable[[str], object], etag: ETag) -> Condition:
     """Return how If-Match fares: with a wrong ETag, then with the right one in both spellings."""
     wrong = _refuses(lambda: attempt(quoted(_WRONG)))
     if wrong is not Support.ENFORCED:

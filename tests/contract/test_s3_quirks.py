@@ -1,18 +1,21 @@
 """Where real S3 servers differ: what the probe finds, and that the adapter lives with it."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
+from xml.sax.saxutils import escape
 
 import pytest
 
-from cachefs.core.errors import Changed, Denied, NoBucket, NotFound, Refused, StoreError
+from cachefs.core.errors import Changed, Denied, Fault, NoBucket, NotFound, Refused, StoreError
 from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key
 from cachefs.remote.s3 import S3Store
-from cachefs.remote.store import Support, UploadStopped
+from cachefs.remote.store import Capabilities, Support, UploadStopped
 from tests.contract.bodies import BytesBody, StoppedBody, fetched
 from tests.contract.conftest import MIB, small
 from tests.servers.moto import moto
@@ -281,6 +284,89 @@ class Pretender:
             return answer(200, "<R><UploadId>1</UploadId><ETag>x</ETag></R>")
         there = request.path in self.objects
         return answer(200, "", {**tag, "Last-Modified": _DATE}) if there else answer(404)
+
+
+class Strict:
+    """A store that holds every request to its conditions, and names each version anew, as encrypting ones do."""
+
+    def __init__(self) -> None:
+        self.etags: dict[str, str] = {}
+        self.count = 0
+        self.lock = threading.Lock()
+        self.fails_copies = False
+
+    def __call__(self, request: Request) -> Answer:
+        with self.lock:
+            if "x-amz-copy-source" in request.headers and self.fails_copies:
+                return answer(500)
+            if not self._holds(request):
+                return answer(412, "<Error><Code>PreconditionFailed</Code></Error>")
+            return self._done(request)
+
+    def _holds(self, request: Request) -> bool:
+        source = unquote(request.headers.get("x-amz-copy-source", ""))
+        if_match = request.headers.get("if-match")
+        source_match = request.headers.get("x-amz-copy-source-if-match")
+        return (
+            if_match in (None, self.etags.get(request.path))
+            and not ("if-none-match" in request.headers and request.path in self.etags)
+            and source_match in (None, self.etags.get("/" + source.lstrip("/")))
+        )
+
+    def _done(self, request: Request) -> Answer:
+        if request.method == "DELETE":
+            if "uploadId" not in request.query:
+                self.etags.pop(request.path, None)
+            return answer(204)
+        if request.method == "POST" and "uploads" in request.query:
+            return answer(200, "<R><UploadId>1</UploadId></R>")
+        self.count += 1
+        etag = f'"version-{self.count}"'
+        if "partNumber" not in request.query:
+            self.etags[request.path] = etag
+        if request.method == "PUT" and "x-amz-copy-source" not in request.headers:
+            return answer(200, "", {"ETag": etag})
+        return answer(
+            200, f"<R><ETag>{escape(etag)}</ETag><LastModified>{_DATE}</LastModified></R>"
+        )
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S3Store, Strict]]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    handler = Strict()
+    with (
+        scripted(handler) as server,
+        closing(S3Store("bucket", StoreOptions(endpoint_url=server.url))) as store,
+    ):
+        yield store, handler
+
+
+def test_a_strict_store_is_trusted_though_its_etags_are_no_sums(
+    strict: tuple[S3Store, Strict],
+) -> None:
+    store, handler = strict
+
+    found = store.probe()
+
+    yes = Support.ENFORCED
+    assert found == Capabilities(yes, yes, yes, yes, yes, yes, True, found.notes)
+    assert found.notes == (
+        "ETags are not MD5 sums: the content of what is fetched cannot be checked",
+    )
+    assert handler.etags == {}
+
+
+def test_a_probe_that_fails_half_way_leaves_nothing(strict: tuple[S3Store, Strict]) -> None:
+    store, handler = strict
+    handler.fails_copies = True
+
+    with pytest.raises(Fault):
+        store.probe()
+
+    assert handler.count > 5
+    assert handler.etags == {}
 
 
 _DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
