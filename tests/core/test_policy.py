@@ -1,0 +1,165 @@
+"""Verdicts: freshness, victims, the next try, and what a crash left behind."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachefs.core.intent import State
+from cachefs.core.policy import (
+    HIGH_WATER,
+    LOW_WATER,
+    SECOND_NS,
+    Candidate,
+    Remains,
+    Remedy,
+    choose_victims,
+    is_fresh,
+    next_try_ns,
+    remedy,
+)
+from cachefs.core.types import EntryId
+
+moments = st.integers(0, 2**62)
+
+
+# ---- freshness ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now_ns", "fresh"),
+    [(99, False), (100, True), (109, True), (110, False), (0, False), (10**18, False)],
+)
+def test_what_was_seen_is_fresh_for_its_time_and_no_longer(now_ns: int, fresh: bool) -> None:
+    assert is_fresh(100, 10, now_ns) is fresh
+
+
+@given(moments, st.integers(0, 2**40), moments)
+def test_a_clock_that_went_backwards_makes_nothing_fresh(
+    checked_ns: int, ttl_ns: int, back_ns: int
+) -> None:
+    assert not is_fresh(checked_ns, ttl_ns, checked_ns - 1 - back_ns)
+
+
+@given(moments, moments)
+def test_without_a_time_to_live_nothing_is_fresh(checked_ns: int, now_ns: int) -> None:
+    assert not is_fresh(checked_ns, 0, now_ns)
+
+
+# ---- eviction -------------------------------------------------------------------------------
+
+candidates = st.lists(
+    st.builds(
+        Candidate,
+        entry=st.integers(1, 50).map(EntryId),
+        cost=st.integers(0, 100),
+        used_ns=st.integers(0, 5),
+    ),
+    max_size=12,
+    unique_by=lambda candidate: candidate.entry,
+)
+
+
+@given(candidates, st.integers(-10, 600))
+def test_enough_is_evicted_and_not_one_entry_more(entries: list[Candidate], need: int) -> None:
+    victims = choose_victims(entries, need)
+    freed = sum(victim.cost for victim in victims)
+    assert freed >= need or len(victims) == len(entries)
+    if victims:
+        assert freed - victims[-1].cost < need
+
+
+@given(candidates, st.integers(0, 600))
+def test_the_longest_unused_goes_first(entries: list[Candidate], need: int) -> None:
+    victims = choose_victims(iter(entries), need)
+    spared = [entry for entry in entries if entry not in victims]
+    order = [(victim.used_ns, victim.entry) for victim in victims]
+    assert order == sorted(order)
+    assert all(order[-1] < (each.used_ns, each.entry) for each in spared if order)
+
+
+def test_eviction_ends_below_where_it_begins() -> None:
+    assert 0 < LOW_WATER < HIGH_WATER < 1
+
+
+# ---- the next try ---------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), moments, st.floats(0, 1, exclude_max=True))
+def test_the_next_try_is_within_half_a_second_and_a_minute(
+    tries: int, now_ns: int, jitter: float
+) -> None:
+    wait_ns = next_try_ns(tries, now_ns, jitter) - now_ns
+    assert SECOND_NS // 2 <= wait_ns <= 60 * SECOND_NS
+
+
+@pytest.mark.parametrize(
+    ("tries", "least_s", "most_s"), [(0, 0.5, 1), (1, 1, 2), (2, 2, 4), (5, 16, 32), (6, 30, 60)]
+)
+def test_the_wait_doubles_and_is_spread_over_its_second_half(
+    tries: int, least_s: float, most_s: float
+) -> None:
+    assert next_try_ns(tries, 7, 0.0) == 7 + int(least_s * SECOND_NS)
+    assert next_try_ns(tries, 7, 0.999999) == pytest.approx(7 + most_s * SECOND_NS, rel=1e-5)
+
+
+# ---- what a crash left ----------------------------------------------------------------------
+
+BOOT, OTHER = "this boot", "an earlier boot"
+
+
+def expected(remains: Remains, *, clean_unmount: bool) -> Remedy:
+    """The verdict, told once more and from the other end: from what must never happen."""
+    promised = remains.state is not None
+    if not remains.is_named:  # nothing is owed, but what was given up on is still the operator's
+        return Remedy.KEEP if remains.state is State.PARKED else Remedy.DISCARD
+    if promised and not remains.has_file:
+        return Remedy.PARK_LOST
+    if remains.state is State.OPEN:
+        return Remedy.SET_ASIDE
+    if promised:
+        return Remedy.PARK_UNSYNCED if remains.boot == OTHER else Remedy.QUEUE
+    if not remains.has_file or not remains.is_whole:
+        return Remedy.DROP
+    return Remedy.KEEP if clean_unmount or remains.boot == BOOT else Remedy.DROP
+
+
+ALL_REMAINS = [
+    Remains(has_file, is_named, state, boot, is_whole)
+    for has_file, is_named, state, boot, is_whole in itertools.product(
+        (True, False), (True, False), (None, *State), (None, BOOT, OTHER), (True, False)
+    )
+]
+
+
+@pytest.mark.parametrize("clean_unmount", [True, False])
+def test_every_entry_a_crash_can_leave_has_its_remedy(clean_unmount: bool) -> None:
+    for remains in ALL_REMAINS:
+        found = remedy(remains, boot=BOOT, clean_unmount=clean_unmount)
+        assert found is expected(remains, clean_unmount=clean_unmount), remains
+
+
+@pytest.mark.parametrize("clean_unmount", [True, False])
+def test_promised_bytes_are_never_dropped_nor_taken_for_clean(clean_unmount: bool) -> None:
+    for remains in ALL_REMAINS:
+        found = remedy(remains, boot=BOOT, clean_unmount=clean_unmount)
+        if remains.state is not None and remains.is_named:
+            assert found not in {Remedy.DROP, Remedy.DISCARD, Remedy.KEEP}, remains
+
+
+def test_bytes_that_lived_in_the_page_cache_of_a_lost_boot_are_never_uploaded() -> None:
+    for remains in ALL_REMAINS:
+        if remains.boot == OTHER:
+            found = remedy(remains, boot=BOOT, clean_unmount=False)
+            assert found is not Remedy.QUEUE, remains
+
+
+def test_clean_bytes_are_believed_after_a_crash_of_this_boot_only() -> None:
+    def verdict(boot: str | None) -> Remedy:
+        remains = Remains(True, True, None, boot, True)
+        return remedy(remains, boot=BOOT, clean_unmount=False)
+
+    assert verdict(BOOT) is Remedy.KEEP
+    assert verdict(OTHER) is Remedy.DROP
+    assert verdict(None) is Remedy.DROP
