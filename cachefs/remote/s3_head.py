@@ -132,11 +132,8 @@ def _found(way: _Way, key: str) -> _Answer | None:
         return _read(answer.headers) if answer.status_code == 200 else None
     except _NO_ANSWER:
         raise
-    except (
-        sdk.BotoCoreError,
-        ValueError,
-    ):  # no credentials, a key that is no text, a date that is none
-        return None
+    except (sdk.BotoCoreError, ValueError):
+        return None  # no credentials, a key that is no text, a date that is none
 
 
 def _quoted(key: str) -> str:
