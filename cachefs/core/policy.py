@@ -53,6 +53,15 @@ def next_try_ns(tries: int, now_ns: int, jitter: float) -> int:
     return now_ns + wait_ns // 2 + int(jitter * (wait_ns // 2))
 
 
+def is_due(due_ns: int, now_ns: int, longest_wait_ns: int) -> bool:
+    """Whether something put off until *due_ns* may be done.
+
+    Nothing is put off for longer than *longest_wait_ns*, so a time further ahead is of a clock that has gone
+    back since.
+    """
+    return due_ns <= now_ns or due_ns > now_ns + longest_wait_ns
+
+
 class Remedy(Enum):
     """What recovery does with one cache entry."""
 

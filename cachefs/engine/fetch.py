@@ -40,7 +40,6 @@ class Fetch:
     moved: trio.Event = field(default_factory=trio.Event)
     is_stopped: bool = False
     error: CachefsError | None = None
-    is_done: bool = False
 
     def wake(self) -> None:
         """Wake everybody who waits for bytes of this fetch."""
@@ -58,6 +57,19 @@ class Stream:
     expected: int = 0
     is_gone: bool = False
     """The store no longer has this version."""
+    changes: int = 0
+    """Changes of the bytes under way: no fetch may begin, for it could lay old bytes over new ones."""
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def begin_change(self) -> None:
+        """Hold fetches back until :meth:`end_change`."""
+        self.changes += 1
+
+    def end_change(self) -> None:
+        """Let fetches begin again."""
+        self.changes -= 1
+        self.changed.set()
+        self.changed = trio.Event()
 
     def over(self, position: int) -> Fetch | None:
         """Return the fetch under way that will bring the byte at *position*."""
@@ -171,6 +183,8 @@ class Fetcher:
 
     def _run_ahead(self, stream: Stream, extent: Extent) -> None:
         """Start fetches for what is missing of *extent*, as long as there is room without evicting."""
+        if stream.changes or stream.entry.dropped:
+            return
         for gap in stream.wanted(extent):
             start = gap.start
             while start < gap.stop and len(stream.fetches) < _WINDOW_PARTS:
@@ -194,9 +208,14 @@ class Fetcher:
 
         Raise ``Stale`` if the store no longer has this version, or the store's error.
         """
-        while gaps := stream.entry.here.missing(extent):
-            if stream.is_gone:
+        while gaps := stream.entry.here.missing(
+            Extent(extent.start, min(extent.stop, stream.entry.size))
+        ):
+            if stream.is_gone or stream.entry.dropped:
                 raise Stale("this version of the object is gone from the store")
+            if stream.changes:
+                await stream.changed.wait()
+                continue
             running = stream.over(gaps[0].start)
             if running is None:
                 if not await self._ask_for(stream, gaps[0], extent):
@@ -220,11 +239,12 @@ class Fetcher:
             if reservation is None:
                 continue
             # Others may have asked meanwhile: fetch only what is still missing, from the first such byte.
-            wanted = stream.wanted(Extent(start, reach))
-            if wanted and not stream.entry.dropped:
+            wanted = stream.wanted(Extent(start, min(reach, stream.entry.size)))
+            if wanted and not stream.entry.dropped and not stream.changes:
                 self._begin(stream, wanted[0], reservation)
             else:
                 self._cache.release(reservation)
+                await trio.lowlevel.checkpoint()
             return True
         return False
 
@@ -280,7 +300,6 @@ class Fetcher:
                 return
 
     async def _end(self, stream: Stream, fetch: Fetch) -> None:
-        fetch.is_done = True
         stream.fetches.remove(fetch)
         if stream.fetches:
             self._cache.estimate(stream.entry, fetch.reservation)

@@ -41,6 +41,8 @@ from cachefs.remote.store import ObjectStore
 
 _ATTRIBUTE_PREFIX: Final = b"user.cachefs."
 _OPENS_REMEMBERED: Final = 65536
+_REWRITES: Final = 100
+"""How often a close waits anew because another handle has written meanwhile."""
 _DIRECTORY_TTL_S: Final = 60.0
 """A directory's own attributes change through this mount only; the kernel checks its mode at each step of a path."""
 
@@ -199,7 +201,7 @@ class FileSystem:
         if inode.kind is not Kind.SYMLINK or key is None or inode.etag is None:
             raise Stale("not a symbolic link")
         found = await self._rooms.through.read(key, inode.etag, inode.size, Extent(0, inode.size))
-        return found.strip()
+        return bytes(found)
 
     # ---- opening and closing ----------------------------------------------------------------
 
@@ -348,9 +350,11 @@ class FileSystem:
             return
         busy = self._opening[file.ino] = trio.Event()
         try:
-            self._save(file)
-            with trio.CancelScope(shield=True):
-                await file.close()
+            try:
+                self._save(file)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await file.close()
             if self._inodes.key_of(file.ino) is None:
                 await self._bury(file.ino)
         finally:
@@ -403,7 +407,7 @@ class FileSystem:
             return
         if self._limits.upload is UploadMode.CLOSE:
             await self._store_now(handle.file)
-        elif handle.file.is_promised:
+        else:
             await self._seal_durably(handle.file)
 
     async def fsync(self, fh: Fh) -> None:
@@ -411,17 +415,18 @@ class FileSystem:
         await self._store_now(self._handles[fh].file)
 
     async def _store_now(self, file: OpenFile) -> None:
-        with trio.move_on_after(self._limits.timeout_s * 2) as scope:
-            while not file.is_detached:
-                if file.is_promised:
-                    await self._seal(file, delay_s=0)
-                else:
-                    self._rooms.uploader.hurry(file.entry.id)
-                if await self._rooms.uploader.wait_settled(file.entry.id):
-                    return
-            return
-        if scope.cancelled_caught:
-            raise TimedOut("the file is written to without a pause; it stays queued")
+        """Wait until the store has the file as it is. Raise why it has not, if it could not be stored."""
+        for _ in range(_REWRITES):
+            if file.is_detached:
+                return
+            await file.wait_still()
+            if file.is_promised:
+                await self._seal(file, delay_s=0)
+            else:
+                self._rooms.uploader.hurry(file.entry.id)
+            if await self._rooms.uploader.wait_settled(file.entry.id):
+                return
+        raise TimedOut("the file is written to without a pause; it stays queued")
 
     async def _seal(self, file: OpenFile, *, delay_s: float, is_synced: bool = False) -> None:
         """Say that the bytes are complete as they stand."""
@@ -436,13 +441,18 @@ class FileSystem:
 
     async def _seal_durably(self, file: OpenFile) -> None:
         """Put bytes and promise on the disk, so that they outlive even a loss of power."""
-        generation = -1
-        while generation != file.generation:
-            generation = file.generation
-            await file.sync()
-        await self._seal(file, delay_s=self._limits.upload_delay_s, is_synced=True)
-        await self._rooms.threads.disk(self._db.sync_wal, self._db.path)
-        self._rooms.cache.drop_sealed(file.entry.id)
+        async with file.flushing:
+            if not file.is_promised:
+                return
+            generation = -1
+            while generation != file.generation or file.is_changing:
+                await file.wait_still()
+                generation = file.generation
+                await file.sync()
+            await self._seal(file, delay_s=self._limits.upload_delay_s, is_synced=True)
+            self._rooms.cache.supersede_sealed(file.entry.id)
+            await self._rooms.threads.disk(self._db.sync_wal, self._db.path)
+            self._rooms.cache.drop_superseded(file.entry.id)
 
     # ---- attributes -------------------------------------------------------------------------
 
@@ -633,15 +643,16 @@ class FileSystem:
         key = await self._names.settled_key(inode.ino)
         if key is None:
             raise NoEntry("no such file or directory")
-        while entry is not None and self._rooms.uploader.is_uploading(entry.id):
-            await self._rooms.uploader.stop(entry.id)
         await self._keep_whole(inode.ino)
         with self._names.moving(key):
+            while entry is not None and self._rooms.uploader.is_putting(entry.id):
+                await self._rooms.uploader.stop(entry.id)
             current = self._inodes.get(inode.ino)
             if current is not None and (current.etag is not None or self._was_sent(inode.ino)):
                 with contextlib.suppress(NotFound):
                     await self._rooms.threads.ask(self._store.delete, key)
             await self._unname(inode.ino)
+        self._rooms.uploader.kick()
         self._touch_directory(parent)
 
     def _was_sent(self, ino: Ino) -> bool:

@@ -134,6 +134,11 @@ class Names:
                 return key
             await self._moved.wait()
 
+    async def wait_still(self, *keys: Key) -> None:
+        """Wait until no rename is changing any of *keys*."""
+        while any(self.is_moving(key) for key in keys):
+            await self._moved.wait()
+
     def is_moving(self, key: Key) -> bool:
         """Whether a rename is changing *key* at this moment."""
         return any(
@@ -250,11 +255,13 @@ class Names:
         except NotFound:
             if inode is not None:
                 current = self._inodes.get(inode.ino)
-                if current is not None and current.checked_ns < since_ns:
+                if current is not None and not since_ns <= current.checked_ns <= self.now_ns():
                     difference = Difference()
                     self._inodes.remove(current, difference, held=self._held, now_ns=self.now_ns())
                     await self._carry_out(difference)
             return False
+        if self._inodes.key_of(parent) != _directory_of(key):
+            raise Stale("the directory was renamed meanwhile")
         difference = self._inodes.learn(
             parent, info, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
         )
@@ -353,6 +360,8 @@ class Names:
             was_seen = was_seen or bool(page.objects or page.prefixes)
             if first_page_only and count > 1:
                 return was_seen
+            if self._inodes.key_of(ino) != key:
+                return await self._list(ino, first_page_only=first_page_only)
             kept = type(page)(
                 tuple(info for info in page.objects if not self._journal.is_leaving(info.key)),
                 page.prefixes,
@@ -361,6 +370,8 @@ class Names:
                 ino, kept, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
             )
             await self._carry_out(difference)
+        if self._inodes.key_of(ino) != key:
+            return await self._list(ino, first_page_only=first_page_only)
         difference = self._inodes.finish_listing(
             ino, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
         )
@@ -445,6 +456,8 @@ class Names:
         }
         found = await self._threads.ask(_head_each, self._store, list(keys.values()))
         for inode in inodes:
+            if self._inodes.key_of(parent) != directory:
+                return  # renamed meanwhile: whoever asks next asks for the new keys
             info = found.get(keys[inode.ino])
             if inode.is_dir:
                 self._learn_marker(inode.ino, info)
@@ -474,6 +487,11 @@ class Names:
             _log.debug(
                 "too many changes at once: the kernel will learn of %r by its time-out", name
             )
+
+
+def _directory_of(key: Key) -> Key:
+    """Return the prefix of the directory that holds the object at *key*."""
+    return Key(key[: key.rfind("/") + 1])
 
 
 def _head_each(store: ObjectStore, keys: list[Key]) -> dict[Key, ObjectInfo]:

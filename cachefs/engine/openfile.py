@@ -8,10 +8,12 @@ import errno
 import os
 from dataclasses import dataclass
 
+import trio
+
 from cachefs.core.errors import BytesLost, NoRoom, Stale
 from cachefs.core.extents import Extent
 from cachefs.core.intent import State
-from cachefs.core.types import ETag, Ino
+from cachefs.core.types import Ino
 from cachefs.engine.fetch import Fetcher, Stream
 from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise
@@ -104,6 +106,10 @@ class OpenFile:
         self.is_altered = False
         """Size or times differ from the inode's row."""
         self._stream = Stream(entry)
+        self._preparing = trio.Lock()
+        """Held by the one writer that keeps a copy or promises, while the others wait for it."""
+        self.flushing = trio.Lock()
+        """Held by the one close that makes the bytes durable, while the others wait for it."""
         self._rooms = rooms
         intent = rooms.journal.of(entry.id)
         self._is_promised = intent is not None and intent.state is State.OPEN
@@ -155,29 +161,36 @@ class OpenFile:
         reservation = await self._get_ready(blocks_of(extent) + SLACK, keep=self.entry.size)
         # No await from _get_ready's last look to here: nothing has come between.
         old_size = self.entry.size
-        self._rooms.uploader.begin_write(self.entry.id)
+        self._begin_change()
         try:
             await self._rooms.threads.disk(_pwrite_all, self.entry.fd, data, offset)
             self.entry.here.add(Extent(min(old_size, extent.start), extent.stop))
             self.entry.size = max(self.entry.size, extent.stop)
         finally:
-            self._rooms.uploader.end_write(self.entry.id)
-            self._changed(reservation)
+            self._end_change(reservation)
         return len(data)
 
     async def truncate(self, size: int) -> None:
         """Set the length; bytes beyond the old end read as zeros."""
         reservation = await self._get_ready(SLACK + BLOCK, keep=min(size, self.entry.size))
         old_size = self.entry.size
-        self._rooms.uploader.begin_write(self.entry.id)
+        self._begin_change()
         try:
             await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
             self.entry.here.cut(size)
             self.entry.here.add(Extent(min(old_size, size), size))
             self.entry.size = size
         finally:
-            self._rooms.uploader.end_write(self.entry.id)
-            self._changed(reservation)
+            self._end_change(reservation)
+
+    def _begin_change(self) -> None:
+        self._rooms.uploader.begin_write(self.entry.id)
+        self._stream.begin_change()
+
+    def _end_change(self, reservation: Reservation) -> None:
+        self._changed(reservation)
+        self._stream.end_change()
+        self._rooms.uploader.end_write(self.entry.id)
 
     def _changed(self, reservation: Reservation) -> None:
         self.mtime_ns = self.ctime_ns = self._rooms.names.now_ns()
@@ -194,6 +207,7 @@ class OpenFile:
         reservation: Reservation | None = None
         try:
             while True:
+                keep = min(keep, self.entry.size)
                 if self._rooms.uploader.is_uploading(self.entry.id):
                     await self._rooms.uploader.stop(self.entry.id)
                 elif self._stream.fetches and (
@@ -202,10 +216,8 @@ class OpenFile:
                     await self._rooms.fetcher.stop(self._stream)
                 elif not self.entry.here.covers(Extent(0, keep)):
                     await self._fetch_kept(keep)
-                elif self._is_acknowledged():
-                    await self._keep_sealed()
-                elif reservation is None:
-                    reservation = await self._reserve(need)
+                elif self._is_acknowledged() or reservation is None:
+                    reservation = await self._reserve(need, reservation)
                 elif not self._is_promised and not self.is_detached:
                     await self._promise(reservation)
                 else:
@@ -261,13 +273,21 @@ class OpenFile:
             )
             self._rooms.cache.release(room)
 
-    async def _reserve(self, need: int) -> Reservation:
-        return await self._rooms.room.wait(
+    async def _reserve(self, need: int, reservation: Reservation | None) -> Reservation:
+        async with self._preparing:
+            if self._is_acknowledged():
+                await self._keep_sealed()
+        return reservation or await self._rooms.room.wait(
             need + BLOCK, self._rooms.timeout_s, self._rooms.uploader.hurry_all
         )
 
     async def _promise(self, reservation: Reservation) -> None:
         """Promise first: the row on the loop, then the file beside the bytes, then the bytes."""
+        async with self._preparing:
+            if not self._is_promised:
+                await self._promise_once(reservation)
+
+    async def _promise_once(self, reservation: Reservation) -> None:
         key = await self._rooms.names.settled_key(self.ino)
         if key is None and not self.is_detached:
             raise Stale("another version, or nothing, has taken this file's place at the store")
@@ -275,13 +295,15 @@ class OpenFile:
             return
         is_new = self._rooms.journal.of(self.entry.id) is None
         intent = self._rooms.journal.begin(self.entry.id)
-        self._is_promised = True
         if is_new:
             self._rooms.cache.promise_made(reservation)
         promise = Promise(key, self.entry.etag, intent.token)
-        await self._rooms.threads.disk(
-            self._rooms.cache.write_promise, self.entry.id, promise.encode()
-        )
+        try:
+            await self._rooms.threads.disk(
+                self._rooms.cache.write_promise, self.entry.id, promise.encode()
+            )
+        finally:
+            self._is_promised = True  # the row stands, so somebody must seal it
 
     async def make_whole(self) -> None:
         """Fetch what is missing, if the cache has room for it."""
@@ -314,9 +336,15 @@ class OpenFile:
         """Whether bytes were written that nobody has sealed yet."""
         return self._is_promised
 
-    def rebase(self, etag: ETag | None) -> None:
-        """Note the version that the bytes now stand for."""
-        self.entry.etag = etag
+    @property
+    def is_changing(self) -> bool:
+        """Whether bytes are being written at this moment."""
+        return self._stream.changes > 0
+
+    async def wait_still(self) -> None:
+        """Wait until no bytes are being written."""
+        while self._stream.changes:
+            await self._stream.changed.wait()
 
     async def close(self) -> None:
         """End its fetches and give the pin back."""

@@ -95,7 +95,7 @@ def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
             _queue(disk, entry, now_ns)
         case Remedy.SET_ASIDE | Remedy.PARK_UNSYNCED if disk.cache.restore_sealed(entry):
             # What was written after the last acknowledged close had not been acknowledged yet.
-            _queue(disk, entry, now_ns)
+            _queue(disk, entry, now_ns, is_synced=True)
         case Remedy.SET_ASIDE:
             _set_aside(disk, entry, _ASIDE, now_ns)
         case Remedy.PARK_UNSYNCED:
@@ -122,14 +122,15 @@ def _disown(disk: Disk, entry: Entry) -> None:
         disk.cache.end_promise(entry.id)
 
 
-def _queue(disk: Disk, entry: Entry, now_ns: int) -> None:
+def _queue(disk: Disk, entry: Entry, now_ns: int, *, is_synced: bool = False) -> None:
     disk.cache.take_whole(entry)
+    disk.cache.drop_sealed(entry.id)
     disk.inodes.update(entry.ino, size=entry.size)
     intent = disk.journal.of(entry.id)
-    if intent is None or intent.state is State.OPEN:
-        disk.journal.seal(entry.id, due_ns=now_ns, is_synced=True)
-    elif intent.state is State.UPLOADING:
+    if intent is not None and intent.state is State.UPLOADING:
         disk.journal.requeue(entry.id, due_ns=now_ns)
+    if is_synced:
+        disk.journal.seal(entry.id, due_ns=now_ns, is_synced=True)
     else:
         disk.journal.hurry(entry.id, now_ns)
 

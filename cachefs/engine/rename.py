@@ -115,9 +115,10 @@ class Renamer:
             old_key = await self._names.settled_key(source.ino)
             if directory is None or old_key is None:
                 raise NoEntry("no such file or directory")
-            if self._inodes.key_of(parent) == directory and not self._names.is_moving(directory):
+            new_key = child_key(directory, component, is_dir=source.is_dir)
+            if not any(map(self._names.is_moving, (directory, old_key, new_key))):
                 break
-        new_key = child_key(directory, component, is_dir=source.is_dir)
+            await self._names.wait_still(directory, old_key, new_key)
         return _Plan(source, target, parent, name, component, old_key, new_key)
 
     async def keep_directory(self, ino: Ino, *, leaving: Ino) -> None:
@@ -149,8 +150,8 @@ class Renamer:
     # ---- one file ---------------------------------------------------------------------------
 
     async def _rename_file(self, plan: _Plan, replaced: Callable[[Ino], Awaitable[None]]) -> None:
-        await self._stop_uploads([plan.source, *([plan.target] if plan.target else [])])
         with self._hold(plan):
+            await self._stop_running([plan.source, *([plan.target] if plan.target else [])])
             plan = self._look_again(plan)
             source = await self._adopt_sent(plan)
             if source.etag is None:
@@ -294,14 +295,8 @@ class Renamer:
             intent = self._journal.of(entry.id) if entry is not None else None
             key = self._inodes.key_of(ino)
             if entry is not None and intent is not None and key is not None:
-                promise = Promise(key, entry.etag, intent.token)
+                promise = Promise(key, entry.etag, intent.token, is_sealed=intent.boot is None)
                 await self._threads.disk(self._cache.write_promise, entry.id, promise.encode())
-
-    async def _stop_uploads(self, inodes: Iterable[Inode]) -> None:
-        for inode in inodes:
-            entry = self._cache.find(inode.ino)
-            while entry is not None and self._uploader.is_uploading(entry.id):
-                await self._uploader.stop(entry.id)
 
     # ---- a directory ------------------------------------------------------------------------
 
@@ -444,13 +439,14 @@ class Renamer:
     async def finish(self) -> bool:
         """Bring every rename that nobody is carrying out to its end. Return whether all are."""
         for move in reversed(self._journal.moves()):  # what is in a directory before its marker
-            if self._names.is_moving(move.source):
+            if self._names.is_moving(move.source) or self._names.is_moving(move.target):
                 continue
             try:
-                if move.state == "deleting":
-                    await self._delete_if_same(move.source, move.etag)
-                else:
-                    await self._undo(move)
+                with self._names.moving(move.source, move.target):
+                    if move.state == "deleting":
+                        await self._delete_if_same(move.source, move.etag)
+                    else:
+                        await self._undo(move)
             except StoreError as error:
                 _log.warning("a rename is still unfinished: %s", error)
                 return False

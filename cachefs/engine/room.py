@@ -13,6 +13,10 @@ from cachefs.local.cache import Cache, Doomed, Reservation
 _log = logging.getLogger(__name__)
 
 
+_BATCH = 256
+"""Entries looked at in one step: the loop serves between two."""
+
+
 class Room:
     """Hands out reservations, evicting clean unpinned entries where it must."""
 
@@ -78,7 +82,9 @@ class Room:
             await self._kicked.wait()
             self._kicked = trio.Event()
             if self._is_high():
-                await self._evict(self._cache.used - int(self._cache.limit * LOW_WATER))
+                low = int(self._cache.limit * LOW_WATER)
+                while self._cache.used > low and await self._evict(self._cache.used - low):
+                    pass
 
     def _is_high(self) -> bool:
         return self._cache.used > self._cache.limit * HIGH_WATER
@@ -86,7 +92,7 @@ class Room:
     async def _evict(self, need: int) -> bool:
         """Drop entries to free *need* bytes. Return whether anything was freed."""
         doomed: list[Doomed] = []
-        for victim in choose_victims(self._cache.evictable(), need):
+        for victim in choose_victims(self._cache.evictable(_BATCH), need):
             entry = self._cache.load(victim.entry)
             dropped = self._cache.drop(entry) if entry is not None else None
             if dropped is not None:

@@ -37,7 +37,7 @@ from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.upload import Defaults, Uploader
 from cachefs.local.db import Database
-from cachefs.local.directory import CacheDirectory
+from cachefs.local.directory import CacheDirectory, sync_file_system
 from cachefs.local.inodes import ROOT, Inode
 from cachefs.remote.retry import Retrying
 
@@ -133,6 +133,7 @@ class Service:
             conflicts,
             defaults,
             timeout_s=settings.timeout_s,
+            longest_delay_s=settings.upload_delay_s,
         )
         self._renamer = Renamer(
             store,
@@ -340,6 +341,12 @@ class Service:
                     _log.warning("not stored: %s", error)
         return self.dirty()
 
+    def end(self) -> None:
+        """Call off whatever runs beside the serving; what is not stored stays in the journal."""
+        self._uploader.stop_all()
+        self._store.close()  # which ends its waits between tries
+        self._background.stop()
+
     def resume(self) -> None:
         """Take writes again, after a drain that left something behind."""
         self.fs.is_closing = False
@@ -365,6 +372,8 @@ async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncItera
             recovery.recover(disk, now_ns=time.time_ns())
             async with _serving(settings, store, disk) as service:
                 yield service
+            # Only what is on the disk may be believed after a loss of power.
+            await Threads.helper(sync_file_system, settings.cache_dir)
             disk.db.set_meta("clean", "1")
         finally:
             disk.db.close()
@@ -385,7 +394,7 @@ async def _serving(
                 await service.begin()
                 yield service
             finally:
-                background.stop()
+                service.end()
 
 
 class _unwrapped:

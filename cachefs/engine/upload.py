@@ -1,6 +1,7 @@
 """Drains the journal: each promise is put to the store, on the condition that its base still stands there."""
 
 import logging
+import math
 import random
 import time
 from collections import Counter
@@ -9,9 +10,17 @@ from dataclasses import dataclass, field
 import trio
 
 from cachefs.core import metadata
-from cachefs.core.errors import BytesLost, CachefsError, Changed, Fault, Refused, TimedOut
+from cachefs.core.errors import (
+    BytesLost,
+    CachefsError,
+    Changed,
+    Fault,
+    NotFound,
+    Refused,
+    TimedOut,
+)
 from cachefs.core.intent import State
-from cachefs.core.policy import SECOND_NS, next_try_ns
+from cachefs.core.policy import SECOND_NS, is_due, next_try_ns
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.background import Background
 from cachefs.engine.body import FileBody
@@ -28,6 +37,7 @@ from cachefs.remote.store import ObjectStore, UploadStopped
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+_LONGEST_BACKOFF_S = 60
 _AFTER_STOP_NS = 200_000_000
 """An upload that was called off waits this long: whoever called it off is about to change what it would send."""
 
@@ -87,6 +97,7 @@ class Uploader:
         defaults: Defaults,
         *,
         timeout_s: float,
+        longest_delay_s: float,
     ) -> None:
         self._store = store
         self._db = db
@@ -100,6 +111,7 @@ class Uploader:
         self._conflicts = conflicts
         self._defaults = defaults
         self._timeout_s = timeout_s
+        self._longest_wait_ns = int((longest_delay_s + _LONGEST_BACKOFF_S) * SECOND_NS)
         self._running: dict[EntryId, Upload] = {}
         self._writing: Counter[EntryId] = Counter()
         self._kicked = trio.Event()
@@ -176,13 +188,16 @@ class Uploader:
                 raise error
             if intent.state is State.OPEN:
                 return False
+            if intent.state is State.PARKED:
+                raise error or Refused(intent.error or "given up")
             outcome = self._outcome
             with trio.move_on_after(self._timeout_s):
                 await outcome.wait()
                 continue
-            upload = self._running.get(entry_id)
-            body = upload.body if upload is not None else None
-            if body is None or time.monotonic() - body.progress_at > self._timeout_s:
+            # Uploads take turns: while any of them moves, a queued one is not stuck.
+            bodies = [upload.body for upload in self._running.values() if upload.body is not None]
+            latest = max((body.progress_at for body in bodies), default=-math.inf)
+            if time.monotonic() - latest > self._timeout_s:
                 raise TimedOut("the store did not take the file in time; it stays queued")
         return True
 
@@ -196,6 +211,9 @@ class Uploader:
 
     async def run(self) -> None:
         """Start uploads as they become due, for ever."""
+        for intent in self._journal.all():  # what a failure of this loop has left behind
+            if intent.state is State.UPLOADING and intent.entry not in self._running:
+                self._journal.requeue(intent.entry, due_ns=self._names.now_ns())
         while True:
             self._kicked = trio.Event()
             wait_s = self._launch_due()
@@ -204,14 +222,17 @@ class Uploader:
 
     def _launch_due(self) -> float:
         """Start what is due. Return for how many seconds there is nothing more to do."""
+        busy = {*self._running, *self._writing}
         while len(self._running) < _AT_ONCE:
-            busy = {*self._running, *self._writing}
             intent = self._journal.next_due(excluding=busy)
             if intent is None:
                 return 60
             now_ns = self._names.now_ns()
-            if intent.due_ns > now_ns:
+            if not is_due(intent.due_ns, now_ns, self._longest_wait_ns):
                 return min(60, (intent.due_ns - now_ns) / SECOND_NS)
+            busy.add(intent.entry)
+            if self._is_moving(intent.entry):
+                continue  # whoever renames it will kick
             if self._journal.claim(intent.entry) is None:
                 return 1
             upload = Upload(intent.entry)
@@ -219,10 +240,23 @@ class Uploader:
             self._background.start("upload", lambda upload=upload: self._carry(upload))  # type: ignore[misc]
         return 60
 
+    def _is_moving(self, entry_id: EntryId) -> bool:
+        entry = self._cache.load(entry_id)
+        key = self._inodes.key_of(entry.ino) if entry is not None else None
+        return key is not None and self._names.is_moving(key)
+
+    def stop_all(self) -> None:
+        """Call off every upload, because the service ends; what is not stored stays in the journal."""
+        for upload in self._running.values():
+            upload.is_stopped = True
+            if upload.body is not None:
+                upload.body.stop()
+
     async def _carry(self, upload: Upload) -> None:
-        entry = self._cache.load(upload.entry_id)
-        pinned = self._cache.pin(entry, self._names.now_ns()) if entry is not None else None
+        pinned: Entry | None = None
         try:
+            entry = self._cache.load(upload.entry_id)
+            pinned = self._cache.pin(entry, self._names.now_ns()) if entry is not None else None
             if pinned is None:
                 self._give_up(
                     upload, BytesLost("the bytes promised to the store are gone from the cache")
@@ -245,11 +279,13 @@ class Uploader:
             self._room.freed()
 
     def _end(self, upload: Upload) -> None:
-        self._put_back(upload, delay_ns=SECOND_NS)
-        del self._running[upload.entry_id]
-        upload.done.set()
-        self._tell()
-        self._kicked.set()
+        try:
+            self._put_back(upload, delay_ns=SECOND_NS)
+        finally:
+            del self._running[upload.entry_id]
+            upload.done.set()
+            self._tell()
+            self._kicked.set()
 
     def _put_back(self, upload: Upload, *, delay_ns: int) -> None:
         intent = self._journal.of(upload.entry_id)
@@ -285,6 +321,10 @@ class Uploader:
         if key is None or inode is None:
             self._forget(entry)
             return
+        if inode.meta_json is None and entry.etag is not None:
+            inode = await self._describe(inode, key)
+            if upload.is_stopped:
+                raise UploadStopped
         body = upload.body = FileBody(entry.fd, entry.size)
         meta = metadata.encode(
             self._defaults.attrs(inode), intent.token, {} if inode.meta is None else inode.meta
@@ -303,6 +343,19 @@ class Uploader:
             self._apply(verdict, upload, entry, meta)
             return
         self._settle(entry, info, meta)
+
+    async def _describe(self, inode: Inode, key: Key) -> Inode:
+        """Learn the metadata that only a listing hid: what others put on the object survives our rewrite."""
+        try:
+            found = await self._threads.ask(self._store.head, key)
+        except NotFound:
+            return inode
+        meta = dict(found.meta or {})
+        posix = metadata.decode(meta)
+        known = {"mode": posix.mode, "uid": posix.uid, "gid": posix.gid}
+        columns = {name: value for name, value in known.items() if getattr(inode, name) is None}
+        self._inodes.update(inode.ino, meta=meta, content_type=found.content_type, **columns)
+        return self._inodes.get(inode.ino) or inode
 
     def _forget(self, entry: Entry) -> None:
         """End the promise of a file whose name the user removed."""

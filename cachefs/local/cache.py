@@ -6,6 +6,7 @@ is harmless.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -112,6 +113,7 @@ class Cache:
             for path in self.data.glob(f"*{SEALED_SUFFIX}")
             if path.stem.isdigit()
         }
+        self._superseded: set[EntryId] = set()
         self._usage = _Usage(entries=self._counted())
 
     # ---- room -------------------------------------------------------------------------------
@@ -233,8 +235,10 @@ class Cache:
             return live
         try:
             entry.fd = os.open(self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                return None
+            raise  # no descriptors, say: the file may well be there
         last = max((extent.stop for extent in entry.here), default=0)
         if os.fstat(entry.fd).st_size < last:
             os.close(entry.fd)
@@ -257,10 +261,12 @@ class Cache:
             return self._doom(entry)
         del self._by_ino[entry.ino]
         entry.used_ns = now_ns
-        self.account(entry)
-        self.save(entry)
-        os.close(entry.fd)
-        entry.fd = -1
+        try:
+            self.account(entry)
+            self.save(entry)
+        finally:
+            os.close(entry.fd)
+            entry.fd = -1
         return None
 
     def save(self, entry: Entry) -> None:
@@ -299,10 +305,12 @@ class Cache:
         """Count the room of a file that :meth:`delete_file` has removed as free."""
         self._usage.doomed -= doomed.cost
 
-    def evictable(self) -> Iterator[Candidate]:
-        """Yield every entry that is clean and unpinned."""
+    def evictable(self, limit: int) -> Iterator[Candidate]:
+        """Yield up to *limit* entries that are clean and unpinned, the longest unused first."""
         rows = self._db.all(
             "SELECT id, cost, used_ns FROM entries WHERE id NOT IN (SELECT entry FROM intents)"
+            " ORDER BY used_ns, id LIMIT ?",
+            (limit + len(self._live),),
         )
         for entry_id, cost, used_ns in rows:
             if entry_id not in self._live:
@@ -373,8 +381,8 @@ class Cache:
         return self.data / f"{entry_id}{SEALED_SUFFIX}"
 
     def has_sealed(self, entry_id: EntryId) -> bool:
-        """Whether :meth:`write_sealed` has kept the entry's acknowledged content."""
-        return entry_id in self._sealed
+        """Whether :meth:`write_sealed` has kept the content that was acknowledged last."""
+        return entry_id in self._sealed and entry_id not in self._superseded
 
     def write_sealed(self, entry_id: EntryId, fd: int, size: int) -> int:
         """Copy the entry's file (sharing blocks where the file system can) and put the copy on the disk.
@@ -395,6 +403,9 @@ class Cache:
                     offset += count
             os.fsync(copy)
             cost = os.fstat(copy).st_blocks * 512
+        except BaseException:
+            self._unlink(temporary)
+            raise
         finally:
             os.close(copy)
         os.rename(temporary, path)
@@ -402,11 +413,23 @@ class Cache:
 
     def sealed_made(self, entry_id: EntryId, cost: int) -> None:
         """Count the copy that :meth:`write_sealed` made."""
+        self._usage.entries += cost - self._sealed.get(entry_id, 0)
         self._sealed[entry_id] = cost
-        self._usage.entries += cost
+        self._superseded.discard(entry_id)
+
+    def supersede_sealed(self, entry_id: EntryId) -> None:
+        """Note that newer content is acknowledged from now on; :meth:`drop_superseded` follows when it is safe."""
+        if entry_id in self._sealed:
+            self._superseded.add(entry_id)
+
+    def drop_superseded(self, entry_id: EntryId) -> None:
+        """Remove the kept copy, unless a newer one has taken its place meanwhile."""
+        if entry_id in self._superseded:
+            self.drop_sealed(entry_id)
 
     def drop_sealed(self, entry_id: EntryId) -> None:
         """Remove the kept copy: newer content is safe. Safe to call when there is none."""
+        self._superseded.discard(entry_id)
         self._usage.entries -= self._sealed.pop(entry_id, 0)
         self._unlink(self.sealed_path(entry_id))
 

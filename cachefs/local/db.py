@@ -172,7 +172,7 @@ class Database:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("PRAGMA busy_timeout = 1000")
-            connection.execute("PRAGMA wal_checkpoint(RESTART)")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.OperationalError:
             pass  # somebody reads: the next one will do
         finally:

@@ -383,8 +383,8 @@ class InodeTable:
         difference = Difference()
         with self._db.transaction():
             rows = self._db.all(
-                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND checked_ns < ?",
-                (parent, since_ns),
+                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND checked_ns NOT BETWEEN ? AND ?",
+                (parent, since_ns, now_ns),
             )
             for inode in map(_inode, rows):
                 self.remove(inode, difference, held=held, now_ns=now_ns)
@@ -521,7 +521,7 @@ class _Merge:
             row = None
         if row is None:
             self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
-        elif row.checked_ns >= self.since_ns or self.table.is_dirty(row.ino):
+        elif self.since_ns <= row.checked_ns <= self.now_ns or self.table.is_dirty(row.ino):
             pass  # changed here after the listing began
         elif row.is_dir is not (kind is Kind.DIR):
             if self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):

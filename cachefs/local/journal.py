@@ -222,10 +222,6 @@ class Journal:
         """Note that one object of a rename is where it belongs."""
         self._db.execute("DELETE FROM moves WHERE id = ?", (move_id,))
 
-    def end_moves(self, batch: str) -> None:
-        """Note that a rename is over."""
-        self._db.execute("DELETE FROM moves WHERE batch = ?", (batch,))
-
     # ---- conflicts --------------------------------------------------------------------------
 
     def note_conflict(self, key: Key, outcome: str, now_ns: int) -> None:

@@ -48,6 +48,8 @@ CREATE TABLE entries (
     used_ns INTEGER NOT NULL                    -- when it was last opened or closed
 ) STRICT;
 
+CREATE INDEX entries_by_use ON entries (used_ns, id);
+
 -- Promises to the store: an entry is dirty exactly while it has a row here. Written by journal.py.
 CREATE TABLE intents (
     entry  INTEGER PRIMARY KEY REFERENCES entries ON DELETE RESTRICT,
@@ -72,6 +74,8 @@ CREATE TABLE moves (
     etag     TEXT NOT NULL,         -- version of the source
     replaces TEXT                   -- version of the target before; NULL: there was none
 ) STRICT;
+
+CREATE INDEX moves_by_source ON moves (source);
 
 -- Conflicts that were met, for `status`. Written by journal.py.
 CREATE TABLE conflicts (
