@@ -40,9 +40,17 @@ class Capabilities:
 class Reader(Protocol):
     """A seekable, readable view of bytes; what SDKs accept as a body."""
 
-    def read(self, size: int = -1, /) -> bytes: ...
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-    def tell(self) -> int: ...
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, all that are left if *size* is negative."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to *offset* from the start, the position, or the end of the view."""
+        ...
+
+    def tell(self) -> int:
+        """Return the position in the view."""
+        ...
 
 
 class Body(Protocol):
