@@ -197,14 +197,18 @@ class Fetcher:
                     and stream.fetches
                 ):
                     return  # the tail of a window: wait until a whole part fits in it
-                reservation = self._room.try_reserve(blocks_of(part) + SLACK)
+                reservation = self._room.try_reserve(
+                    blocks_of(part) + SLACK, spare=self._room.writers_share
+                )
                 if reservation is None:
                     return
                 self._begin(stream, part, reservation)
                 start = part.stop
 
-    async def ensure(self, stream: Stream, extent: Extent) -> bool:
+    async def ensure(self, stream: Stream, extent: Extent, *, is_for_write: bool = False) -> bool:
         """Wait until all of *extent* is here. Return False if the cache has no room for it.
+
+        *is_for_write*: the bytes are to be changed, so the writers' share of the room is theirs.
 
         Raise ``Stale`` if the store no longer has this version, or the store's error.
         """
@@ -218,7 +222,8 @@ class Fetcher:
                 continue
             running = stream.over(gaps[0].start)
             if running is None:
-                if not await self._ask_for(stream, gaps[0], extent):
+                spare = 0 if is_for_write else self._room.writers_share
+                if not await self._ask_for(stream, gaps[0], extent, spare=spare):
                     return False
                 continue
             await running.moved.wait()
@@ -226,8 +231,11 @@ class Fetcher:
                 raise running.error
         return True
 
-    async def _ask_for(self, stream: Stream, gap: Extent, extent: Extent) -> bool:
-        """Start the fetch of *gap* and as much behind it as seems right. Return False if there is no room."""
+    async def _ask_for(self, stream: Stream, gap: Extent, extent: Extent, *, spare: int) -> bool:
+        """Start the fetch of *gap* and as much behind it as seems right.
+
+        Return False if there is no room for it that leaves *spare* bytes.
+        """
         ahead = max(self._part_size if stream.window else _RANDOM, extent.stop - gap.start)
         start = gap.start // BLOCK * BLOCK
         stop = min(stream.entry.size, start + min(ahead, self._part_size))
@@ -235,7 +243,7 @@ class Fetcher:
             stop = min(stream.entry.size, -(-gap.stop // BLOCK) * BLOCK)
         for reach in (stop, min(stream.entry.size, max(gap.stop, start + BLOCK))):
             need = blocks_of(Extent(start, reach)) + SLACK
-            reservation = await self._room.make(need)
+            reservation = await self._room.make(need, spare=spare)
             if reservation is None:
                 continue
             # Others may have asked meanwhile: fetch only what is still missing, from the first such byte.

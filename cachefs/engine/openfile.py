@@ -264,7 +264,8 @@ class OpenFile:
     async def _fetch_kept(self, keep: int) -> None:
         if keep > self._rooms.cache.limit:
             raise NoRoom("to change a file it must fit in the cache")
-        if not await self._rooms.fetcher.ensure(self._stream, Extent(0, keep)):
+        fetcher, kept = self._rooms.fetcher, Extent(0, keep)
+        if not await fetcher.ensure(self._stream, kept, is_for_write=True):
             gap = blocks_of(self.entry.here.missing(Extent(0, keep))[0]) + SLACK
             room = await self._rooms.room.wait(
                 min(gap, self._rooms.cache.limit),

@@ -28,19 +28,28 @@ class Room:
         self.evicted = 0
         """Entries evicted since the start."""
 
-    def try_reserve(self, need: int) -> Reservation | None:
-        """Take room without waiting, and wake the evictor if little is left."""
-        reservation = self._cache.reserve(need)
+    def try_reserve(self, need: int, *, spare: int = 0) -> Reservation | None:
+        """Take room without waiting, leaving *spare* bytes; wake the evictor if little is left."""
+        reservation = None if self._cache.short_of(need + spare) else self._cache.reserve(need)
         if self._is_high():
             self._kicked.set()
         return reservation
 
-    async def make(self, need: int) -> Reservation | None:
-        """Take room, evicting for it if necessary; None if what is left may not be evicted."""
-        while (reservation := self.try_reserve(need)) is None:
-            if need > self._cache.limit or not await self._evict(self._cache.short_of(need)):
+    async def make(self, need: int, *, spare: int = 0) -> Reservation | None:
+        """Take room, leaving *spare* bytes, evicting for it if necessary.
+
+        None if what is left may not be evicted.
+        """
+        while (reservation := self.try_reserve(need, spare=spare)) is None:
+            lacking = self._cache.short_of(need + spare)
+            if need + spare > self._cache.limit or not await self._evict(lacking):
                 return None
         return reservation
+
+    @property
+    def writers_share(self) -> int:
+        """Bytes that reads leave for writes, so that open files being read cannot keep every writer out."""
+        return self._cache.limit // 16
 
     async def wait(self, need: int, patience_s: float, hurry: Callable[[], None]) -> Reservation:
         """Take room, waiting for uploads to make entries clean. Raise ``NoRoom`` after *patience_s* seconds.
