@@ -492,23 +492,29 @@ class _Merge:
 
     def take_listed(self, info: ObjectInfo, directory: Key, dirs: Collection[str]) -> None:
         if info.key == directory:  # the directory's own marker
-            self._take_marker(info)
+            self._take_marker(info, dirs)
             return
         component = last_component(info.key, directory)
         if info.key.endswith("/") and info.size == 0:
             self.take(name_of(component), component, Kind.DIR, info)
             return
-        shadowed = component in dirs or self._has_directory(component)
-        self.take(name_of(component, shadowed=shadowed), component, _kind_of(info), info)
+        self._take_object(component, _kind_of(info), info, dirs)
 
-    def _take_marker(self, info: ObjectInfo) -> None:
+    def _take_object(
+        self, component: str, kind: Kind, info: ObjectInfo, dirs: Collection[str]
+    ) -> None:
+        shadowed = component in dirs or self._has_directory(component)
+        plain = self.table.child(self.parent, name_of(component)) if shadowed else None
+        if plain is not None and not plain.is_dir:
+            self._shadow(plain)  # the same object, shown before the directory was there
+        self.take(name_of(component, shadowed=shadowed), component, kind, info)
+
+    def _take_marker(self, info: ObjectInfo, dirs: Collection[str]) -> None:
         own = self.table.get(self.parent)
         if own is not None and own.etag != info.etag and own.checked_ns < self.since_ns:
             self.table.put(self.parent, info, own.checked_ns)
-        if (
-            info.size
-        ):  # a marker with content: the directory shows it as the file with the empty component
-            self.take(name_of(""), "", Kind.FILE, info)
+        if info.size:  # with content, it is the file with the empty component
+            self._take_object("", Kind.FILE, info, dirs)
 
     def take(self, name: Name, component: str, kind: Kind, info: ObjectInfo | None) -> None:
         """Bring the row of *name* in line with what was seen."""
