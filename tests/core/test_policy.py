@@ -15,6 +15,7 @@ from cachefs.core.policy import (
     Remains,
     Remedy,
     choose_victims,
+    is_due,
     is_fresh,
     next_try_ns,
     remedy,
@@ -102,6 +103,20 @@ def test_the_wait_doubles_and_is_spread_over_its_second_half(
 ) -> None:
     assert next_try_ns(tries, 7, 0.0) == 7 + int(least_s * SECOND_NS)
     assert next_try_ns(tries, 7, 0.999999) == pytest.approx(7 + most_s * SECOND_NS, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("due_s", "due"), [(0, True), (1000, True), (1001, False), (1600, False), (1601, True)]
+)
+def test_what_was_put_off_comes_due_even_if_the_clock_goes_back(due_s: int, due: bool) -> None:
+    assert is_due(due_s * SECOND_NS, 1000 * SECOND_NS, 600 * SECOND_NS) is due
+
+
+@given(st.integers(0, 100), moments, st.floats(0, 1, exclude_max=True))
+def test_no_wait_is_so_long_that_it_is_taken_for_a_clock_gone_back(
+    tries: int, now_ns: int, jitter: float
+) -> None:
+    assert not is_due(next_try_ns(tries, now_ns, jitter), now_ns, 60 * SECOND_NS)
 
 
 # ---- what a crash left ----------------------------------------------------------------------

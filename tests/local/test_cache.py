@@ -230,6 +230,23 @@ def test_a_file_that_lacks_its_bytes_is_not_believed(
     assert not path.exists()
 
 
+def test_a_file_that_cannot_be_opened_just_now_is_not_taken_for_lost(disk: Disk) -> None:
+    entry = stored(disk)
+    path = disk.cache.path_of(entry.id)
+    path.rename(path.with_name("aside"))
+    path.mkdir()  # stands for any failure but absence
+    found = disk.cache.find(entry.ino)
+    assert found is not None
+    with pytest.raises(IsADirectoryError):
+        disk.cache.pin(found, 2)
+    assert found.fd < 0
+    assert found.pins == 0
+    path.rmdir()
+    path.with_name("aside").rename(path)
+    assert disk.cache.pin(found, 2) is found
+    disk.cache.unpin(found, 3)
+
+
 def test_a_file_that_ends_in_a_hole_is_believed(disk: Disk) -> None:
     entry = create(disk, "a", b"abc")
     entry.size = 10_000  # its end was not fetched

@@ -522,3 +522,34 @@ def test_a_clock_that_jumps_back_during_a_listing_takes_nothing_away_for_good(tr
     tree.list(ROOT, page(obj("a")), since=since)
     tree.list(ROOT, page(obj("a")))
     assert set(tree.names()) == {"a"}
+
+
+def test_a_promised_object_beside_a_new_directory_keeps_its_key_and_its_bytes(tree: Tree) -> None:
+    tree.list(ROOT, page(obj("a"), "a/"))
+    tree.dirty.add(tree.child("a~cachefs~object").ino)
+    (ino,) = tree.dirty
+    tree.list(ROOT, page(obj("a", "theirs"), "a/"))
+    assert tree.table.key_of(ino) == "a"
+    assert tree.child("a~cachefs~object").ino == ino
+    assert tree.child("a~cachefs~object").etag == "v1"
+
+
+def test_where_two_promised_files_claim_one_name_neither_is_lost(tree: Tree) -> None:
+    tree.list(ROOT, page(obj("a"), "a/"))
+    first = tree.child("a~cachefs~object").ino
+    tree.dirty.add(first)
+    tree.table.detach(tree.child("a").ino, tree.tick())
+    second = tree.mint(ROOT, "a").ino
+    tree.dirty.add(second)
+    tree.list(ROOT, page("a/"))
+    assert tree.table.path_of(first) == b"a~cachefs~object"
+    assert tree.table.path_of(second) == b"a"
+
+
+def test_a_directory_whose_contents_are_promised_is_not_replaced_by_an_object(tree: Tree) -> None:
+    tree.list(ROOT, page("d/"))
+    inside = tree.mint(tree.child("d").ino, "a").ino
+    tree.dirty.add(inside)
+    tree.list(ROOT, page(obj("d")))
+    assert tree.table.path_of(inside) == b"d/a"
+    assert tree.names() == {"d": Kind.DIR, "d~cachefs~object": Kind.FILE}
