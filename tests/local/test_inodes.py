@@ -394,6 +394,14 @@ def test_a_name_moved_back_is_not_taken_for_removed(tree: Tree) -> None:
     assert tree.table.removed_since(ROOT, Name(b"b"), since)
 
 
+def test_a_name_made_again_is_not_taken_for_removed(tree: Tree) -> None:
+    tree.list(ROOT, page(obj("a")))
+    since = tree.tick()
+    tree.table.detach(tree.child("a").ino, tree.tick())
+    tree.mint(ROOT, "a")
+    assert not tree.table.removed_since(ROOT, Name(b"a"), since)
+
+
 def test_removing_a_shadowed_object_does_not_hide_its_directory(tree: Tree) -> None:
     things = page(obj("a"), "a/")
     tree.list(ROOT, things)
