@@ -11,6 +11,7 @@ from cachetools import TTLCache
 
 from cachefs.core import metadata
 from cachefs.core.errors import (
+    Fault,
     InvalidName,
     NameTooLong,
     NoEntry,
@@ -193,7 +194,16 @@ class Names:
             inode = self._known(parent, name)
             if inode is not None:
                 return inode
-            if await self._flights.run((parent, name), lambda: self._ask(parent, name)):
+            try:
+                was_asked = await self._flights.run(
+                    (parent, name), lambda: self._ask(parent, name)
+                )
+            except Fault as fault:
+                known = self._inodes.child(parent, name)
+                if known is None:
+                    raise
+                return _as_last_known(known, fault)
+            if was_asked:
                 found = self._inodes.child(parent, name)
                 if found is None:
                     self._absent[parent, name] = True
@@ -318,7 +328,11 @@ class Names:
             return inode
         parent, name = inode.parent, inode.name
         assert name is not None
-        if not await self._flights.run((parent, name), lambda: self._ask(parent, name)):
+        try:
+            was_asked = await self._flights.run((parent, name), lambda: self._ask(parent, name))
+        except Fault as fault:
+            return _as_last_known(inode, fault)
+        if not was_asked:
             return await self.revalidate(ino)
         found = self._inodes.get(ino)
         if found is None or found.parent is None:
@@ -335,8 +349,14 @@ class Names:
             ttl_ns = max(self._freshness.metadata_ttl_ns, _SAME_OPEN_NS)
             if listed_ns is not None and is_fresh(listed_ns, ttl_ns, self.now_ns()):
                 break
-            if await self._flights.run(("list", ino), lambda: self._list_all(ino)):
-                break
+            try:
+                if await self._flights.run(("list", ino), lambda: self._list_all(ino)):
+                    break
+            except Fault as fault:
+                if listed_ns is None:
+                    raise
+                _as_last_known(directory, fault)
+                return
         await self._make_exact(ino)
 
     async def _list_all(self, ino: Ino) -> None:
@@ -487,6 +507,12 @@ class Names:
             _log.debug(
                 "too many changes at once: the kernel will learn of %r by its time-out", name
             )
+
+
+def _as_last_known(inode: Inode, fault: Fault) -> Inode:
+    """Return *inode*: while the store cannot be asked, what it said last is shown rather than an error."""
+    _log.info("shown as last known, for the store cannot be asked: inode %s: %s", inode.ino, fault)
+    return inode
 
 
 def _directory_of(key: Key) -> Key:

@@ -62,10 +62,6 @@ class LiveStore(ABC):
     def delete(self, key: str) -> None:
         """Remove an object."""
 
-    def unfinished_uploads(self) -> list[str]:
-        """The keys of multipart uploads that were begun and neither completed nor aborted."""
-        return []
-
     @abstractmethod
     def key_in(self, path: str) -> str | None:
         """The key that a request's path names; None: it names none."""
@@ -173,10 +169,6 @@ class S3Bucket(LiveStore):
 
     def delete(self, key: str) -> None:
         self._client.delete_object(Bucket=self.bucket, Key=key)
-
-    def unfinished_uploads(self) -> list[str]:
-        answer = self._client.list_multipart_uploads(Bucket=self.bucket)
-        return [upload["Key"] for upload in answer.get("Uploads", ())]
 
     def key_in(self, path: str) -> str | None:
         root = f"/{self.bucket}/"
