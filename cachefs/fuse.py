@@ -33,7 +33,9 @@ from pyfuse3 import (
 
 from cachefs.core.errors import CachefsError, NoEntry, errno_of
 from cachefs.core.types import Fh, Ino, Kind, Name
-from cachefs.engine.filesystem import Changes, FileSystem, Opened, Stat
+from cachefs.engine.attributes import Stat
+from cachefs.engine.filesystem import Changes, FileSystem
+from cachefs.engine.handles import Opened
 from cachefs.engine.service import Service
 from cachefs.engine.threads import Threads
 
@@ -341,11 +343,11 @@ class Door(pyfuse3.Operations):
             # Not "no such attribute": told that there are none of a kind, `ls -l` stops asking for each file.
             raise FUSEError(errno.ENOTSUP)
         with replying("getxattr"):
-            return await self._fs.getxattr(Ino(inode), name)
+            return await self._fs.attributes.getxattr(Ino(inode), name)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         with replying("listxattr"):
-            return [XAttrNameT(name) for name in await self._fs.listxattr(Ino(inode))]
+            return [XAttrNameT(name) for name in await self._fs.attributes.listxattr(Ino(inode))]
 
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext

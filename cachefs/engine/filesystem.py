@@ -4,57 +4,35 @@ import contextlib
 import os
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 
 import trio
-from cachetools import LRUCache
 
 from cachefs.core import metadata
 from cachefs.core.errors import (
-    CacheError,
     Changed,
     Exists,
     IsDirectory,
     NameTooLong,
-    NoAttribute,
     NoEntry,
     NotDirectory,
     NotEmpty,
     NotFound,
     ReadOnly,
     Stale,
-    StoreError,
-    TimedOut,
 )
 from cachefs.core.extents import Extent
 from cachefs.core.keys import NAME_MAX, child_key, component_of
-from cachefs.core.policy import SECOND_NS
-from cachefs.core.types import Attrs, ETag, Fh, Ino, Key, Kind, Name, Token, UploadMode
+from cachefs.core.types import Fh, Ino, Kind, Name, Token
+from cachefs.engine.attributes import Attributes, Stat
 from cachefs.engine.body import BytesBody
-from cachefs.engine.openfile import OpenFile, Rooms
+from cachefs.engine.handles import Opened, OpenFiles
+from cachefs.engine.openfile import Rooms
 from cachefs.engine.rename import Renamer
 from cachefs.engine.upload import Defaults
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.remote.store import ObjectStore
-
-_ATTRIBUTE_PREFIX: Final = b"user.cachefs."
-_OPENS_REMEMBERED: Final = 65536
-_REWRITES: Final = 100
-"""How often a close waits anew because another handle has written meanwhile."""
-_DIRECTORY_TTL_S: Final = 60.0
-"""A directory's own attributes change through this mount only; the kernel checks its mode at each step of a path."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What the kernel is told of an inode, and for how many seconds it may believe it."""
-
-    ino: Ino
-    attrs: Attrs
-    name_ttl_s: float
-    attrs_ttl_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +53,6 @@ class Changes:
         return {name: value for name in fields if (value := getattr(self, name)) is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """One open of a file."""
-
-    file: OpenFile
-    is_writer: bool
-    is_append: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What an open gives the kernel."""
-
-    fh: Fh
-    keep_cache: bool
-    """The pages that the kernel holds are of the same version."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the mount was told."""
-
-    upload: UploadMode
-    upload_delay_s: float
-    timeout_s: float
-    read_only: bool
-
-
 class FileSystem:
     """Operations on names and handles. Every error raised is a ``CachefsError``."""
 
@@ -114,11 +64,11 @@ class FileSystem:
         rooms: Rooms,
         renamer: Renamer,
         defaults: Defaults,
-        limits: Limits,
+        files: OpenFiles,
+        attributes: Attributes,
         *,
-        held: set[Ino],
+        read_only: bool,
     ) -> None:
-        """*held* is kept equal to the set of inodes that are open."""
         self._store = store
         self._db = db
         self._inodes = inodes
@@ -126,47 +76,31 @@ class FileSystem:
         self._names = rooms.names
         self._renamer = renamer
         self._defaults = defaults
-        self._limits = limits
-        self._held = held
-        self._files: dict[Ino, OpenFile] = {}
-        self._opening: dict[Ino, trio.Event] = {}
-        self._handles: dict[Fh, Handle] = {}
-        self._next_fh = 1
-        # The version whose pages the kernel may still hold, for each inode it has had open.
-        self._kernel_has: LRUCache[Ino, str] = LRUCache(_OPENS_REMEMBERED)
+        self.files = files
+        self.attributes = attributes
+        self._read_only = read_only
         self.is_closing = False
         """Set when the mount ends: no more writes."""
-        self.opens = self.opens_cached = self.bytes_read = 0
-        """Since the start; an open counts as cached when every byte was here."""
 
     # ---- looking ----------------------------------------------------------------------------
 
     async def lookup(self, parent: Ino, name: Name) -> Stat:
         """Return what *name* stands for. Raise ``NoEntry``."""
         if name == b".":
-            return self.stat(self._names.directory(parent))
+            return self.attributes.stat(self._names.directory(parent))
         if name == b"..":
             up = self._names.directory(parent).parent
-            return self.stat(self._names.directory(up or ROOT))
-        return self.stat(await self._names.lookup(parent, name))
+            return self.attributes.stat(self._names.directory(up or ROOT))
+        return self.attributes.stat(await self._names.lookup(parent, name))
 
     async def getattr(self, ino: Ino) -> Stat:
         """Return the attributes of an inode, asking the store where what is known is too old."""
         inode = self._inodes.get(ino)
         if inode is None:
             raise Stale("the file is gone")
-        if not inode.is_dir and ino not in self._files:
+        if not inode.is_dir and self.files.find(ino) is None:
             inode = await self._names.revalidate(ino)
-        return self.stat(inode)
-
-    def stat(self, inode: Inode) -> Stat:
-        """Return what the kernel is told of *inode*."""
-        attrs = self._defaults.attrs(inode)
-        file = self._files.get(inode.ino)
-        if file is not None and file.is_altered:
-            attrs = replace(attrs, size=file.size, mtime_ns=file.mtime_ns, ctime_ns=file.ctime_ns)
-        ttl_s = self._names.ttl_left_s(inode)
-        return Stat(inode.ino, attrs, ttl_s, _DIRECTORY_TTL_S if inode.is_dir else ttl_s)
+        return self.attributes.stat(inode)
 
     @property
     def negative_ttl_s(self) -> float:
@@ -180,11 +114,13 @@ class FileSystem:
     def readdir(self, ino: Ino, after: int, limit: int) -> list[tuple[Name, Stat]]:
         """Return children in order of their numbers, from the first one above *after*."""
         found = self._inodes.children(ino, after=after, limit=limit)
-        return [(child.name, self.stat(child)) for child in found if child.name is not None]
+        return [
+            (child.name, self.attributes.stat(child)) for child in found if child.name is not None
+        ]
 
     def directory(self, ino: Ino) -> Stat:
         """Return the attributes of a known directory, without asking the store."""
-        return self.stat(self._names.directory(ino))
+        return self.attributes.stat(self._names.directory(ino))
 
     def parent_of(self, ino: Ino) -> Ino:
         """Return the directory that holds the directory *ino*; the root's is itself."""
@@ -213,21 +149,16 @@ class FileSystem:
         inode = await self._names.revalidate(ino)
         if inode.is_dir:
             raise IsDirectory("is a directory")
-        file = await self._acquire(ino)
+        file = await self.files.acquire(ino)
         try:
             if flags & os.O_TRUNC:
                 await file.truncate(0)
             elif flags & os.O_ACCMODE != os.O_WRONLY:
                 file.opened()
         except BaseException:
-            await self._release(file)
+            await self.files.give_back(file)
             raise
-        self.opens += 1
-        self.opens_cached += file.entry.is_whole
-        version = f"{file.entry.id}:{file.entry.etag}"
-        keep = self._kernel_has.get(ino) == version
-        self._kernel_has[ino] = version
-        return Opened(self._hand_out(file, is_writer, bool(flags & os.O_APPEND)), keep)
+        return self.files.opened(file, is_writer=is_writer, is_append=bool(flags & os.O_APPEND))
 
     async def create(
         self, parent: Ino, name: Name, flags: int, *, mode: int, uid: int, gid: int
@@ -244,19 +175,18 @@ class FileSystem:
             opened = await self.open(found.ino, flags)
             return opened, await self.getattr(found.ino)
         inode = self._mint(parent, name, Kind.FILE, mode=mode, uid=uid, gid=gid)
-        file = await self._acquire(inode.ino)
+        file = await self.files.acquire(inode.ino)
         try:
             await file.begin()
         except BaseException:
             self._inodes.detach(inode.ino, self._names.now_ns())
             with trio.CancelScope(shield=True):
-                await self._release(file)
+                await self.files.give_back(file)
             raise
         finally:
             self._inodes.made(inode.ino)
-        self._kernel_has[inode.ino] = f"{file.entry.id}:{file.entry.etag}"
-        opened = Opened(self._hand_out(file, True, bool(flags & os.O_APPEND)), keep_cache=False)
-        return opened, self.stat(inode)
+        opened = self.files.created(file, is_append=bool(flags & os.O_APPEND))
+        return opened, self.attributes.stat(inode)
 
     def _mint(
         self, parent: Ino, name: Name, kind: Kind, *, mode: int, uid: int, gid: int
@@ -279,180 +209,33 @@ class FileSystem:
         return made
 
     def _writable(self) -> None:
-        if self._limits.read_only or self._store.capabilities.writable is False:
+        if self._read_only or self._store.capabilities.writable is False:
             raise ReadOnly("mounted read-only")
         if self.is_closing:
             raise ReadOnly("the mount is ending")
-
-    def _hand_out(self, file: OpenFile, is_writer: bool, is_append: bool) -> Fh:
-        fh = Fh(self._next_fh)
-        self._next_fh += 1
-        file.writers += is_writer
-        self._handles[fh] = Handle(file, is_writer, is_append)
-        return fh
-
-    async def _acquire(self, ino: Ino) -> OpenFile:
-        """Return the open file of *ino*, opening it if need be, with one more handle counted."""
-        while (busy := self._opening.get(ino)) is not None:
-            await busy.wait()
-        file = self._files.get(ino)
-        if file is None:
-            self._opening[ino] = trio.Event()
-            self._held.add(ino)
-            try:
-                file = self._files[ino] = await self._load(ino)
-            except BaseException:
-                self._held.discard(ino)
-                raise
-            finally:
-                self._opening.pop(ino).set()
-        file.handles += 1
-        return file
-
-    async def _load(self, ino: Ino) -> OpenFile:
-        """Pin the entry of the version that the inode stands for, or make one."""
-        inode = self._inodes.get(ino)
-        if inode is None:
-            raise Stale("the file is gone")
-        cache = self._rooms.cache
-        entry = cache.find(ino)
-        is_dirty = entry is not None and self._rooms.journal.of(entry.id) is not None
-        if (
-            entry is not None
-            and not is_dirty
-            and (entry.etag != inode.etag or entry.size != inode.size)
-        ):
-            await self._rooms.room.delete(cache.drop(entry))
-            entry = None
-        pinned = cache.pin(entry, self._names.now_ns()) if entry is not None else None
-        if pinned is None and entry is not None:
-            if is_dirty:
-                self._rooms.uploader.hurry(entry.id)  # which parks it as lost, and says so
-                raise Stale("the bytes of this file are gone from the cache directory")
-            await self._rooms.room.delete(cache.drop(entry))
-        if pinned is None:
-            pinned = cache.create(
-                ino, etag=inode.etag, size=inode.size, now_ns=self._names.now_ns()
-            )
-        return OpenFile(ino, pinned, self._rooms, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns)
-
-    async def release(self, fh: Fh) -> None:
-        """Close a handle. What was written and not flushed is sealed for upload."""
-        handle = self._handles.pop(fh)
-        handle.file.writers -= handle.is_writer
-        if handle.is_writer and not handle.file.writers and handle.file.is_promised:
-            await self._seal(handle.file, delay_s=self._limits.upload_delay_s)
-        await self._release(handle.file)
-
-    async def _release(self, file: OpenFile) -> None:
-        file.handles -= 1
-        if file.handles:
-            return
-        busy = self._opening[file.ino] = trio.Event()
-        try:
-            try:
-                self._save(file)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await file.close()
-            if self._inodes.key_of(file.ino) is None:
-                await self._bury(file.ino)
-        finally:
-            del self._files[file.ino]
-            self._held.discard(file.ino)
-            del self._opening[file.ino]
-            busy.set()
-
-    async def _bury(self, ino: Ino) -> None:
-        """Forget an inode that lost its name while it was open."""
-        entry = self._rooms.cache.find(ino)
-        if entry is not None:
-            self._rooms.uploader.forget(entry.id)
-            doomed = self._rooms.cache.drop(entry)
-            self._inodes.drop(ino)
-            await self._rooms.room.delete(doomed)
-        else:
-            self._inodes.drop(ino)
-        self._kernel_has.pop(ino, None)
-
-    def _save(self, file: OpenFile) -> None:
-        """Bring the inode's row in line with the open file."""
-        if file.is_altered:
-            self._inodes.update(
-                file.ino, size=file.size, mtime_ns=file.mtime_ns, ctime_ns=file.ctime_ns
-            )
-            self._rooms.cache.save(file.entry)
-            file.is_altered = False
 
     # ---- bytes ------------------------------------------------------------------------------
 
     async def read(self, fh: Fh, offset: int, size: int) -> bytes | memoryview:
         """Return bytes of an open file, fewer only at its end; valid until the caller awaits anything."""
-        found = await self._handles[fh].file.read(offset, size)
-        self.bytes_read += len(found)
-        return found
+        return await self.files.read(fh, offset, size)
 
     async def write(self, fh: Fh, offset: int, data: bytes) -> int:
         """Write to an open file. Return how many bytes: all of them."""
         self._writable()
-        handle = self._handles[fh]
-        if handle.is_append:
-            offset = handle.file.size
-        return await handle.file.write(offset, data)
+        return await self.files.write(fh, offset, data)
 
     async def flush(self, fh: Fh) -> None:
         """Answer a close: with ``--upload close`` after the object is stored, else once it is safe here."""
-        handle = self._handles[fh]
-        if not handle.is_writer:
-            return
-        if self._limits.upload is UploadMode.CLOSE:
-            await self._store_now(handle.file)
-        else:
-            await self._seal_durably(handle.file)
+        await self.files.flush(fh)
 
     async def fsync(self, fh: Fh) -> None:
         """Return after the object is stored."""
-        await self._store_now(self._handles[fh].file)
+        await self.files.fsync(fh)
 
-    async def _store_now(self, file: OpenFile) -> None:
-        """Wait until the store has the file as it is. Raise why it has not, if it could not be stored."""
-        for _ in range(_REWRITES):
-            if file.is_detached:
-                return
-            await file.wait_still()
-            if file.is_promised:
-                await self._seal(file, delay_s=0)
-            else:
-                self._rooms.uploader.hurry(file.entry.id)
-            if await self._rooms.uploader.wait_settled(file.entry.id):
-                return
-        raise TimedOut("the file is written to without a pause; it stays queued")
-
-    async def _seal(self, file: OpenFile, *, delay_s: float, is_synced: bool = False) -> None:
-        """Say that the bytes are complete as they stand."""
-        if not file.is_promised or file.is_detached:
-            return
-        due_ns = self._names.now_ns() + int(delay_s * SECOND_NS)
-        with self._db.transaction():
-            self._save(file)
-            self._rooms.journal.seal(file.entry.id, due_ns=due_ns, is_synced=is_synced)
-        file.sealed()
-        self._rooms.uploader.kick()
-
-    async def _seal_durably(self, file: OpenFile) -> None:
-        """Put bytes and promise on the disk, so that they outlive even a loss of power."""
-        async with file.flushing:
-            if not file.is_promised:
-                return
-            generation = -1
-            while generation != file.generation or file.is_changing:
-                await file.wait_still()
-                generation = file.generation
-                await file.sync()
-            await self._seal(file, delay_s=self._limits.upload_delay_s, is_synced=True)
-            self._rooms.cache.supersede_sealed(file.entry.id)
-            await self._rooms.threads.disk(self._db.sync_wal, self._db.path)
-            self._rooms.cache.drop_superseded(file.entry.id)
+    async def release(self, fh: Fh) -> None:
+        """Close a handle."""
+        await self.files.release(fh)
 
     # ---- attributes -------------------------------------------------------------------------
 
@@ -462,116 +245,24 @@ class FileSystem:
         if changes.size is not None:
             await self._truncate(ino, changes.size, fh)
         if changes.columns:
-            await self._set_columns(ino, changes.columns)
+            await self.attributes.set(ino, changes.columns)
         inode = self._inodes.get(ino)
         if inode is None:
             raise Stale("the file is gone")
-        return self.stat(inode)
+        return self.attributes.stat(inode)
 
     async def _truncate(self, ino: Ino, size: int, fh: Fh | None) -> None:
         if fh is not None:
-            await self._handles[fh].file.truncate(size)
+            await self.files.of(fh).truncate(size)
             return
         await self._names.revalidate(ino)
-        file = await self._acquire(ino)
+        file = await self.files.acquire(ino)
         try:
             await file.truncate(size)
             if not file.writers:  # no close will follow that could upload it
-                await self._complete(file)
+                await self.files.complete(file)
         finally:
-            await self._release(file)
-
-    async def _complete(self, file: OpenFile) -> None:
-        if self._limits.upload is UploadMode.CLOSE:
-            await self._store_now(file)
-        else:
-            await self._seal_durably(file)
-
-    async def _set_columns(self, ino: Ino, columns: dict[str, object]) -> None:
-        columns.setdefault("ctime_ns", self._names.now_ns())
-        file = self._files.get(ino)
-        if file is not None:
-            self._save(file)
-            file.mtime_ns = int(str(columns.get("mtime_ns", file.mtime_ns)))
-            file.ctime_ns = int(str(columns["ctime_ns"]))
-        inode = self._inodes.get(ino)
-        if inode is None:
-            raise Stale("the file is gone")
-        entry = self._rooms.cache.find(ino)
-        if entry is not None:
-            while self._rooms.uploader.is_uploading(entry.id):
-                await self._rooms.uploader.stop(entry.id)
-            self._rooms.uploader.kick()
-        is_dirty = entry is not None and self._rooms.journal.of(entry.id) is not None
-        self._inodes.update(ino, **columns)
-        if not is_dirty and inode.parent is not None:
-            try:
-                await self._store_meta(ino)
-            except BaseException:
-                self._names.doubt(ino)
-                raise
-
-    async def _store_meta(self, ino: Ino) -> None:
-        """Store an inode's attributes as its object's metadata."""
-        key = await self._names.settled_key(ino)
-        inode = self._inodes.get(ino)
-        if key is None or inode is None:
-            raise Stale("the file is gone")
-        if ino == ROOT:
-            return  # a bucket has no metadata of its own: kept here only
-        meta = metadata.encode(self._defaults.attrs(inode), None, await self._foreign(inode, key))
-        try:
-            await self._put_meta(inode, key, meta)
-        except (NotFound, Changed) as error:
-            if not inode.is_dir:
-                raise Stale("the object changed at the store meanwhile") from error
-            # Somebody made, changed or removed the marker meanwhile: the directory is the same.
-            await self._put_meta(replace(inode, etag=await self._marker(key)), key, meta)
-
-    async def _put_meta(self, inode: Inode, key: Key, meta: dict[str, str]) -> None:
-        if inode.etag is None:
-            await self._make_marker(inode, key, meta)
-            return
-        info = await self._rooms.threads.ask(
-            self._store.set_meta, key, meta, content_type=inode.content_type, if_match=inode.etag
-        )
-        self._follow(inode, info.etag, meta)
-
-    async def _marker(self, key: Key) -> ETag | None:
-        try:
-            return (await self._rooms.threads.ask(self._store.head, key)).etag
-        except NotFound:
-            return None
-
-    async def _foreign(self, inode: Inode, key: Key) -> dict[str, str]:
-        """Return the metadata that the object has now, which a listing may not have told."""
-        if inode.meta_json is not None or inode.etag is None:
-            return dict(inode.meta or {})
-        info = await self._rooms.threads.ask(self._store.head, key)
-        return dict(info.meta or {})
-
-    async def _make_marker(self, inode: Inode, key: Key, meta: dict[str, str]) -> None:
-        info = await self._rooms.threads.ask(
-            self._store.put,
-            key,
-            BytesBody(b""),
-            meta=meta,
-            content_type=metadata.DIRECTORY_TYPE,
-            if_match=None,
-        )
-        self._follow(inode, info.etag, meta)
-
-    def _follow(self, inode: Inode, etag: str, meta: dict[str, str]) -> None:
-        """Note that a change of ours gave the object a new version, with the same bytes."""
-        with self._db.transaction():
-            self._inodes.update(inode.ino, etag=etag, meta=meta, checked_ns=self._names.now_ns())
-            entry = self._rooms.cache.find(inode.ino)
-            if entry is not None and entry.etag == inode.etag:
-                had = self._kernel_has.get(inode.ino) == f"{entry.id}:{entry.etag}"
-                entry.etag = type(inode.etag)(etag) if inode.etag else None
-                self._rooms.cache.save(entry)
-                if had:
-                    self._kernel_has[inode.ino] = f"{entry.id}:{entry.etag}"
+            await self.files.give_back(file)
 
     # ---- names ------------------------------------------------------------------------------
 
@@ -580,8 +271,8 @@ class FileSystem:
         self._writable()
         await self._refuse_existing(parent, name)
         inode = self._mint(parent, name, Kind.DIR, mode=mode, uid=uid, gid=gid)
-        await self._store_or_undo(inode, lambda: self._store_meta(inode.ino))
-        return self.stat(self._names.directory(inode.ino))
+        await self._store_or_undo(inode, lambda: self.attributes.store(inode.ino))
+        return self.attributes.stat(self._names.directory(inode.ino))
 
     async def symlink(self, parent: Ino, name: Name, target: bytes, *, uid: int, gid: int) -> Stat:
         """Make a symbolic link: an object whose body is the target."""
@@ -604,12 +295,12 @@ class FileSystem:
                 info = await self._rooms.threads.ask(self._store.head, key)
                 if metadata.token_of(info) != token:
                     raise
-            self._follow(inode, info.etag, meta)
+            self.attributes.follow(inode, info.etag, meta)
 
         await self._store_or_undo(inode, store)
         made = self._inodes.get(inode.ino)
         assert made is not None
-        return self.stat(made)
+        return self.attributes.stat(made)
 
     async def _store_or_undo(self, inode: Inode, store: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -643,7 +334,7 @@ class FileSystem:
         key = await self._names.settled_key(inode.ino)
         if key is None:
             raise NoEntry("no such file or directory")
-        await self._keep_whole(inode.ino)
+        await self.files.keep_whole(inode.ino)
         with self._names.moving(key):
             while entry is not None and self._rooms.uploader.is_putting(entry.id):
                 await self._rooms.uploader.stop(entry.id)
@@ -651,7 +342,7 @@ class FileSystem:
             if current is not None and (current.etag is not None or self._was_sent(inode.ino)):
                 with contextlib.suppress(NotFound):
                     await self._rooms.threads.ask(self._store.delete, key)
-            await self._unname(inode.ino)
+            await self.files.unname(inode.ino)
         self._rooms.uploader.kick()
         self._touch_directory(parent)
 
@@ -660,27 +351,6 @@ class FileSystem:
         entry = self._rooms.cache.find(ino)
         intent = self._rooms.journal.of(entry.id) if entry is not None else None
         return intent is not None and intent.was_sent
-
-    async def _keep_whole(self, ino: Ino) -> None:
-        """Fetch the rest of an open file whose object is about to go, as far as the cache has room."""
-        file = self._files.get(ino)
-        if file is not None:
-            with contextlib.suppress(StoreError, CacheError):
-                await file.make_whole()
-
-    async def _unname(self, ino: Ino) -> None:
-        """Take an inode out of the tree; forget it unless it is open."""
-        file = self._files.get(ino)
-        entry = self._rooms.cache.find(ino)
-        with self._db.transaction():
-            self._inodes.detach(ino, self._names.now_ns())
-            if entry is not None:
-                self._rooms.uploader.forget(entry.id)
-        if file is not None:
-            file.is_detached = True
-            file.sealed()
-        else:
-            await self._bury(ino)
 
     def _touch_directory(self, ino: Ino) -> None:
         now_ns = self._names.now_ns()
@@ -729,8 +399,10 @@ class FileSystem:
             if no_replace:
                 raise Exists("file exists")
             await self._check_replacement(source, target)
-            await self._keep_whole(target.ino)
-        await self._renamer.rename(source, target, new_parent, new_name, replaced=self._unname)
+            await self.files.keep_whole(target.ino)
+        await self._renamer.rename(
+            source, target, new_parent, new_name, replaced=self.files.unname
+        )
         self._touch_directory(parent)
         self._touch_directory(new_parent)
 
@@ -741,61 +413,3 @@ class FileSystem:
             raise IsDirectory("is a directory")
         if target.is_dir:
             await self.require_empty(target)
-
-    # ---- extended attributes ----------------------------------------------------------------
-
-    async def getxattr(self, ino: Ino, name: bytes) -> bytes:
-        """Return one of the read-only ``user.cachefs.*`` attributes. Raise ``NoAttribute``."""
-        found = self._attributes(ino).get(name)
-        if found is None:
-            raise NoAttribute("no such attribute")
-        return found
-
-    async def listxattr(self, ino: Ino) -> list[bytes]:
-        """Return the names of the attributes that :meth:`getxattr` knows."""
-        return list(self._attributes(ino))
-
-    def _attributes(self, ino: Ino) -> dict[bytes, bytes]:
-        inode = self._inodes.get(ino)
-        if inode is None:
-            raise Stale("the file is gone")
-        key = self._inodes.key_of(ino)
-        found: dict[str, str | None] = {
-            "key": key or None,
-            "etag": inode.etag,
-        }
-        if not inode.is_dir:
-            found |= self._state_of(inode)
-        return {
-            _ATTRIBUTE_PREFIX + label.encode(): value.encode("utf-8", "surrogateescape")
-            for label, value in found.items()
-            if value is not None
-        }
-
-    def _state_of(self, inode: Inode) -> dict[str, str | None]:
-        entry = self._rooms.cache.find(inode.ino)
-        if entry is None:
-            return {"state": "remote", "cached_bytes": "0"}
-        intent = self._rooms.journal.of(entry.id)
-        if intent is not None:
-            state = "uploading" if intent.state == "uploading" else "dirty"
-            return {"state": state, "cached_bytes": str(entry.here.total), "error": intent.error}
-        state = "cached" if entry.is_whole else "partial" if entry.here.total else "remote"
-        return {"state": state, "cached_bytes": str(entry.here.total)}
-
-    # ---- the end ----------------------------------------------------------------------------
-
-    async def seal_closed(self) -> None:
-        """Seal what nobody is writing any more, because the mount ends.
-
-        A file that a program is in the middle of writing is not stored half done: its bytes stay in the
-        journal.
-        """
-        for file in list(self._files.values()):
-            if not file.writers:
-                await self._seal(file, delay_s=0)
-
-    @property
-    def open_handles(self) -> int:
-        """How many handles programs hold."""
-        return len(self._handles)

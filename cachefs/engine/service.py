@@ -25,10 +25,12 @@ from cachefs.core.types import (
     UploadMode,
 )
 from cachefs.engine import recovery
+from cachefs.engine.attributes import Attributes
 from cachefs.engine.background import Background
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.fetch import Fetcher
-from cachefs.engine.filesystem import FileSystem, Limits
+from cachefs.engine.filesystem import FileSystem
+from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.names import Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
 from cachefs.engine.rename import Renamer
@@ -159,6 +161,8 @@ class Service:
             ReadBuffer(),
             settings.timeout_s,
         )
+        closing = Closing(settings.upload, settings.upload_delay_s)
+        files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
         self.fs = FileSystem(
             store,
             disk.db,
@@ -166,10 +170,9 @@ class Service:
             rooms,
             self._renamer,
             defaults,
-            Limits(
-                settings.upload, settings.upload_delay_s, settings.timeout_s, settings.read_only
-            ),
-            held=held,
+            files,
+            Attributes(store, disk.db, disk.inodes, rooms, files, defaults),
+            read_only=settings.read_only,
         )
 
     @property
@@ -212,12 +215,12 @@ class Service:
                 "evicted": self._room.evicted,
             },
             "reads": {
-                "opens_cached": self.fs.opens_cached,
-                "opens": self.fs.opens,
-                "bytes_read": self.fs.bytes_read,
+                "opens_cached": self.fs.files.opens_cached,
+                "opens": self.fs.files.opens,
+                "bytes_read": self.fs.files.bytes_read,
                 "bytes_fetched": self._fetcher.fetched,
             },
-            "open_handles": self.fs.open_handles,
+            "open_handles": self.fs.files.open_handles,
             "uploaded": self._uploader.uploaded,
             "dirty": self.dirty(),
             "requests": dict(self._store.requests),
@@ -330,7 +333,7 @@ class Service:
         Each has been tried, or *timeout_s* has passed; :meth:`resume` takes writes again.
         """
         self.fs.is_closing = True
-        await self.fs.seal_closed()
+        await self.fs.files.seal_closed()
         for entry in self._choose(()):
             self._uploader.hurry(entry)
         with trio.move_on_after(timeout_s):

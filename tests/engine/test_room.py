@@ -63,7 +63,7 @@ async def test_what_is_counted_never_passes_the_limit_while_two_fetches_run(
             nonlocal highest
             await gate.reached.wait()
             await rig.fs.read(fh, 512 * KIB, 512 * KIB)
-            await until(lambda: len(rig.fs._handles[fh].file._stream.fetches) == 1)
+            await until(lambda: len(rig.fs.files._handles[fh].file._stream.fetches) == 1)
             highest = rig.cache.used
             gate.open()
 

@@ -1,0 +1,183 @@
+"""Attributes: what ``stat`` and ``getxattr`` show of an inode, and how a change of them reaches the store."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cachefs.core import metadata
+from cachefs.core.errors import Changed, NoAttribute, NotFound, Stale
+from cachefs.core.types import Attrs, ETag, Ino, Key
+from cachefs.engine.body import BytesBody
+from cachefs.engine.handles import OpenFiles
+from cachefs.engine.openfile import Rooms
+from cachefs.engine.upload import Defaults
+from cachefs.local.db import Database
+from cachefs.local.inodes import ROOT, Inode, InodeTable
+from cachefs.remote.store import ObjectStore
+
+_ATTRIBUTE_PREFIX: Final = b"user.cachefs."
+_DIRECTORY_TTL_S: Final = 60.0
+"""A directory's own attributes change through this mount only; the kernel checks its mode at each step of a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What the kernel is told of an inode, and for how many seconds it may believe it."""
+
+    ino: Ino
+    attrs: Attrs
+    name_ttl_s: float
+    attrs_ttl_s: float
+
+
+class Attributes:
+    """Reads and changes the attributes of inodes."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        db: Database,
+        inodes: InodeTable,
+        rooms: Rooms,
+        files: OpenFiles,
+        defaults: Defaults,
+    ) -> None:
+        self._store = store
+        self._db = db
+        self._inodes = inodes
+        self._rooms = rooms
+        self._names = rooms.names
+        self._files = files
+        self._defaults = defaults
+
+    def stat(self, inode: Inode) -> Stat:
+        """Return what the kernel is told of *inode*."""
+        attrs = self._defaults.attrs(inode)
+        file = self._files.find(inode.ino)
+        if file is not None and file.is_altered:
+            attrs = replace(attrs, size=file.size, mtime_ns=file.mtime_ns, ctime_ns=file.ctime_ns)
+        ttl_s = self._names.ttl_left_s(inode)
+        return Stat(inode.ino, attrs, ttl_s, _DIRECTORY_TTL_S if inode.is_dir else ttl_s)
+
+    async def set(self, ino: Ino, columns: dict[str, object]) -> None:
+        """Set columns of an inode, at the store too unless they will travel with an upload."""
+        columns.setdefault("ctime_ns", self._names.now_ns())
+        file = self._files.find(ino)
+        if file is not None:
+            self._files.save(file)
+            file.mtime_ns = int(str(columns.get("mtime_ns", file.mtime_ns)))
+            file.ctime_ns = int(str(columns["ctime_ns"]))
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise Stale("the file is gone")
+        entry = self._rooms.cache.find(ino)
+        if entry is not None:
+            while self._rooms.uploader.is_uploading(entry.id):
+                await self._rooms.uploader.stop(entry.id)
+            self._rooms.uploader.kick()
+        is_dirty = entry is not None and self._rooms.journal.of(entry.id) is not None
+        self._inodes.update(ino, **columns)
+        if not is_dirty and inode.parent is not None:
+            try:
+                await self.store(ino)
+            except BaseException:
+                self._names.doubt(ino)
+                raise
+
+    async def store(self, ino: Ino) -> None:
+        """Store an inode's attributes as its object's metadata."""
+        key = await self._names.settled_key(ino)
+        inode = self._inodes.get(ino)
+        if key is None or inode is None:
+            raise Stale("the file is gone")
+        if ino == ROOT:
+            return  # a bucket has no metadata of its own: kept here only
+        meta = metadata.encode(self._defaults.attrs(inode), None, await self._foreign(inode, key))
+        try:
+            await self._put_meta(inode, key, meta)
+        except (NotFound, Changed) as error:
+            if not inode.is_dir:
+                raise Stale("the object changed at the store meanwhile") from error
+            # Somebody made, changed or removed the marker meanwhile: the directory is the same.
+            await self._put_meta(replace(inode, etag=await self._marker(key)), key, meta)
+
+    async def _put_meta(self, inode: Inode, key: Key, meta: dict[str, str]) -> None:
+        if inode.etag is None:
+            await self._make_marker(inode, key, meta)
+            return
+        info = await self._rooms.threads.ask(
+            self._store.set_meta, key, meta, content_type=inode.content_type, if_match=inode.etag
+        )
+        self.follow(inode, info.etag, meta)
+
+    async def _marker(self, key: Key) -> ETag | None:
+        try:
+            return (await self._rooms.threads.ask(self._store.head, key)).etag
+        except NotFound:
+            return None
+
+    async def _foreign(self, inode: Inode, key: Key) -> dict[str, str]:
+        """Return the metadata that the object has now, which a listing may not have told."""
+        if inode.meta_json is not None or inode.etag is None:
+            return dict(inode.meta or {})
+        info = await self._rooms.threads.ask(self._store.head, key)
+        return dict(info.meta or {})
+
+    async def _make_marker(self, inode: Inode, key: Key, meta: dict[str, str]) -> None:
+        info = await self._rooms.threads.ask(
+            self._store.put,
+            key,
+            BytesBody(b""),
+            meta=meta,
+            content_type=metadata.DIRECTORY_TYPE,
+            if_match=None,
+        )
+        self.follow(inode, info.etag, meta)
+
+    def follow(self, inode: Inode, etag: str, meta: dict[str, str]) -> None:
+        """Note that a change of ours gave the object a new version, with the same bytes."""
+        with self._db.transaction():
+            self._inodes.update(inode.ino, etag=etag, meta=meta, checked_ns=self._names.now_ns())
+            entry = self._rooms.cache.find(inode.ino)
+            if entry is not None and entry.etag == inode.etag:
+                self._files.follow(entry, ETag(etag) if inode.etag else None)
+
+    # ---- extended attributes ----------------------------------------------------------------
+
+    async def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        """Return one of the read-only ``user.cachefs.*`` attributes. Raise ``NoAttribute``."""
+        found = self._attributes(ino).get(name)
+        if found is None:
+            raise NoAttribute("no such attribute")
+        return found
+
+    async def listxattr(self, ino: Ino) -> list[bytes]:
+        """Return the names of the attributes that :meth:`getxattr` knows."""
+        return list(self._attributes(ino))
+
+    def _attributes(self, ino: Ino) -> dict[bytes, bytes]:
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise Stale("the file is gone")
+        key = self._inodes.key_of(ino)
+        found: dict[str, str | None] = {
+            "key": key or None,
+            "etag": inode.etag,
+        }
+        if not inode.is_dir:
+            found |= self._state_of(inode)
+        return {
+            _ATTRIBUTE_PREFIX + label.encode(): value.encode("utf-8", "surrogateescape")
+            for label, value in found.items()
+            if value is not None
+        }
+
+    def _state_of(self, inode: Inode) -> dict[str, str | None]:
+        entry = self._rooms.cache.find(inode.ino)
+        if entry is None:
+            return {"state": "remote", "cached_bytes": "0"}
+        intent = self._rooms.journal.of(entry.id)
+        if intent is not None:
+            state = "uploading" if intent.state == "uploading" else "dirty"
+            return {"state": state, "cached_bytes": str(entry.here.total), "error": intent.error}
+        state = "cached" if entry.is_whole else "partial" if entry.here.total else "remote"
+        return {"state": state, "cached_bytes": str(entry.here.total)}

@@ -1,0 +1,324 @@
+"""The open files: who has which inode open, and what becomes of its bytes at a close."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from cachetools import LRUCache
+
+from cachefs.core.errors import CacheError, Stale, StoreError, TimedOut
+from cachefs.core.policy import SECOND_NS
+from cachefs.core.types import ETag, Fh, Ino, UploadMode
+from cachefs.engine.openfile import OpenFile, Rooms
+from cachefs.local.cache import Entry
+from cachefs.local.db import Database
+from cachefs.local.inodes import InodeTable
+
+_OPENS_REMEMBERED: Final = 65536
+_REWRITES: Final = 100
+"""How often a close waits anew because another handle has written meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """One open of a file."""
+
+    file: OpenFile
+    is_writer: bool
+    is_append: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an open gives the kernel."""
+
+    fh: Fh
+    keep_cache: bool
+    """The pages that the kernel holds are of the same version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """When a close is answered, and how long what it began may wait."""
+
+    upload: UploadMode
+    upload_delay_s: float
+
+
+class OpenFiles:
+    """Every open inode, each once, and the handles that programs hold on them.
+
+    INVARIANT: an inode is in ``held`` exactly while it is open, or being opened or closed.
+    """
+
+    def __init__(
+        self, db: Database, inodes: InodeTable, rooms: Rooms, closing: Closing, *, held: set[Ino]
+    ) -> None:
+        """*held* is kept equal to the set of inodes that are open."""
+        self._db = db
+        self._inodes = inodes
+        self._rooms = rooms
+        self._names = rooms.names
+        self._closing = closing
+        self._held = held
+        self._files: dict[Ino, OpenFile] = {}
+        self._opening: dict[Ino, trio.Event] = {}
+        self._handles: dict[Fh, Handle] = {}
+        self._next_fh = 1
+        # The version whose pages the kernel may still hold, for each inode it has had open.
+        self._kernel_has: LRUCache[Ino, str] = LRUCache(_OPENS_REMEMBERED)
+        self.opens = self.opens_cached = self.bytes_read = 0
+        """Since the start; an open counts as cached when every byte was here."""
+
+    def find(self, ino: Ino) -> OpenFile | None:
+        """Return the open file of *ino*, if it is open."""
+        return self._files.get(ino)
+
+    def of(self, fh: Fh) -> OpenFile:
+        """Return the open file behind a handle."""
+        return self._handles[fh].file
+
+    # ---- opening and closing ----------------------------------------------------------------
+
+    def opened(self, file: OpenFile, *, is_writer: bool, is_append: bool) -> Opened:
+        """Give out a handle on *file*, and tell whether the kernel may keep the pages it has."""
+        self.opens += 1
+        self.opens_cached += file.entry.is_whole
+        version = _version(file.entry)
+        keep = self._kernel_has.get(file.ino) == version
+        self._kernel_has[file.ino] = version
+        return Opened(self._hand_out(file, is_writer, is_append), keep)
+
+    def created(self, file: OpenFile, *, is_append: bool) -> Opened:
+        """Give out a handle on a file that has just been made."""
+        self._kernel_has[file.ino] = _version(file.entry)
+        return Opened(self._hand_out(file, True, is_append), keep_cache=False)
+
+    def follow(self, entry: Entry, etag: ETag | None) -> None:
+        """Give an entry another version with the same bytes; the kernel's pages stay good."""
+        had = self._kernel_has.get(entry.ino) == _version(entry)
+        entry.etag = etag
+        self._rooms.cache.save(entry)
+        if had:
+            self._kernel_has[entry.ino] = _version(entry)
+
+    def _hand_out(self, file: OpenFile, is_writer: bool, is_append: bool) -> Fh:
+        fh = Fh(self._next_fh)
+        self._next_fh += 1
+        file.writers += is_writer
+        self._handles[fh] = Handle(file, is_writer, is_append)
+        return fh
+
+    async def acquire(self, ino: Ino) -> OpenFile:
+        """Return the open file of *ino*, opening it if need be, with one more handle counted."""
+        while (busy := self._opening.get(ino)) is not None:
+            await busy.wait()
+        file = self._files.get(ino)
+        if file is None:
+            self._opening[ino] = trio.Event()
+            self._held.add(ino)
+            try:
+                file = self._files[ino] = await self._load(ino)
+            except BaseException:
+                self._held.discard(ino)
+                raise
+            finally:
+                self._opening.pop(ino).set()
+        file.handles += 1
+        return file
+
+    async def _load(self, ino: Ino) -> OpenFile:
+        """Pin the entry of the version that the inode stands for, or make one."""
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise Stale("the file is gone")
+        cache = self._rooms.cache
+        entry = cache.find(ino)
+        is_dirty = entry is not None and self._rooms.journal.of(entry.id) is not None
+        if (
+            entry is not None
+            and not is_dirty
+            and (entry.etag != inode.etag or entry.size != inode.size)
+        ):
+            await self._rooms.room.delete(cache.drop(entry))
+            entry = None
+        pinned = cache.pin(entry, self._names.now_ns()) if entry is not None else None
+        if pinned is None and entry is not None:
+            if is_dirty:
+                self._rooms.uploader.hurry(entry.id)  # which parks it as lost, and says so
+                raise Stale("the bytes of this file are gone from the cache directory")
+            await self._rooms.room.delete(cache.drop(entry))
+        if pinned is None:
+            pinned = cache.create(
+                ino, etag=inode.etag, size=inode.size, now_ns=self._names.now_ns()
+            )
+        return OpenFile(ino, pinned, self._rooms, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns)
+
+    async def release(self, fh: Fh) -> None:
+        """Close a handle. What was written and not flushed is sealed for upload."""
+        handle = self._handles.pop(fh)
+        handle.file.writers -= handle.is_writer
+        if handle.is_writer and not handle.file.writers and handle.file.is_promised:
+            await self._seal(handle.file, delay_s=self._closing.upload_delay_s)
+        await self.give_back(handle.file)
+
+    async def give_back(self, file: OpenFile) -> None:
+        """Count one handle less; after the last one the file is closed, and forgotten if it has no name."""
+        file.handles -= 1
+        if file.handles:
+            return
+        busy = self._opening[file.ino] = trio.Event()
+        try:
+            try:
+                self.save(file)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await file.close()
+            if self._inodes.key_of(file.ino) is None:
+                await self._bury(file.ino)
+        finally:
+            del self._files[file.ino]
+            self._held.discard(file.ino)
+            del self._opening[file.ino]
+            busy.set()
+
+    async def _bury(self, ino: Ino) -> None:
+        """Forget an inode that lost its name while it was open."""
+        entry = self._rooms.cache.find(ino)
+        if entry is not None:
+            self._rooms.uploader.forget(entry.id)
+            doomed = self._rooms.cache.drop(entry)
+            self._inodes.drop(ino)
+            await self._rooms.room.delete(doomed)
+        else:
+            self._inodes.drop(ino)
+        self._kernel_has.pop(ino, None)
+
+    def save(self, file: OpenFile) -> None:
+        """Bring the inode's row in line with the open file."""
+        if file.is_altered:
+            self._inodes.update(
+                file.ino, size=file.size, mtime_ns=file.mtime_ns, ctime_ns=file.ctime_ns
+            )
+            self._rooms.cache.save(file.entry)
+            file.is_altered = False
+
+    # ---- bytes ------------------------------------------------------------------------------
+
+    async def read(self, fh: Fh, offset: int, size: int) -> bytes | memoryview:
+        """Return bytes of an open file, fewer only at its end; valid until the caller awaits anything."""
+        found = await self._handles[fh].file.read(offset, size)
+        self.bytes_read += len(found)
+        return found
+
+    async def write(self, fh: Fh, offset: int, data: bytes) -> int:
+        """Write to an open file. Return how many bytes: all of them."""
+        handle = self._handles[fh]
+        if handle.is_append:
+            offset = handle.file.size
+        return await handle.file.write(offset, data)
+
+    async def flush(self, fh: Fh) -> None:
+        """Answer a close: with ``--upload close`` after the object is stored, else once it is safe here."""
+        handle = self._handles[fh]
+        if not handle.is_writer:
+            return
+        if self._closing.upload is UploadMode.CLOSE:
+            await self._store_now(handle.file)
+        else:
+            await self._seal_durably(handle.file)
+
+    async def fsync(self, fh: Fh) -> None:
+        """Return after the object is stored."""
+        await self._store_now(self._handles[fh].file)
+
+    async def complete(self, file: OpenFile) -> None:
+        """Treat a change that no close will follow as a close would."""
+        if self._closing.upload is UploadMode.CLOSE:
+            await self._store_now(file)
+        else:
+            await self._seal_durably(file)
+
+    async def _store_now(self, file: OpenFile) -> None:
+        """Wait until the store has the file as it is. Raise why it has not, if it could not be stored."""
+        for _ in range(_REWRITES):
+            if file.is_detached:
+                return
+            await file.wait_still()
+            if file.is_promised:
+                await self._seal(file, delay_s=0)
+            else:
+                self._rooms.uploader.hurry(file.entry.id)
+            if await self._rooms.uploader.wait_settled(file.entry.id):
+                return
+        raise TimedOut("the file is written to without a pause; it stays queued")
+
+    async def _seal(self, file: OpenFile, *, delay_s: float, is_synced: bool = False) -> None:
+        """Say that the bytes are complete as they stand."""
+        if not file.is_promised or file.is_detached:
+            return
+        due_ns = self._names.now_ns() + int(delay_s * SECOND_NS)
+        with self._db.transaction():
+            self.save(file)
+            self._rooms.journal.seal(file.entry.id, due_ns=due_ns, is_synced=is_synced)
+        file.sealed()
+        self._rooms.uploader.kick()
+
+    async def _seal_durably(self, file: OpenFile) -> None:
+        """Put bytes and promise on the disk, so that they outlive even a loss of power."""
+        async with file.flushing:
+            if not file.is_promised:
+                return
+            generation = -1
+            while generation != file.generation or file.is_changing:
+                await file.wait_still()
+                generation = file.generation
+                await file.sync()
+            await self._seal(file, delay_s=self._closing.upload_delay_s, is_synced=True)
+            self._rooms.cache.supersede_sealed(file.entry.id)
+            await self._rooms.threads.disk(self._db.sync_wal, self._db.path)
+            self._rooms.cache.drop_superseded(file.entry.id)
+
+    # ---- names that go ----------------------------------------------------------------------
+
+    async def keep_whole(self, ino: Ino) -> None:
+        """Fetch the rest of an open file whose object is about to go, as far as the cache has room."""
+        file = self._files.get(ino)
+        if file is not None:
+            with contextlib.suppress(StoreError, CacheError):
+                await file.make_whole()
+
+    async def unname(self, ino: Ino) -> None:
+        """Take an inode out of the tree; forget it unless it is open."""
+        file = self._files.get(ino)
+        entry = self._rooms.cache.find(ino)
+        with self._db.transaction():
+            self._inodes.detach(ino, self._names.now_ns())
+            if entry is not None:
+                self._rooms.uploader.forget(entry.id)
+        if file is not None:
+            file.is_detached = True
+            file.sealed()
+        else:
+            await self._bury(ino)
+
+    async def seal_closed(self) -> None:
+        """Seal what nobody is writing any more, because the mount ends.
+
+        A file that a program is in the middle of writing is not stored half done: its bytes stay in the
+        journal.
+        """
+        for file in list(self._files.values()):
+            if not file.writers:
+                await self._seal(file, delay_s=0)
+
+    @property
+    def open_handles(self) -> int:
+        """How many handles programs hold."""
+        return len(self._handles)
+
+
+def _version(entry: Entry) -> str:
+    """Return what tells one content of a cache entry from another."""
+    return f"{entry.id}:{entry.etag}"
