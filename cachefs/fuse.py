@@ -396,7 +396,18 @@ async def serve(
     options |= {"allow_other"} if allow_other else set()
     options |= {"ro"} if read_only else set()
     options |= set(kernel_options)
-    pyfuse3.init(Door(service.fs, on_ready), str(mountpoint), options)
+    answered = trio.Event()
+
+    def ready() -> None:
+        answered.set()
+        on_ready()
+
+    async def tune() -> None:
+        # Not before the kernel has its answer to INIT: that sets the read-ahead back to 128 KiB.
+        await answered.wait()
+        await Threads.helper(_raise_read_ahead, mountpoint)
+
+    pyfuse3.init(Door(service.fs, ready), str(mountpoint), options)
     try:
         async with trio.open_nursery() as nursery:
 
@@ -406,7 +417,7 @@ async def serve(
 
             nursery.start_soon(end)
             nursery.start_soon(_tell_kernel, service)
-            nursery.start_soon(Threads.helper, _raise_read_ahead, mountpoint)
+            nursery.start_soon(tune)
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
     finally:

@@ -406,6 +406,10 @@ class Mount:
         done = cachefs("flush", self.mountpoint, env=self.env)
         assert done.returncode in {0, 5}, done.stderr
 
+    def kernel_setting(self, name: str) -> Path:
+        """The file in which the kernel keeps a setting of this mount's backing device."""
+        return Path(f"/sys/class/bdi/0:{self._minor}/{name}")
+
     def wait_clean(self, timeout_s: float = 40, *, but_parked: bool = False) -> None:
         """Return when nothing waits for upload any more (but for what waits for the operator)."""
 

@@ -262,3 +262,12 @@ def test_a_writer_goes_on_as_uploads_make_room(store: LiveStore, mounting: Mount
     assert store.view() == {
         f"file{i}": programs.pattern(f"file{i}", 0, 5 * MIB) for i in range(12)
     }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change what the kernel reads ahead")
+def test_the_kernel_asks_for_a_mebibyte_at_a_time(
+    new_store: Callable[[str], LiveStore], mounting: Mounting
+) -> None:
+    with mounting(new_store("file").target()) as mount:
+        setting = mount.kernel_setting("read_ahead_kb")
+        wait_until(lambda: setting.read_text().strip() == "1024", "the read-ahead is raised")
