@@ -475,17 +475,19 @@ class Names:
             for inode in inodes
         }
         found = await self._threads.ask(_head_each, self._store, list(keys.values()))
+        if self._inodes.key_of(parent) != directory:
+            return  # renamed meanwhile: whoever asks next asks for the new keys
         for inode in inodes:
-            if self._inodes.key_of(parent) != directory:
-                return  # renamed meanwhile: whoever asks next asks for the new keys
-            info = found.get(keys[inode.ino])
             if inode.is_dir:
-                self._learn_marker(inode.ino, info)
-            elif info is not None and not self._journal.is_leaving(info.key):
-                difference = self._inodes.learn(
-                    parent, info, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
-                )
-                await self._carry_out(difference)
+                self._learn_marker(inode.ino, found.pop(keys[inode.ino], None))
+        difference = self._inodes.learn_all(
+            parent,
+            [info for info in found.values() if not self._journal.is_leaving(info.key)],
+            since_ns=since_ns,
+            now_ns=self.now_ns(),
+            held=self._held,
+        )
+        await self._carry_out(difference)
 
     # ---- what changed -----------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The tree as the store last showed it, and as this mount changed it since. The only issuer of inode numbers."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -341,6 +341,24 @@ class InodeTable:
             shadowed = kind is not Kind.DIR and self._dir_row(parent, component) is not None
             merge = _Merge(self, parent, since_ns, now_ns, held, difference)
             merge.take(name_of(component, shadowed=shadowed), component, kind, info)
+        return difference
+
+    def learn_all(
+        self,
+        parent: Ino,
+        infos: Iterable[ObjectInfo],
+        *,
+        since_ns: int,
+        now_ns: int,
+        held: Collection[Ino],
+    ) -> Difference:
+        """Take over many objects directly below *parent* in one transaction, as :meth:`learn` does one."""
+        difference = Difference()
+        with self._db.transaction():
+            for info in infos:
+                one = self.learn(parent, info, since_ns=since_ns, now_ns=now_ns, held=held)
+                difference.changed += one.changed
+                difference.freed += one.freed
         return difference
 
     def _dir_row(self, parent: Ino, component: str) -> tuple[Any, ...] | None:
