@@ -83,6 +83,7 @@ swift_dir = {etc}
 user = {user}
 workers = 0
 log_level = WARNING
+log_udp_host = 127.0.0.1
 log_statsd_host =
 conn_timeout = 5
 node_timeout = 60
