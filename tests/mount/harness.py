@@ -413,11 +413,13 @@ class Mount:
     def wait_clean(self, timeout_s: float = 40, *, but_parked: bool = False) -> None:
         """Return when nothing waits for upload any more (but for what waits for the operator)."""
 
-        def waiting() -> list[Any]:
-            dirty: list[Any] = self.status()["dirty"]
-            return [one for one in dirty if not (but_parked and one["state"] == "parked")]
+        def is_clean() -> bool:
+            status = self.status()
+            dirty: list[Any] = status["dirty"]
+            waiting = [one for one in dirty if not (but_parked and one["state"] == "parked")]
+            return not waiting and not status["unfinished_renames"]
 
-        wait_until(lambda: not waiting(), "everything is uploaded", timeout_s)
+        wait_until(is_clean, "everything is uploaded, and every rename over", timeout_s)
 
     def log_text(self) -> str:
         """What the daemon has said since the first start."""
