@@ -1,6 +1,7 @@
 """Stores to mount, made when they are first wanted, and mounts that leave nothing behind."""
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from tests.servers.keystone import Keystone, keystone
 from tests.servers.moto import moto
 from tests.servers.radosgw import missing_programs, radosgw
 from tests.servers.swift import is_installed, swift
+
+
+def pytest_configure() -> None:
+    """Let a run that is told to end take its mounts away, as an interrupted one does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Servers:

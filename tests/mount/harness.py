@@ -258,7 +258,8 @@ class Mount:
             manager.bind("")  # the kernel finds a name that is not a path
             address = manager.getsockname()[1:].decode()
             self.process = subprocess.Popen(
-                self.argv(),
+                # Where the test run is killed, the daemon unmounts by itself.
+                ["setpriv", "--pdeathsig", "TERM", *self.argv()],
                 env={**self.env, "NOTIFY_SOCKET": f"@{address}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
