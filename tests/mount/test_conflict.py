@@ -26,8 +26,18 @@ def copies(store: LiveStore, name: str) -> dict[str, bytes]:
     return view
 
 
-@pytest.mark.parametrize("store", ["file", "moto", "radosgw", "swift"], indirect=True)
-@pytest.mark.parametrize("upload", ["close", "background"])
+@pytest.mark.parametrize(
+    ("store", "upload"),
+    [
+        *((name, "close") for name in ("file", "moto", "radosgw", "swift")),
+        ("moto", "background"),
+        *(
+            pytest.param(name, "background", marks=pytest.mark.soak)
+            for name in ("file", "radosgw", "swift")
+        ),
+    ],
+    indirect=["store"],
+)
 def test_the_later_of_two_writers_keeps_both_contents(
     store: LiveStore, mounting: Mounting, upload: str
 ) -> None:

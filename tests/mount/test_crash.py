@@ -107,8 +107,18 @@ def is_put(store: LiveStore, key: str) -> Callable[[Exchange], bool]:
     return lambda exchange: store.is_object(exchange, "PUT", key)
 
 
-@pytest.mark.parametrize("upload", ["close", "background"])
-@pytest.mark.parametrize("store", ["moto", "radosgw", "swift"], indirect=True)
+@pytest.mark.parametrize(
+    ("store", "upload"),
+    [
+        ("moto", "close"),
+        ("moto", "background"),
+        ("radosgw", "close"),
+        ("swift", "close"),
+        pytest.param("radosgw", "background", marks=pytest.mark.soak),
+        pytest.param("swift", "background", marks=pytest.mark.soak),
+    ],
+    indirect=["store"],
+)
 def test_killed_between_the_store_and_its_answer_the_file_is_stored_once(
     store: LiveStore, upload: str, mounting: Mounting
 ) -> None:
