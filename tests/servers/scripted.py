@@ -104,7 +104,10 @@ def _read(stream: BinaryIO, connection: socket.socket) -> Request | None:
         headers[name.strip().lower()] = value.strip()
     if headers.get("expect", "").lower() == "100-continue":
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = stream.read(int(headers.get("content-length", "0")))
+    length = int(headers.get("content-length", "0"))
+    body = stream.read(length)
+    if len(body) < length:
+        return None  # cut off by its sender: a store drops it
     parts = urlsplit(line[1])
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     return Request(line[0], unquote(parts.path), query, headers, body)
