@@ -10,7 +10,8 @@ from cachefs.remote.s3_client import Answer
 from cachefs.remote.s3_errors import SDK_ERRORS, status_of, translate
 from cachefs.remote.store import Sink
 
-_CHUNK = 2**20
+_CHUNK = 2**18
+"""Small enough to stay in the processor's cache between the socket and the file."""
 
 
 def size_of_whole(answer: Answer, extent: Extent) -> int:
