@@ -31,6 +31,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from cachefs.core import xattrs
 from cachefs.core.errors import CachefsError, NoEntry, errno_of
 from cachefs.core.types import Fh, Ino, Kind, Name
 from cachefs.engine.attributes import Stat
@@ -47,7 +48,10 @@ _FORMAT = {
     Kind.FILE: stat_bits.S_IFREG,
     Kind.DIR: stat_bits.S_IFDIR,
     Kind.SYMLINK: stat_bits.S_IFLNK,
+    Kind.FIFO: stat_bits.S_IFIFO,
+    Kind.SOCKET: stat_bits.S_IFSOCK,
 }
+_SPECIAL = {stat_bits.S_IFIFO: Kind.FIFO, stat_bits.S_IFSOCK: Kind.SOCKET}
 _READDIR_PAGE = 256
 _DOTS = 2
 """Cookies 1 and 2 are ``.`` and ``..``; a child's cookie is its inode number plus this."""
@@ -195,8 +199,19 @@ class Door(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         with replying("mknod"):
+            kind = _SPECIAL.get(stat_bits.S_IFMT(mode))
+            if kind is not None:
+                special = await self._fs.make_special(
+                    Ino(parent_inode),
+                    Name(name),
+                    kind,
+                    mode=mode & ~ctx.umask,
+                    uid=ctx.uid,
+                    gid=ctx.gid,
+                )
+                return _attributes(special)
             if not stat_bits.S_ISREG(mode):
-                raise FUSEError(errno.EPERM)  # an object store has no devices, pipes or sockets
+                raise FUSEError(errno.EPERM)  # a device in a bucket would be one on every machine
             opened, made = await self._fs.create(
                 Ino(parent_inode),
                 Name(name),
@@ -339,10 +354,8 @@ class Door(pyfuse3.Operations):
             return found
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        if not name.startswith(b"user."):
-            # Not "no such attribute": told that there are none of a kind, `ls -l` stops asking for each file.
-            raise FUSEError(errno.ENOTSUP)
         with replying("getxattr"):
+            _require_user_attribute(name)
             return await self._fs.attributes.getxattr(Ino(inode), name)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
@@ -352,11 +365,22 @@ class Door(pyfuse3.Operations):
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        """Refuse: attributes are read-only here."""
-        raise FUSEError(errno.ENOTSUP)
+        with replying("setxattr"):
+            _require_user_attribute(name)
+            await self._fs.setxattr(Ino(inode), name, value)
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        """Refuse: attributes are read-only here."""
+        with replying("removexattr"):
+            _require_user_attribute(name)
+            await self._fs.setxattr(Ino(inode), name, None)
+
+
+def _require_user_attribute(name: bytes) -> None:
+    """Refuse ACLs, labels and capabilities.
+
+    Not by "no such attribute": told that there are none of a kind, ``ls -l`` stops asking for each file.
+    """
+    if not name.startswith(xattrs.PREFIX):
         raise FUSEError(errno.ENOTSUP)
 
 

@@ -8,13 +8,14 @@ CachefsError
 │   │   ├── Denied      credentials or permissions
 │   │   ├── NoBucket    the bucket itself is not there
 │   │   ├── Unsupported this store cannot do that
-│   │   └── BadKey      this store cannot bear such a key
+│   │   ├── BadKey      this store cannot bear such a key
+│   │   └── TooMuchMetadata  nor so much metadata on one object
 │   └── Fault           it may get better: 5xx, cut, slow, garbled
 │       ├── Unreachable no connection at all
 │       └── TimedOut    the deadline of the operation has passed
 ├── TreeError           names and their rules
 │   └── Exists, NoEntry, NotEmpty, IsDirectory, NotDirectory, InvalidName, NameTooLong, NotPermitted, ReadOnly,
-│       CrossDevice, NoAttribute
+│       CrossDevice, NoAttribute, NoSpace
 ├── CacheError          this machine's disk
 │   └── NoRoom, BytesLost, Stale, InUse
 └── UsageError          the operator's mistake: one line and an exit code, never a traceback
@@ -57,6 +58,10 @@ class Unsupported(Refused):
 
 class BadKey(Refused):
     """The store cannot hold an object under such a key."""
+
+
+class TooMuchMetadata(Refused):
+    """The store cannot bear so much metadata on one object."""
 
 
 class Fault(StoreError):
@@ -126,6 +131,10 @@ class NoAttribute(TreeError):
     """There is no such extended attribute."""
 
 
+class NoSpace(TreeError):
+    """What the object would have to carry besides its bytes is more than a store takes."""
+
+
 class CacheError(CachefsError):
     """Something on this machine's disk."""
 
@@ -164,6 +173,7 @@ _ERRNO: dict[type[CachefsError], int] = {
     NoBucket: errno.ENODEV,  # not ENOENT: a bucket that vanished must not look like an empty tree
     Unsupported: errno.ENOTSUP,
     BadKey: errno.EILSEQ,
+    TooMuchMetadata: errno.ENOSPC,
     Fault: errno.EIO,
     Unreachable: errno.EHOSTUNREACH,
     TimedOut: errno.EIO,
@@ -179,6 +189,7 @@ _ERRNO: dict[type[CachefsError], int] = {
     ReadOnly: errno.EROFS,
     CrossDevice: errno.EXDEV,
     NoAttribute: errno.ENODATA,
+    NoSpace: errno.ENOSPC,
     CacheError: errno.EIO,
     NoRoom: errno.ENOSPC,
     BytesLost: errno.EIO,

@@ -2,30 +2,50 @@
 
 ``mode`` is the whole ``st_mode`` in decimal; ``uid`` and ``gid`` are decimal; times are seconds with exactly
 nine digits of fraction, for s3fs takes the digits after the dot as a count of nanoseconds. Readers here accept
-any number of digits and scale them.
+any number of digits and scale them. A symbolic link has its target as body, as s3fs has it, and under
+``--symlink-target``, as geesefs has it. What others write is translated first (``foreign.py``).
 """
 
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from cachefs.core import foreign
+from cachefs.core.errors import NoSpace
 from cachefs.core.types import Attrs, Kind, ObjectInfo, Token
 
-TOKEN = "cachefs-token"
-_OWN = ("mode", "uid", "gid", "mtime", "atime", "ctime")
-_FORMAT = {Kind.FILE: stat.S_IFREG, Kind.DIR: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
-_BILLION = 10**9
-_LATEST_S = 2**33
-"""Seconds beyond which a time makes no sense: in nanoseconds it must fit in 64 bits."""
-DIRECTORY_TYPE = "application/x-directory"
+TOKEN: Final = "cachefs-token"
+TARGET: Final = foreign.TARGET
+DIRECTORY_TYPE: Final = "application/x-directory"
+HEADER: Final = ":"
+"""Begins the names under which adapters put standard headers (``:cache-control``) among an object's metadata."""
+META_MAX: Final = 2048
+"""Bytes of names and values together that S3 bears, and hence all that we ask of any store."""
+
+_OWN: Final = ("mode", "uid", "gid", "mtime", "atime", "ctime")
+_LEAST_USED: Final = (TARGET, "atime", "ctime", "gid", "uid", "mtime", "mode")
+"""What is left out, in this order, where what others put on the object leaves no room."""
+_OF_CONTENT: Final = ("md5chksum", "s3cmd-attrs")
+"""Keys by which rclone and s3cmd compare the content: untrue of any other."""
+_FORMAT: Final = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.DIR: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+}
+_KIND: Final = {bits: kind for kind, bits in _FORMAT.items() if kind is not Kind.DIR}
+_BILLION: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Posix:
     """What metadata says of an object; None where it says nothing."""
 
-    is_symlink: bool = False
+    kind: Kind = Kind.FILE
+    """Never ``DIR``: whether an object is a directory is a matter of its key."""
     mode: int | None = None
     """Permission bits."""
     uid: int | None = None
@@ -33,33 +53,16 @@ class Posix:
     mtime_ns: int | None = None
     atime_ns: int | None = None
     ctime_ns: int | None = None
+    target: bytes | None = None
+    """Of a symbolic link; None: it is the object's body."""
 
     @property
     def is_known(self) -> bool:
         """Whether the metadata says anything at all."""
-        return not all(
+        return self.kind is not Kind.FILE or not all(
             field is None
             for field in (self.mode, self.uid, self.gid, self.mtime_ns, self.ctime_ns)
         )
-
-
-def _integer(text: str | None) -> int | None:
-    try:
-        value = int(text) if text else None
-    except ValueError:
-        return None
-    return value if value is None or 0 <= value < 2**32 else None
-
-
-def parse_time(text: str | None) -> int | None:
-    """Return nanoseconds for ``seconds[.fraction]``, or None for anything else."""
-    try:
-        when = Decimal(text.strip()) if text else None
-    except InvalidOperation:
-        return None
-    if when is None or not when.is_finite() or abs(when) > _LATEST_S:
-        return None
-    return int(when.scaleb(9).to_integral_value())
 
 
 def format_time(when_ns: int) -> str:
@@ -69,23 +72,32 @@ def format_time(when_ns: int) -> str:
     return f"{sign}{seconds}.{fraction:09d}"
 
 
-def decode(meta: Mapping[str, str]) -> Posix:
+def decode(meta: Mapping[str, str], content_type: str | None = None) -> Posix:
     """Return what *meta* says. Values that make no sense count as absent."""
-    mode = _integer(meta.get("mode"))
+    said = foreign.translated(meta, content_type)
+    mode = foreign.parse_mode(said.get("mode"))
+    target = said.get(TARGET)
+    kind = _KIND.get(stat.S_IFMT(mode or 0), Kind.FILE)
     return Posix(
-        is_symlink=mode is not None and stat.S_ISLNK(mode),
+        kind=Kind.SYMLINK if target is not None else kind,
         mode=None if mode is None else stat.S_IMODE(mode),
-        uid=_integer(meta.get("uid")),
-        gid=_integer(meta.get("gid")),
-        mtime_ns=parse_time(meta.get("mtime")),
-        atime_ns=parse_time(meta.get("atime")),
-        ctime_ns=parse_time(meta.get("ctime")),
+        uid=foreign.parse_id(said.get("uid")),
+        gid=foreign.parse_id(said.get("gid")),
+        mtime_ns=foreign.parse_time(said.get("mtime")),
+        atime_ns=foreign.parse_time(said.get("atime")),
+        ctime_ns=foreign.parse_time(said.get("ctime")),
+        target=unquote_to_bytes(target) if target else None,
     )
 
 
-def encode(attrs: Attrs, token: Token | None, foreign: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata to store for *attrs*; keys of *foreign* that are not ours survive."""
-    meta = {key: value for key, value in foreign.items() if key not in _OWN and key != TOKEN}
+def encode(attrs: Attrs, token: Token | None, others: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata to store for *attrs*; keys of *others* that are not ours survive.
+
+    *token* is that of the promise which puts new content; None: the content stays. Where room is short, ours
+    give way.
+    """
+    stale = (*_OWN, TOKEN, *(_OF_CONTENT if token is not None else ()))
+    meta = {key: value for key, value in others.items() if key not in stale}
     meta |= {
         "mode": str(_FORMAT[attrs.kind] | attrs.mode),
         "uid": str(attrs.uid),
@@ -96,7 +108,32 @@ def encode(attrs: Attrs, token: Token | None, foreign: Mapping[str, str]) -> dic
     }
     if token is not None:
         meta[TOKEN] = token
+    for key in _LEAST_USED:
+        if size_of(meta) <= META_MAX:
+            break
+        meta.pop(key, None)
     return meta
+
+
+def pointing_to(target: bytes) -> dict[str, str]:
+    """Return the metadata by which a symbolic link is read without its body."""
+    return {TARGET: quote_from_bytes(target)}
+
+
+def size_of(meta: Mapping[str, str]) -> int:
+    """Return how many bytes of names and values *meta* takes, as S3 counts them (headers do not count)."""
+    return sum(
+        len(key.encode("utf-8", "surrogateescape")) + len(value.encode("utf-8", "surrogateescape"))
+        for key, value in meta.items()
+        if not key.startswith(HEADER)
+    )
+
+
+def require_room(attrs: Attrs, others: Mapping[str, str]) -> None:
+    """Raise ``NoSpace`` unless *others* and all of ours fit on one object."""
+    full = encode(attrs, None, others)
+    if size_of(full) + len(TOKEN) + 32 > META_MAX or any(key not in full for key in _OWN):
+        raise NoSpace(f"an object has room for {META_MAX} bytes of metadata")
 
 
 def token_of(info: ObjectInfo) -> Token | None:

@@ -33,6 +33,8 @@ class Kind(StrEnum):
     FILE = "file"
     DIR = "dir"
     SYMLINK = "symlink"
+    FIFO = "fifo"
+    SOCKET = "socket"
 
 
 class ConflictPolicy(StrEnum):

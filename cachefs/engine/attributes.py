@@ -1,11 +1,20 @@
 """Attributes: what ``stat`` and ``getxattr`` show of an inode, and how a change of them reaches the store."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
-from cachefs.core import metadata
-from cachefs.core.errors import Changed, NoAttribute, NotFound, Stale
-from cachefs.core.types import Attrs, ETag, Ino, Key
+from cachefs.core import metadata, xattrs
+from cachefs.core.errors import (
+    Changed,
+    NoAttribute,
+    NotFound,
+    NotPermitted,
+    Stale,
+    Unsupported,
+)
+from cachefs.core.types import Attrs, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.body import BytesBody
 from cachefs.engine.handles import OpenFiles
 from cachefs.engine.openfile import Rooms
@@ -14,7 +23,6 @@ from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.remote.store import ObjectStore
 
-_ATTRIBUTE_PREFIX: Final = b"user.cachefs."
 _DIRECTORY_TTL_S: Final = 60.0
 """A directory's own attributes change through this mount only; the kernel checks its mode at each step of a path."""
 
@@ -61,37 +69,46 @@ class Attributes:
     async def set(self, ino: Ino, columns: dict[str, object]) -> None:
         """Set columns of an inode, at the store too unless they will travel with an upload."""
         columns.setdefault("ctime_ns", self._names.now_ns())
-        file = self._files.find(ino)
-        if file is not None:
-            self._files.save(file)
-            file.mtime_ns = int(str(columns.get("mtime_ns", file.mtime_ns)))
-            file.ctime_ns = int(str(columns["ctime_ns"]))
-        inode = self._inodes.get(ino)
-        if inode is None:
-            raise Stale("the file is gone")
         entry = self._rooms.cache.find(ino)
         if entry is not None:
             while self._rooms.uploader.is_uploading(entry.id):
                 await self._rooms.uploader.stop(entry.id)
             self._rooms.uploader.kick()
+        file = self._files.find(ino)
+        if file is not None:
+            self._files.save(file)
+        inode = self._require(ino)
         is_dirty = entry is not None and self._rooms.journal.of(entry.id) is not None
-        self._inodes.update(ino, **columns)
         if not is_dirty and inode.parent is not None:
             try:
-                await self.store(ino)
+                await self._store_as(replace(inode, **_fields(columns)))
             except BaseException:
                 self._names.doubt(ino)
                 raise
+        self._inodes.update(ino, **columns)
+        file = self._files.find(ino)
+        if file is not None:
+            file.mtime_ns = int(str(columns.get("mtime_ns", file.mtime_ns)))
+            file.ctime_ns = int(str(columns["ctime_ns"]))
+
+    def _require(self, ino: Ino) -> Inode:
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise Stale("the file is gone")
+        return inode
 
     async def store(self, ino: Ino) -> None:
         """Store an inode's attributes as its object's metadata."""
-        key = await self._names.settled_key(ino)
-        inode = self._inodes.get(ino)
-        if key is None or inode is None:
-            raise Stale("the file is gone")
-        if ino == ROOT:
+        await self._store_as(self._require(ino))
+
+    async def _store_as(self, inode: Inode) -> None:
+        """Store the attributes of *inode*, which may differ from its row."""
+        if inode.ino == ROOT:
             return  # a bucket has no metadata of its own: kept here only
-        meta = metadata.encode(self._defaults.attrs(inode), None, await self._foreign(inode, key))
+        key = await self._names.settled_key(inode.ino)
+        if key is None:
+            raise Stale("the file is gone")
+        meta = metadata.encode(self._defaults.attrs(inode), None, await self._others(inode, key))
         try:
             await self._put_meta(inode, key, meta)
         except (NotFound, Changed) as error:
@@ -107,7 +124,7 @@ class Attributes:
         info = await self._rooms.threads.ask(
             self._store.set_meta, key, meta, content_type=inode.content_type, if_match=inode.etag
         )
-        self.follow(inode, info.etag, meta)
+        self.follow(inode, info, meta)
 
     async def _marker(self, key: Key) -> ETag | None:
         try:
@@ -115,7 +132,7 @@ class Attributes:
         except NotFound:
             return None
 
-    async def _foreign(self, inode: Inode, key: Key) -> dict[str, str]:
+    async def _others(self, inode: Inode, key: Key) -> dict[str, str]:
         """Return the metadata that the object has now, which a listing may not have told."""
         if inode.meta_json is not None or inode.etag is None:
             return dict(inode.meta or {})
@@ -131,42 +148,76 @@ class Attributes:
             content_type=metadata.DIRECTORY_TYPE,
             if_match=None,
         )
-        self.follow(inode, info.etag, meta)
+        self.follow(inode, info, meta)
 
-    def follow(self, inode: Inode, etag: str, meta: dict[str, str]) -> None:
+    def follow(self, inode: Inode, info: ObjectInfo, meta: dict[str, str]) -> None:
         """Note that a change of ours gave the object a new version, with the same bytes."""
         with self._db.transaction():
-            self._inodes.update(inode.ino, etag=etag, meta=meta, checked_ns=self._names.now_ns())
+            self._inodes.update(
+                inode.ino,
+                etag=info.etag,
+                stored_ns=info.mtime_ns,
+                meta=meta,
+                checked_ns=self._names.now_ns(),
+            )
             entry = self._rooms.cache.find(inode.ino)
             if entry is not None and entry.etag == inode.etag:
-                self._files.follow(entry, ETag(etag) if inode.etag else None)
+                self._files.follow(entry, info.etag if inode.etag else None)
 
     # ---- extended attributes ----------------------------------------------------------------
 
     async def getxattr(self, ino: Ino, name: bytes) -> bytes:
-        """Return one of the read-only ``user.cachefs.*`` attributes. Raise ``NoAttribute``."""
-        found = self._attributes(ino).get(name)
+        """Return a ``user.*`` attribute of the object, or one of ``user.cachefs.*``. Raise ``NoAttribute``."""
+        if name.startswith(xattrs.OWN):
+            found = self._of_cache(self._require(ino)).get(name)
+        else:
+            found = (await self._attributes(ino)).get(name)
         if found is None:
             raise NoAttribute("no such attribute")
         return found
 
     async def listxattr(self, ino: Ino) -> list[bytes]:
-        """Return the names of the attributes that :meth:`getxattr` knows."""
-        return list(self._attributes(ino))
+        """Return the names of the object's ``user.*`` attributes."""
+        return list(await self._attributes(ino))
 
-    def _attributes(self, ino: Ino) -> dict[bytes, bytes]:
-        inode = self._inodes.get(ino)
-        if inode is None:
-            raise Stale("the file is gone")
-        key = self._inodes.key_of(ino)
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes | None) -> None:
+        """Set a ``user.*`` attribute, or remove it (*value* None: raise ``NoAttribute`` if there is none).
+
+        Raise ``NoSpace`` if the object's metadata has no room for it.
+        """
+        if ino == ROOT:
+            raise Unsupported("a bucket has no attributes")
+        if name.startswith(xattrs.OWN):
+            raise NotPermitted("these attributes tell of the cache, and are read-only")
+        meta = xattrs.changed(await self._meta(ino), name, value)
+        if value is not None:
+            metadata.require_room(self._defaults.attrs(self._require(ino)), meta)
+        await self.set(ino, {"meta": meta})
+
+    async def _attributes(self, ino: Ino) -> dict[bytes, bytes]:
+        return xattrs.decode(await self._meta(ino))
+
+    async def _meta(self, ino: Ino) -> Mapping[str, str]:
+        """Return all metadata of the object, asking the store where only a listing was seen."""
+        inode = self._require(ino)
+        key = await self._names.settled_key(ino)
+        if inode.meta_json is None and inode.etag is not None and key is not None:
+            info = await self._rooms.threads.ask(self._store.head, key)
+            inode = self._require(ino)
+            if info.etag == inode.etag and inode.meta_json is None:
+                self._inodes.put(ino, info, self._names.now_ns())
+            return info.meta or {}
+        return inode.meta or {}
+
+    def _of_cache(self, inode: Inode) -> dict[bytes, bytes]:
         found: dict[str, str | None] = {
-            "key": key or None,
+            "key": self._inodes.key_of(inode.ino) or None,
             "etag": inode.etag,
         }
         if not inode.is_dir:
             found |= self._state_of(inode)
         return {
-            _ATTRIBUTE_PREFIX + label.encode(): value.encode("utf-8", "surrogateescape")
+            xattrs.OWN + label.encode(): value.encode("utf-8", "surrogateescape")
             for label, value in found.items()
             if value is not None
         }
@@ -181,3 +232,11 @@ class Attributes:
             return {"state": state, "cached_bytes": str(entry.here.total), "error": intent.error}
         state = "cached" if entry.is_whole else "partial" if entry.here.total else "remote"
         return {"state": state, "cached_bytes": str(entry.here.total)}
+
+
+def _fields(columns: dict[str, object]) -> dict[str, Any]:
+    """Return *columns* as fields of an inode."""
+    fields = dict(columns)
+    if "meta" in fields:
+        fields["meta_json"] = json.dumps(fields.pop("meta"))
+    return fields

@@ -5,11 +5,11 @@ import math
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
-from cachefs.core import metadata
+from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
     BytesLost,
     CachefsError,
@@ -325,6 +325,8 @@ class Uploader:
             inode = await self._describe(inode, key)
             if upload.is_stopped:
                 raise UploadStopped
+        if inode.content_type is None:
+            inode = replace(inode, content_type=mediatypes.guessed(inode.component))
         body = upload.body = FileBody(entry.fd, entry.size)
         meta = metadata.encode(
             self._defaults.attrs(inode), intent.token, {} if inode.meta is None else inode.meta
@@ -371,6 +373,7 @@ class Uploader:
             self._cache.save(entry)
             columns: dict[str, object] = {
                 "etag": info.etag,
+                "stored_ns": info.mtime_ns or None,
                 "meta": meta,
                 "size": entry.size,
                 "checked_ns": now_ns,

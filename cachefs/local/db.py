@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from cachefs.core.errors import CacheError, UsageError
+from cachefs.local.migrations import MIGRATIONS
 
 NAME: Final = "cachefs.sqlite3"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _BUSY_MS: Final = 5000
 _DAMAGE: Final = re.compile(
     "malformed|no such (table|column)|unsupported file format|decode to UTF-8"
@@ -87,6 +88,21 @@ class Database:
                 f"{self.path} was written by a newer cachefs (schema {version}, this one knows {SCHEMA_VERSION})"
                 " — upgrade cachefs, or use another --cache-dir"
             )
+        for older in range(int(version), SCHEMA_VERSION):
+            self._migrate(connection, older)
+
+    @staticmethod
+    def _migrate(connection: sqlite3.Connection, older: int) -> None:
+        """Bring the tables from version *older* to the next, or leave them as they were."""
+        # A table that others refer to can only be replaced while nobody minds.
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[older]};"
+            f" UPDATE meta SET value = '{older + 1}' WHERE name = 'schema'; COMMIT;"
+        )
+        connection.execute("PRAGMA foreign_keys = ON")
+        if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+            raise sqlite3.DatabaseError("rows refer to rows that are not there")
 
     def _set_aside(self) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

@@ -11,10 +11,12 @@ from cachefs.core.types import ETag, Ino, Key, Kind, Listing, Name, ObjectInfo
 from cachefs.local.db import Database
 
 ROOT: Final = Ino(1)
+_SLOP_NS: Final = 2 * 10**9
+"""By how much a store's answer to a write and its listings may differ on when that was."""
 
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
-    " etag, content_type, meta, checked_ns, listed_ns"
+    " etag, content_type, meta, stored_ns, checked_ns, listed_ns"
 )
 
 
@@ -38,6 +40,8 @@ class Inode:
     content_type: str | None
     meta_json: str | None
     """All user metadata of the version ``etag``, as JSON; None: only a listing was seen."""
+    stored_ns: int | None
+    """When the store took that version in; None: it did not say."""
     checked_ns: int
     listed_ns: int | None
 
@@ -84,7 +88,7 @@ def _inode(row: tuple[Any, ...]) -> Inode:
 
 def _posix_columns(info: ObjectInfo) -> dict[str, object]:
     """Return the columns that depend on the metadata of *info*."""
-    posix = metadata.decode(info.meta or {})
+    posix = metadata.decode(info.meta or {}, info.content_type)
     mtime_ns = info.mtime_ns if posix.mtime_ns is None else posix.mtime_ns
     return {
         "mode": posix.mode,
@@ -96,13 +100,24 @@ def _posix_columns(info: ObjectInfo) -> dict[str, object]:
         "etag": info.etag,
         "content_type": info.content_type,
         "meta": None if info.meta is None else json.dumps(dict(info.meta)),
+        "stored_ns": info.mtime_ns or None,
     }
 
 
 def _kind_of(info: ObjectInfo) -> Kind:
     if info.key.endswith("/"):
         return Kind.DIR
-    return Kind.SYMLINK if metadata.decode(info.meta or {}).is_symlink else Kind.FILE
+    return metadata.decode(info.meta or {}, info.content_type).kind
+
+
+def _size_of(info: ObjectInfo, kind: Kind) -> int:
+    """Return what ``stat`` shows as the size: that of a symbolic link is its target's."""
+    if kind is Kind.FILE:
+        return info.size
+    if kind is not Kind.SYMLINK:
+        return 0
+    target = metadata.decode(info.meta or {}, info.content_type).target
+    return info.size if target is None else len(target)
 
 
 class InodeTable:
@@ -263,6 +278,8 @@ class InodeTable:
 
     def update(self, ino: Ino, **columns: object) -> None:
         """Set columns of one row (``meta`` as a mapping)."""
+        if "etag" in columns:
+            columns.setdefault("stored_ns", None)
         if "meta" in columns and columns["meta"] is not None:
             columns["meta"] = json.dumps(dict(columns["meta"]))  # type: ignore[call-overload]
         names = ", ".join(f"{name} = ?" for name in columns)
@@ -271,13 +288,16 @@ class InodeTable:
     def put(self, ino: Ino, info: ObjectInfo, now_ns: int) -> None:
         """Take over what the store said of this inode's object."""
         columns = _posix_columns(info)
+        size = info.size
         if info.meta is not None and not info.key.endswith("/"):
-            columns["kind"] = str(_kind_of(info))
+            kind = _kind_of(info)
+            columns["kind"] = str(kind)
+            size = _size_of(info, kind)
         names = ", ".join(f"{name} = ?" for name in columns)
         self._db.execute(
             f"UPDATE inodes SET {names}, size = CASE kind WHEN 'dir' THEN 0 ELSE ? END, checked_ns = ?"
             " WHERE ino = ?",
-            (*columns.values(), info.size, now_ns, ino),
+            (*columns.values(), size, now_ns, ino),
         )
 
     def touch(self, ino: Ino, now_ns: int) -> None:
@@ -477,7 +497,7 @@ class InodeTable:
             columns |= _posix_columns(info)
         names = ", ".join(columns)
         marks = ", ".join("?" * len(columns))
-        size = info.size if info is not None and kind is not Kind.DIR else 0
+        size = _size_of(info, kind) if info is not None else 0
         self._db.execute(
             f"INSERT INTO inodes (parent, name, component, kind, size, checked_ns, {names})"
             f" VALUES (?, ?, ?, ?, ?, ?, {marks})",
@@ -551,7 +571,7 @@ class _Merge:
             if self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):
                 self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
         elif info is None or info.etag == row.etag:
-            self._confirm(row, info)
+            self._confirm(row, info, name)
         elif row.ino in self.held and not row.is_dir:
             # An open handle keeps its version, so the new one gets an inode, and page cache, of its own.
             self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns)
@@ -576,8 +596,15 @@ class _Merge:
         self.table.rename_shown(row.ino, shadow)
         return True
 
-    def _confirm(self, row: Inode, info: ObjectInfo | None) -> None:
-        if info is not None and info.meta is not None and row.meta_json is None:
-            self.table.put(row.ino, info, self.now_ns)
-        else:
-            self.table.touch(row.ino, self.now_ns)
+    def _confirm(self, row: Inode, info: ObjectInfo | None, name: Name) -> None:
+        """Take over what the store says of the version that is known: its metadata may be newer than ours."""
+        if info is not None and info.meta is not None:
+            if row.meta is not None and row.meta != info.meta:
+                self.difference.changed.append((self.parent, name))
+            if row.meta != info.meta or row.stored_ns is None:
+                self.table.put(row.ino, info, self.now_ns)
+                return
+        elif info is not None and info.mtime_ns > (row.stored_ns or info.mtime_ns) + _SLOP_NS:
+            # Written again with the same bytes, perhaps for its metadata, which a listing does not tell.
+            self.table.update(row.ino, meta=None, stored_ns=None)
+        self.table.touch(row.ino, self.now_ns)

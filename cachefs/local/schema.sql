@@ -19,7 +19,7 @@ CREATE TABLE inodes (
     parent       INTEGER REFERENCES inodes,         -- NULL: the root, or unlinked while open
     name         BLOB,                              -- as the kernel spells it; NULL exactly when parent is
     component    BLOB NOT NULL,                     -- its part of the object key (see core/keys.py)
-    kind         TEXT NOT NULL CHECK (kind IN ('file', 'dir', 'symlink')),
+    kind         TEXT NOT NULL CHECK (kind IN ('file', 'dir', 'symlink', 'fifo', 'socket')),
     size         INTEGER NOT NULL,                  -- bytes; 0 for directories
     mode         INTEGER,                           -- permission bits; NULL: the store does not say, defaults apply
     uid          INTEGER,                           -- NULL: likewise
@@ -30,6 +30,7 @@ CREATE TABLE inodes (
     etag         TEXT,                              -- version last seen at the store (of a directory: of its marker); NULL: not stored
     content_type TEXT,                              -- NULL: not told
     meta         TEXT,                              -- JSON: all user metadata of that version; NULL: only a listing was seen
+    stored_ns    INTEGER,                           -- Last-Modified of that version; NULL: not told
     checked_ns   INTEGER NOT NULL,                  -- when the store, or a change of ours, last confirmed this row
     listed_ns    INTEGER                            -- directories: when all of it was last listed; NULL: never
 ) STRICT;

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from cachefs.core.metadata import TOKEN, format_time, parse_time
+from cachefs.core.foreign import parse_time
+from cachefs.core.metadata import TOKEN, format_time
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.file_names import HIDDEN, order
 from cachefs.remote.file_tree import Tree, is_absent
