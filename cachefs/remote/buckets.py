@@ -97,14 +97,25 @@ class Buckets:
         )
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """As the bucket's, within one bucket."""
         name, inner, store = self._writable(target)
         origin, from_key = _split(source)
         if origin != name or not from_key:
             raise Unsupported("nothing can be copied from one bucket to another")
-        return self._outer(name, store.copy(from_key, inner, if_match=if_match, replaces=replaces))
+        return self._outer(
+            name,
+            store.copy(
+                from_key, inner, if_match=if_match, replaces=replaces, content_type=content_type
+            ),
+        )
 
     def set_meta(
         self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag

@@ -149,23 +149,29 @@ class FileStore:
                 return self._install(place, fd, directory, name, if_match)
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """Copy inside of the file system, sharing blocks where it can."""
         place = place_of(target)
         with translating(f"copying {source!r} to {target!r}"), self._existing(source) as found:
             _require(source, found, if_match)
             info = describe(source, found.stat, found.record)
-            meta, content_type = info.meta or {}, info.content_type
+            meta, kind = info.meta or {}, content_type or info.content_type
             with self._current(target) as other:
                 _require(target, other, replaces)
                 if (spot := self._directory_for(place, info.size, other)) is not None:
-                    return self._put_marker(place, spot, meta, content_type, replaces)
+                    return self._put_marker(place, spot, meta, kind, replaces)
             with self._tree.unfinished() as (fd, directory, name):
                 _copy(found, fd)
                 if etag_of(os.fstat(found.fd), found.record) != if_match:
                     raise Changed(f"{source!r} changed while it was copied")
-                self._records.stamp(fd, target, meta, content_type)
+                self._records.stamp(fd, target, meta, kind)
                 return self._install(place, fd, directory, name, replaces)
 
     def set_meta(

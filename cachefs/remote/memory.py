@@ -120,7 +120,13 @@ class MemoryStore:
             return self._store(key, content, meta, content_type)
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """Copy in one step."""
         self._count("copy")
@@ -130,7 +136,8 @@ class MemoryStore:
             self._require(source, if_match)
             self._require(target, replaces)
             info = stored.info
-            return self._store(target, stored.content, info.meta or {}, info.content_type)
+            kept = content_type or info.content_type
+            return self._store(target, stored.content, info.meta or {}, kept)
 
     def set_meta(
         self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag

@@ -168,12 +168,24 @@ class Retrying:
         )
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """As the store's."""
         return self._run(
             "copy",
-            lambda: self._store.copy(source, target, if_match=if_match, replaces=replaces),
+            lambda: self._store.copy(
+                source,
+                target,
+                if_match=if_match,
+                replaces=replaces,
+                content_type=content_type,
+            ),
         )
 
     def set_meta(

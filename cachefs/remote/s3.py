@@ -7,8 +7,9 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qsl, quote, urlencode
 
-from cachefs.core.errors import Changed, Denied, Fault, NotFound
+from cachefs.core.errors import Changed, Denied, Fault, NotFound, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
@@ -18,6 +19,7 @@ from cachefs.remote.s3_errors import OutOfRange, UploadGone
 from cachefs.remote.s3_fetch import is_encrypted, pour, size_of_whole
 from cachefs.remote.s3_multipart import GuardedReader, Multipart, Team, split
 from cachefs.remote.s3_probe import Condition, Findings, probe
+from cachefs.remote.s3_served import TAGS, params_of, served_of
 from cachefs.remote.s3_values import (
     bare,
     encode_meta,
@@ -37,18 +39,8 @@ _COPY_LIMIT = 512 * 2**20
 _COPY_PART = 256 * 2**20
 _BUCKET_TRUSTED_S = 30.0
 _NOT_ASKED = Condition()
-_CARRIED = (
-    "CacheControl",
-    "ContentDisposition",
-    "ContentEncoding",
-    "ContentLanguage",
-    "ContentType",
-    "ServerSideEncryption",
-    "SSEKMSKeyId",
-    "StorageClass",
-    "WebsiteRedirectLocation",
-)
-"""What of an object, beside its metadata, S3 forgets when it is copied in parts or gets new metadata."""
+_CARRIED = ("ContentType", "ServerSideEncryption", "SSEKMSKeyId", "StorageClass")
+"""What of an object, beside its metadata and how it is served, S3 forgets when it gets new metadata."""
 
 
 def bucket_names(client: S3Client) -> list[str]:
@@ -172,17 +164,16 @@ class S3Store:
         The parts that a failed try stored are kept for the next try with the same *body*.
         """
         require_bearable(key)
-        about = {"Metadata": encode_meta(meta), **self._chosen()}
+        about = {"Metadata": encode_meta(meta), **params_of(meta), **self._chosen()}
         if content_type is not None:
             about["ContentType"] = content_type
+        tags = self._tags(key) if TAGS in meta and if_match is not None else {}
         try:
-            if body.size < self._options.multipart_threshold:
-                answer = self._put_whole(key, body, about, if_match)
-            else:
-                answer = self._put_parts(key, body, about, if_match)
+            answer = self._put(key, body, about | tags, if_match)
         except NotFound as error:
             # S3 says so of an object that is gone and should be replaced.
             raise Changed(str(error)) from error
+        self._retag(key, tags)
         if not answer.get("ETag"):
             return self._stored(key, body.size)
         return ObjectInfo(
@@ -194,14 +185,30 @@ class S3Store:
             meta=dict(meta),
         )
 
+    def _put(
+        self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
+    ) -> Answer:
+        if body.size < self._options.multipart_threshold:
+            return self._put_whole(key, body, about, if_match)
+        return self._put_parts(key, body, about, if_match)
+
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """Copy within the bucket, whatever the size."""
         require_bearable(target)
         there = self._head(source)
         info = self._same(_described(source, there), if_match)
-        return self._copied(replace(info, key=target), source, there, if_match, replaces)
+        if content_type is not None:
+            there["ContentType"] = content_type
+        wanted = replace(info, key=target, content_type=there.get("ContentType"))
+        return self._copied(wanted, source, there, if_match, replaces)
 
     def set_meta(
         self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
@@ -290,6 +297,25 @@ class S3Store:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
+    def _tags(self, key: Key) -> dict[str, object]:
+        """Return the tags of *key* as a parameter; none where they may not be read."""
+        with suppress(Denied, NotFound, Unsupported):
+            found = self._bucket.call("get_object_tagging", Key=key).get("TagSet", ())
+            pairs = [(tag["Key"], tag["Value"]) for tag in found]
+            return {
+                "Tagging": urlencode(pairs, quote_via=quote)
+            }  # not every store knows + for a blank
+        return {}
+
+    def _retag(self, key: Key, tags: Mapping[str, object]) -> None:
+        """Put back what the store has dropped of *tags*: some do, of a copy, or of what was sent in parts."""
+        pairs = parse_qsl(str(tags.get("Tagging", "")), keep_blank_values=True)
+        if not pairs or self._head(key).get("TagCount"):
+            return
+        tag_set = [{"Key": name, "Value": value} for name, value in pairs]
+        with suppress(Denied, NotFound, Unsupported):
+            self._bucket.call("put_object_tagging", Key=key, Tagging={"TagSet": tag_set})
+
     def _put_whole(
         self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
     ) -> Answer:
@@ -360,8 +386,10 @@ class S3Store:
     ) -> ObjectInfo:
         """Make *wanted* out of the bytes of *source*, of which *there* is the HEAD."""
         found = self._found
-        about = {name: there[name] for name in _CARRIED if name in there} | self._chosen()
+        about = params_of(served_of(there))
+        about |= {name: there[name] for name in _CARRIED if name in there} | self._chosen()
         about["Metadata"] = encode_meta(wanted.meta or {})
+        tags = self._tags(source) if there.get("TagCount") else {}
         origin: dict[str, object] = {"CopySource": {"Bucket": self._bucket.name, "Key": source}}
         if found.copy_source.enforced:
             origin["CopySourceIfMatch"] = found.copy_source.spelled(if_match)
@@ -371,7 +399,7 @@ class S3Store:
 
         if wanted.size > self._copy_limit:
             answer = self._copy_parts(
-                wanted, about, origin, lambda: condition(found.parts, found.parts_create)
+                wanted, about | tags, origin, lambda: condition(found.parts, found.parts_create)
             )
         else:
             held = condition(found.copy_target, found.copy_target)
@@ -384,6 +412,7 @@ class S3Store:
                 **held,
             )
             answer = result | result.get("CopyObjectResult", {})
+        self._retag(wanted.key, tags)
         if not answer.get("ETag"):
             return self._stored(wanted.key, wanted.size)
         return replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer))

@@ -22,6 +22,8 @@ from urllib.parse import quote
 from botocore import exceptions as sdk
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 
+from cachefs.remote.s3_served import SERVED
+
 _Answer = dict[str, Any]
 _OPERATION = "HeadObject"
 _PATIENCE = 3
@@ -34,6 +36,7 @@ _NO_ANSWER = (sdk.ConnectionError, sdk.ConnectionClosedError, sdk.ReadTimeoutErr
 """To ask at once again would only be to wait once more."""
 _DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _META = "x-amz-meta-"
+_SERVED = {"content-type": "ContentType", **SERVED, "expires": "ExpiresString"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,8 @@ class LeanHeads:
     def ask(self, bucket: str, key: str, ordinary: Callable[[], _Answer]) -> _Answer:
         """Return what is at *key*, as boto3 would; where need be by *ordinary*, boto3's own request.
 
-        ``ETag``, ``LastModified``, ``ContentLength``, ``ContentType`` and ``Metadata`` are answered, no more.
+        ``ETag``, ``LastModified``, ``ContentLength``, ``ContentType``, ``Metadata`` and what ``SERVED`` names are
+        answered, no more.
         Raise what boto3 would, for what would be no better in the ordinary way.
         """
         way = self._ways.get(bucket) if self._misses < _PATIENCE else None
@@ -157,9 +161,7 @@ def _read(headers: Mapping[str, str]) -> _Answer | None:
             if name.lower().startswith(_META)
         },
     }
-    if "content-type" in headers:
-        found["ContentType"] = headers["content-type"]
-    return found
+    return found | {name: headers[header] for header, name in _SERVED.items() if header in headers}
 
 
 def _error(answer: Any) -> sdk.ClientError:  # noqa: ANN401

@@ -11,7 +11,9 @@ from urllib.parse import unquote_plus
 
 from cachefs.core.errors import BadKey, Fault
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.remote.headers import of_user
 from cachefs.remote.s3_client import said
+from cachefs.remote.s3_served import served_of
 
 _PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
 _LONGEST_KEY = 1024
@@ -47,8 +49,8 @@ def looks_like_md5(etag: ETag) -> bool:
 
 
 def encode_meta(meta: Mapping[str, str]) -> dict[str, str]:
-    """Return *meta* as headers can carry it: RFC 2047 for what is not plain ASCII."""
-    return {name: _encode(value) for name, value in meta.items()}
+    """Return the user's of *meta* as headers can carry it: RFC 2047 for what is not plain ASCII."""
+    return {name: _encode(value) for name, value in of_user(meta).items()}
 
 
 def decode_meta(meta: Mapping[str, str]) -> dict[str, str]:
@@ -69,7 +71,7 @@ def object_of(key: Key, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
         etag=bare(answer.get("ETag")),
         mtime_ns=seconds_ns(answer["LastModified"]) if "LastModified" in answer else 0,
         content_type=answer.get("ContentType"),
-        meta=decode_meta(answer.get("Metadata", {})),
+        meta=decode_meta(answer.get("Metadata", {})) | served_of(answer),
     )
 
 

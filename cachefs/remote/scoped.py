@@ -65,12 +65,24 @@ class Scoped:
         )
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """As the store's."""
         outer = self._outer
         return self._inner(
-            self._store.copy(outer(source), outer(target), if_match=if_match, replaces=replaces)
+            self._store.copy(
+                outer(source),
+                outer(target),
+                if_match=if_match,
+                replaces=replaces,
+                content_type=content_type,
+            )
         )
 
     def set_meta(

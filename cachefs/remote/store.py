@@ -99,6 +99,10 @@ class ObjectStore(Protocol):
     reported as absence, and a listing that fails half way raises, so that what was yielded before is never
     taken for the whole. No method retries; :class:`cachefs.remote.retry.Retrying` does.
 
+    Names in ``meta`` that begin with a colon are headers that the object is served with, no user metadata
+    (:mod:`cachefs.remote.headers`): :meth:`put` stores those it is given, :meth:`copy` and :meth:`set_meta`
+    leave those that are there.
+
     Keys that end in ``/`` are directory markers. A store that spells markers otherwise (Swift's
     ``application/directory`` objects without the slash) translates in both directions.
     """
@@ -164,12 +168,18 @@ class ObjectStore(Protocol):
         ...
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """Copy within the store, bytes and metadata, of any size.
 
         *if_match* names the version of *source*; *replaces* that of *target* (None: must not exist), as in
-        :meth:`put`.
+        :meth:`put`. *content_type*: the copy's; None: as the source's.
         """
         ...
 

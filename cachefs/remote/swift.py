@@ -22,6 +22,7 @@ from cachefs.core.errors import (
 from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.remote.headers import of_user
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Sink, Support
 from cachefs.remote.swift_fetch import pour, whole_size
@@ -37,20 +38,15 @@ from cachefs.remote.swift_values import (
     encode_meta,
     is_md5,
     require_bearable,
+    served_headers,
     stem_of,
     version_of,
 )
 
 _PAGE = 1000
 _BYTES: Final = "application/octet-stream"
-_CARRIED: Final = (
-    "Cache-Control",
-    "Content-Disposition",
-    "Content-Encoding",
-    "Content-Language",
-    "X-Delete-At",
-)
-"""What of an object, beside its metadata, Swift forgets when it is not sent again."""
+_EXPIRY: Final = "X-Delete-At"
+"""Kept by a change of metadata and by a copy. Not by new content, which nobody asked to have deleted."""
 
 
 class SwiftStore:
@@ -166,7 +162,7 @@ class SwiftStore:
     ) -> ObjectInfo:
         """Store *body*, its MD5 checked by the store; what is too long for that, in segments."""
         require_bearable(key)
-        headers = encode_meta(meta)
+        headers = encode_meta(meta) | served_headers(meta)
         look = self._lookup.look(key, newest=True)
         require(key, look.found, if_match)
         name = name_for(key, look, is_directory=body.size == 0)
@@ -190,7 +186,13 @@ class SwiftStore:
         return self._replace(key, name, look, send, _is_like(meta))
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         """Copy within the store. The copy of a large object gets segments of its own."""
         require_bearable(target)
@@ -200,14 +202,18 @@ class SwiftStore:
         require(target, look.found, replaces)
         name = name_for(target, look, is_directory=version.is_directory)
         if version.is_slo:
-            return self._copy_large(source, version, target, name, look)
+            kind = _file_type(content_type or version.info.content_type)
+            return self._copy_large(source, version, target, name, look, kind)
         if version.info.size > self._options.segment_limit:
             raise Unsupported(
                 f"{source!r} is too long for Swift to copy, and no static large object"
             )
         headers = copy_source(self._bucket, version.name, if_match)
-        if version.is_directory and name != stem_of(target):
-            headers["Content-Type"] = _BYTES
+        if version.is_directory:
+            if name != stem_of(target):
+                headers["Content-Type"] = _BYTES
+        elif content_type is not None:
+            headers["Content-Type"] = _file_type(content_type)
 
         def send(_: Mapping[str, str]) -> str:
             answer = self._session.ask(
@@ -297,14 +303,14 @@ class SwiftStore:
         return self._replace_large(key, name, look, segments, headers)
 
     def _copy_large(
-        self, source: Key, version: Version, target: Key, name: str, look: Look
+        self, source: Key, version: Version, target: Key, name: str, look: Look, kind: str
     ) -> ObjectInfo:
         segments = self._segments.copy(self._segments.manifest_of(version.name), name)
         meta = version.info.meta or {}
         headers = {
             **encode_meta(meta),
             **_carried(version),
-            "Content-Type": _file_type(version.info.content_type),
+            "Content-Type": kind,
         }
 
         def confirm() -> None:
@@ -424,8 +430,12 @@ def _containers(session: Session) -> tuple[str, ...]:
 
 def _is_like(meta: Mapping[str, str]) -> Callable[[Version, str], bool]:
     """Return whether a version has an ETag and this metadata: two writers may have stored the same bytes."""
-    lowered = {name.lower(): value for name, value in meta.items()}
-    return lambda version, etag: version.info.etag == etag and version.info.meta == lowered
+    lowered = {name.lower(): value for name, value in of_user(meta).items()}
+
+    def is_like(version: Version, etag: str) -> bool:
+        return version.info.etag == etag and of_user(version.info.meta or {}) == lowered
+
+    return is_like
 
 
 def _file_type(content_type: str | None) -> str:
@@ -435,4 +445,7 @@ def _file_type(content_type: str | None) -> str:
 
 
 def _carried(version: Version) -> dict[str, str]:
-    return {name: version.headers[name] for name in _CARRIED if name in version.headers}
+    found = served_headers(version.info.meta or {})
+    if _EXPIRY in version.headers:
+        found[_EXPIRY] = version.headers[_EXPIRY]
+    return found

@@ -235,9 +235,12 @@ def _send(
 
 
 def _read(response: Any, what: str) -> bytes:  # noqa: ANN401
-    """Return the content, all of it, so that the connection can be used again."""
+    """Return the content, all of it, so that the connection can be used again.
+
+    As it came: an encoding that the answer names is that of an object's bytes, which a manifest of it has not.
+    """
     with transporting(what):
-        content: bytes = response.content
+        content: bytes = response.raw.read(decode_content=False)
         return content
 
 

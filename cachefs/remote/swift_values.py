@@ -10,10 +10,20 @@ from urllib.parse import quote, unquote
 
 from cachefs.core.errors import BadKey, Fault, Refused
 from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.remote.headers import as_text, marked, of_user, served
 
 MARKER_TYPE: Final = "application/directory"
 _MARKER_TYPES: Final = frozenset({MARKER_TYPE, "text/directory"})
 _META: Final = "x-object-meta-"
+_SERVED: Final = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+    "x-robots-tag",
+)
+"""What of an object, beside its type and metadata, Swift forgets when it is not sent again."""
 _LONGEST_KEY: Final = 1024
 _LONGEST_NAME, _LONGEST_VALUE, _MOST_ITEMS, _MOST_BYTES = 128, 256, 90, 4096
 _EMPTY: Final = "%"  # nothing else is written as a lone percent sign
@@ -114,7 +124,7 @@ def version_of(
         etag=ETag(etag),
         mtime_ns=when_ns,
         content_type=headers.get("Content-Type"),
-        meta=decode_meta(headers),
+        meta=decode_meta(headers) | served_of(headers),
     )
     return Version(name, info, headers)
 
@@ -173,6 +183,17 @@ def decode_meta(headers: Mapping[str, str]) -> dict[str, str]:
     return {unquote(name): _decode(value) for name, value in whole.items()}
 
 
+def served_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return how an object is served, as it travels among metadata."""
+    lower = {name.lower(): value for name, value in headers.items()}
+    return marked({name: as_text(lower[name]) for name in _SERVED if name in lower})
+
+
+def served_headers(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return what :func:`served_of` found, for an object that is stored anew."""
+    return {name.title(): value for name, value in served(meta).items() if name in _SERVED}
+
+
 def _decode(value: str) -> str:
     # http.client reads header bytes as Latin-1; other tools write UTF-8 there.
     text = value.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
@@ -180,13 +201,13 @@ def _decode(value: str) -> str:
 
 
 def encode_meta(meta: Mapping[str, str]) -> dict[str, str]:
-    """Return *meta* as headers, undone by :func:`decode_meta`. Raise ``Refused`` if they break Swift's limits.
+    """Return the user's of *meta* as headers, undone by :func:`decode_meta`. Raise ``Refused`` if they break Swift's limits.
 
     What a header cannot bear is percent-encoded, as Swift's own client does; a value that is too long
     goes on in ``name~1``, ``name~2``…
     """
     headers: dict[str, str] = {}
-    for name, value in meta.items():
+    for name, value in of_user(meta).items():
         sent = quote(
             name.lower(), safe="-."
         )  # an underscore would be dropped on the way, without a word

@@ -96,11 +96,23 @@ class FaultyStore:
         )
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         return self._faulty.run(
             "copy",
-            lambda: self._store.copy(source, target, if_match=if_match, replaces=replaces),
+            lambda: self._store.copy(
+                source,
+                target,
+                if_match=if_match,
+                replaces=replaces,
+                content_type=content_type,
+            ),
         )
 
     def set_meta(

@@ -393,6 +393,19 @@ def test_a_copy_has_the_bytes_and_the_metadata(store: ObjectStore) -> None:
     assert store.head(KEY).etag == stored.etag
 
 
+def test_a_copy_may_have_a_type_of_its_own(store: ObjectStore) -> None:
+    stored = put(store, content_type="text/x-test")
+
+    copied = store.copy(
+        KEY, Key("copy"), if_match=stored.etag, replaces=None, content_type="text/x-other"
+    )
+
+    seen = store.head(Key("copy"))
+    assert (seen.content_type, seen.meta) == ("text/x-other", META)
+    assert copied.content_type in (None, "text/x-other")
+    assert store.head(KEY).content_type == "text/x-test"
+
+
 def test_a_copy_replaces_only_what_it_was_told_to(store: ObjectStore) -> None:
     source = put(store)
     target = put(store, Key("target"), b"target")

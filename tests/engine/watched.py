@@ -188,11 +188,23 @@ class WatchedStore:
         )
 
     def copy(
-        self, source: Key, target: Key, *, if_match: ETag, replaces: ETag | None
+        self,
+        source: Key,
+        target: Key,
+        *,
+        if_match: ETag,
+        replaces: ETag | None,
+        content_type: str | None = None,
     ) -> ObjectInfo:
         return self._run(
             Call("copy", source, if_match),
-            lambda: self.store.copy(source, target, if_match=if_match, replaces=replaces),
+            lambda: self.store.copy(
+                source,
+                target,
+                if_match=if_match,
+                replaces=replaces,
+                content_type=content_type,
+            ),
         )
 
     def set_meta(

@@ -1,0 +1,37 @@
+"""The headers that an object is served with, as they travel among its metadata: ``:cache-control``, say.
+
+A web server's headers, a storage class or tags are no user metadata, but whoever rewrites an object that has
+them must send them again. In ``ObjectInfo.meta`` they stand beside the user's keys, under the header's name in
+lower case and a colon in front, which no key of the user's can have: what was read with an object goes back
+with its next version, and nobody in between needs to know.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+MARK: Final = ":"
+
+
+def of_user(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return what of *meta* is the user's."""
+    return {name: value for name, value in meta.items() if not name.startswith(MARK)}
+
+
+def served(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers in *meta*, by their names in lower case."""
+    return {
+        name.removeprefix(MARK): value for name, value in meta.items() if name.startswith(MARK)
+    }
+
+
+def marked(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return *headers*, by their names in lower case, as they travel among metadata."""
+    return {MARK + name: value for name, value in headers.items()}
+
+
+def as_text(value: str) -> str:
+    """Return a header's *value*, which http.client took for Latin-1, as the UTF-8 that programs send."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
