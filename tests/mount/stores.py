@@ -164,6 +164,10 @@ class S3Bucket(LiveStore):
         content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return content
 
+    def content_type(self, key: str) -> str:
+        """The type that the store says the object has."""
+        return str(self._client.head_object(Bucket=self.bucket, Key=key)["ContentType"])
+
     def put(self, key: str, content: bytes) -> None:
         self._client.put_object(Bucket=self.bucket, Key=key, Body=content)
 
