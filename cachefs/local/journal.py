@@ -50,6 +50,8 @@ class Move:
     target: Key
     etag: ETag
     replaces: ETag | None
+    made: ETag | None
+    """The version of the copy; None: the store has not answered yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +205,11 @@ class Journal:
 
     def moves(self) -> list[Move]:
         """Return every object of every rename that is under way, in the order they were promised."""
-        sql = "SELECT id, batch, state, source, target, etag, replaces FROM moves ORDER BY id"
+        sql = (
+            "SELECT id, batch, state, source, target, etag, replaces, made FROM moves ORDER BY id"
+        )
         return [
-            Move(row[0], row[1], row[2], _key(row[3]), _key(row[4]), row[5], row[6])
+            Move(row[0], row[1], row[2], _key(row[3]), _key(row[4]), *row[5:])
             for row in self._db.all(sql)
         ]
 
@@ -213,6 +217,10 @@ class Journal:
         """Whether *key* is a source that a rename is about to delete."""
         sql = "SELECT 1 FROM moves WHERE source = ? AND state = 'deleting'"
         return self._db.one(sql, (_blob(key),)) is not None
+
+    def note_copy(self, move_id: int, etag: ETag) -> None:
+        """Note which version the copy of one object is, to know it again."""
+        self._db.execute("UPDATE moves SET made = ? WHERE id = ?", (etag, move_id))
 
     def copied(self, batch: str) -> None:
         """Note that every copy of a rename stands: from here it can only go forward."""

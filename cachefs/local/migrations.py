@@ -33,7 +33,8 @@ DROP TABLE inodes;
 ALTER TABLE inodes_new RENAME TO inodes;
 CREATE UNIQUE INDEX inodes_by_name ON inodes (parent, name);
 CREATE INDEX inodes_by_parent ON inodes (parent);
-CREATE INDEX inodes_by_component ON inodes (parent, component)
+CREATE INDEX inodes_by_component ON inodes (parent, component);
+ALTER TABLE moves ADD COLUMN made TEXT
 """
 
 MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS}

@@ -73,7 +73,8 @@ CREATE TABLE moves (
     source   BLOB NOT NULL,         -- key
     target   BLOB NOT NULL,         -- key
     etag     TEXT NOT NULL,         -- version of the source
-    replaces TEXT                   -- version of the target before; NULL: there was none
+    replaces TEXT,                  -- version of the target before; NULL: there was none
+    made     TEXT                   -- version of the copy; NULL: the store has not answered yet
 ) STRICT;
 
 CREATE INDEX moves_by_source ON moves (source);

@@ -292,6 +292,9 @@ def test_a_rename_is_promised_as_a_whole_and_goes_one_way(tmp_path: Path) -> Non
         moves = [move for move in disk.journal.moves() if move.batch == batch]
         assert [(m.source, m.target, m.etag, m.replaces) for m in moves] == pairs
         assert {move.state for move in moves} == {"copying"}
+        disk.journal.note_copy(moves[0].id, ETag("3"))
+        made = [move.made for move in disk.journal.moves() if move.batch == batch]
+        assert made == ["3", None]
         disk.journal.copied(batch)
         assert disk.journal.is_leaving(Key("d/\udcff"))
         assert not disk.journal.is_leaving(Key("e/\udcff"))

@@ -34,7 +34,7 @@ def shape(database: Database) -> list[str]:
     """The tables and indices, without comments, quotes and layout."""
     rows = database.all("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name")
     bare = [re.sub(r"--.*", "", row[0]).replace('"', "") for row in rows]
-    return [re.sub(r"\s+", " ", text).strip() for text in bare]
+    return [re.sub(r"\s*([,()])\s*|\s+", r"\1 ", text).strip() for text in bare]
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
