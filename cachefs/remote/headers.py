@@ -7,26 +7,25 @@ with its next version, and nobody in between needs to know.
 """
 
 from collections.abc import Mapping
-from typing import Final
 
-MARK: Final = ":"
+from cachefs.core.metadata import HEADER
 
 
 def of_user(meta: Mapping[str, str]) -> dict[str, str]:
     """Return what of *meta* is the user's."""
-    return {name: value for name, value in meta.items() if not name.startswith(MARK)}
+    return {name: value for name, value in meta.items() if not name.startswith(HEADER)}
 
 
 def served(meta: Mapping[str, str]) -> dict[str, str]:
     """Return the headers in *meta*, by their names in lower case."""
     return {
-        name.removeprefix(MARK): value for name, value in meta.items() if name.startswith(MARK)
+        name.removeprefix(HEADER): value for name, value in meta.items() if name.startswith(HEADER)
     }
 
 
 def marked(headers: Mapping[str, str]) -> dict[str, str]:
     """Return *headers*, by their names in lower case, as they travel among metadata."""
-    return {MARK + name: value for name, value in headers.items()}
+    return {HEADER + name: value for name, value in headers.items()}
 
 
 def as_text(value: str) -> str:

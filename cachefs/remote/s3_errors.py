@@ -17,6 +17,7 @@ from cachefs.core.errors import (
     NotFound,
     Refused,
     StoreError,
+    TooMuchMetadata,
     Unreachable,
     Unsupported,
 )
@@ -72,6 +73,7 @@ _CODES: dict[str, type[StoreError]] = {
     "RequestTimeTooSkewed": Denied,
     "SignatureDoesNotMatch": Denied,
     "InvalidObjectState": Refused,
+    "MetadataTooLarge": TooMuchMetadata,
     "MethodNotAllowed": Unsupported,
     "NotImplemented": Unsupported,
     "QuotaExceeded": Refused,

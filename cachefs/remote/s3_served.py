@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any, Final
 
-from cachefs.remote.headers import MARK, as_text, marked, served
+from cachefs.core.metadata import HEADER
+from cachefs.remote.headers import as_text, marked, served
 
 SERVED: Final = {
     "cache-control": "CacheControl",
@@ -18,7 +19,7 @@ SERVED: Final = {
     "x-amz-website-redirect-location": "WebsiteRedirectLocation",
 }
 """The headers that say it, and boto3's names for them."""
-TAGS: Final = f"{MARK}x-amz-tagging-count"
+TAGS: Final = f"{HEADER}x-amz-tagging-count"
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
 

@@ -1,14 +1,16 @@
 """Names, headers and listing rows of Swift, and what they are in the contract's words."""
 
 import re
-from collections.abc import Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from cachefs.core.errors import BadKey, Fault, Refused
+from cachefs.core.errors import BadKey, Fault, TooMuchMetadata
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.headers import as_text, marked, of_user, served
 
@@ -27,6 +29,8 @@ _SERVED: Final = (
 _LONGEST_KEY: Final = 1024
 _LONGEST_NAME, _LONGEST_VALUE, _MOST_ITEMS, _MOST_BYTES = 128, 256, 90, 4096
 _EMPTY: Final = "%"  # nothing else is written as a lone percent sign
+_PACKED: Final = "=?UTF-8?B?"
+"""Begins a value in base64 (RFC 2047), which is shorter where much would have to be percent-encoded."""
 _PIECE: Final = re.compile(r"(.+)~(\d+)")
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
@@ -197,43 +201,73 @@ def served_headers(meta: Mapping[str, str]) -> dict[str, str]:
 def _decode(value: str) -> str:
     # http.client reads header bytes as Latin-1; other tools write UTF-8 there.
     text = value.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
+    if text.startswith(_PACKED) and text.endswith("?="):
+        with suppress(ValueError):
+            raw = b64decode(text.removeprefix(_PACKED).removesuffix("?="), validate=True)
+            return raw.decode("utf-8", "surrogateescape")
     return "" if text == _EMPTY else unquote(text, errors="surrogateescape")
 
 
 def encode_meta(meta: Mapping[str, str]) -> dict[str, str]:
-    """Return the user's of *meta* as headers, undone by :func:`decode_meta`. Raise ``Refused`` if they break Swift's limits.
+    """Return the user's of *meta* as headers, undone by :func:`decode_meta`.
 
     What a header cannot bear is percent-encoded, as Swift's own client does; a value that is too long
-    goes on in ``name~1``, ``name~2``…
+    goes on in ``name~1``, ``name~2``… Raise ``TooMuchMetadata`` for what breaks Swift's limits in the densest
+    form, too.
     """
+    user = of_user(meta)
+    headers = _headers(user, _encode)
+    if _size(headers) > _MOST_BYTES:
+        headers = _headers(user, _densest)
+    if len(headers) > _MOST_ITEMS or _size(headers) > _MOST_BYTES:
+        raise TooMuchMetadata(
+            f"{len(headers)} items and {_size(headers)} bytes of metadata: "
+            f"Swift takes {_MOST_ITEMS} and {_MOST_BYTES}"
+        )
+    if any(len(name) > len(_META) + _LONGEST_NAME for name in headers):
+        raise TooMuchMetadata(f"a name of metadata is longer than Swift's {_LONGEST_NAME} bytes")
+    return headers
+
+
+def _size(headers: Mapping[str, str]) -> int:
+    return sum(len(name) - len(_META) + len(value) for name, value in headers.items())
+
+
+def _headers(meta: Mapping[str, str], encode: Callable[[str], str]) -> dict[str, str]:
     headers: dict[str, str] = {}
-    for name, value in of_user(meta).items():
-        sent = quote(
-            name.lower(), safe="-."
-        )  # an underscore would be dropped on the way, without a word
-        sent = sent.replace("_", "%5F").replace("~", "%7E")
-        text = _encode(value)
+    for name, value in meta.items():
+        # An underscore would be dropped on the way, without a word.
+        sent = quote(name.lower(), safe="-.").replace("_", "%5F").replace("~", "%7E")
+        text = encode(value)
         pieces = [text[at : at + _LONGEST_VALUE] for at in range(0, len(text), _LONGEST_VALUE)]
         if len(pieces) == 1:
             headers[_META + sent] = text
         else:
             headers |= {f"{_META}{sent}~{number}": piece for number, piece in enumerate(pieces)}
-    names = [name[len(_META) :] for name in headers]
-    size = sum(map(len, names)) + sum(map(len, headers.values()))
-    if len(names) > _MOST_ITEMS or size > _MOST_BYTES:
-        raise Refused(
-            f"{len(names)} items and {size} bytes of metadata: Swift takes {_MOST_ITEMS} and {_MOST_BYTES}"
-        )
-    if any(len(name) > _LONGEST_NAME for name in names):
-        raise Refused(f"a name of metadata is longer than Swift's {_LONGEST_NAME} bytes")
     return headers
 
 
 def _encode(value: str) -> str:
+    """Return *value* as Swift's own client reads it, unless it is too long for that."""
     if not value:
         return _EMPTY
-    if value.isascii() and value.isprintable() and "%" not in value and value == value.strip():
+    is_plain = value.isascii() and value.isprintable() and value == value.strip()
+    if is_plain and "%" not in value and not value.startswith(_PACKED):
         return value
-    return quote(
+    quoted = quote(
         value, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="surrogateescape"
     ).replace(" ", "%20")
+    if quoted.startswith(_PACKED):
+        quoted = quoted.replace("=", "%3D", 1)
+    return quoted if len(quoted) <= _LONGEST_VALUE else _packed(value, quoted)
+
+
+def _densest(value: str) -> str:
+    plain = _encode(value)
+    return plain if plain == value else _packed(value, plain)
+
+
+def _packed(value: str, quoted: str) -> str:
+    raw = value.encode("utf-8", "surrogateescape")
+    packed = f"{_PACKED}{b64encode(raw).decode('ascii')}?="
+    return min(quoted, packed, key=len)

@@ -20,6 +20,7 @@ from cachefs.core.errors import (
     NotFound,
     Refused,
     StoreError,
+    TooMuchMetadata,
     Unreachable,
     Unsupported,
 )
@@ -92,7 +93,7 @@ def error(code: str, message: str = "said the store") -> str:
         (400, "RequestTimeout", Fault),
         (400, "BadDigest", Fault),
         (400, "EntityTooLarge", Refused),
-        (400, "MetadataTooLarge", Refused),
+        (400, "MetadataTooLarge", TooMuchMetadata),
         (400, "KeyTooLongError", BadKey),
         (403, "QuotaExceeded", Refused),
         (507, "InsufficientStorage", Refused),

@@ -1,10 +1,23 @@
 """Names, headers, rows and answers of Swift, without a Swift."""
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachefs.core.errors import Changed, Denied, Fault, NotFound, Refused, StoreError, Unsupported
+from cachefs.core.errors import (
+    Changed,
+    Denied,
+    Fault,
+    NotFound,
+    Refused,
+    StoreError,
+    TooMuchMetadata,
+    Unsupported,
+    errno_of,
+)
+from cachefs.core.metadata import META_MAX, size_of
 from cachefs.core.types import Key
 from cachefs.remote.swift_errors import verdict
 from cachefs.remote.swift_session import quoted_path
@@ -43,6 +56,31 @@ def test_metadata_survives_its_way_through_headers(meta: dict[str, str]) -> None
 def test_bytes_that_are_no_text_survive_too() -> None:
     meta = {"a": "\udcff\udc80", "b": "x" * 1000}
     assert decode_meta(encode_meta(meta)) == meta
+
+
+@pytest.mark.parametrize("value", ["=?UTF-8?B?eA==?=", "=?UTF-8?B?", "=?UTF-8?B?ü", "%7B%22" * 99])
+def test_what_looks_encoded_stays_what_it_is(value: str) -> None:
+    assert decode_meta(encode_meta({"a": value})) == {"a": value}
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefgh", min_size=8, max_size=12),
+        st.text("aü日\udc80%", max_size=2048),
+        max_size=20,
+    )
+)
+def test_what_s3_bears_swift_bears_too(meta: dict[str, str]) -> None:
+    while size_of(meta) > META_MAX:
+        name, value = max(meta.items(), key=lambda item: len(item[1]))
+        meta[name] = value[: len(value) // 2]
+    assert decode_meta(encode_meta(meta)) == meta
+
+
+def test_more_than_swift_bears_is_no_space() -> None:
+    with pytest.raises(TooMuchMetadata) as caught:
+        encode_meta({"a": "v" * 4096})
+    assert errno_of(caught.value) == errno.ENOSPC
 
 
 @pytest.mark.parametrize(
