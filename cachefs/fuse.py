@@ -99,7 +99,7 @@ def _attributes(found: Stat) -> EntryAttributes:
     entry.attr_timeout = found.attrs_ttl_s
     entry.st_mode = ModeT(_FORMAT[attrs.kind] | attrs.mode)
     # One link for directories too: tools that count subdirectories by links then look for themselves.
-    entry.st_nlink = 1
+    entry.st_nlink = found.links
     entry.st_uid = attrs.uid
     entry.st_gid = attrs.gid
     entry.st_rdev = 0

@@ -35,6 +35,8 @@ class Stat:
     attrs: Attrs
     name_ttl_s: float
     attrs_ttl_s: float
+    links: int = 1
+    """0: open, and without a name."""
 
 
 class Attributes:
@@ -64,7 +66,8 @@ class Attributes:
         if file is not None and file.is_altered:
             attrs = replace(attrs, size=file.size, mtime_ns=file.mtime_ns, ctime_ns=file.ctime_ns)
         ttl_s = self._names.ttl_left_s(inode)
-        return Stat(inode.ino, attrs, ttl_s, _DIRECTORY_TTL_S if inode.is_dir else ttl_s)
+        links = 0 if inode.parent is None and inode.ino != ROOT else 1
+        return Stat(inode.ino, attrs, ttl_s, _DIRECTORY_TTL_S if inode.is_dir else ttl_s, links)
 
     async def set(self, ino: Ino, columns: dict[str, object]) -> None:
         """Set columns of an inode, at the store too unless they will travel with an upload."""
