@@ -30,12 +30,17 @@ _SAME_FORM: Final = {
     "mode": ("permissions", "goog-reserved-posix-mode", "fs-mode"),
     "uid": ("owner", "goog-reserved-posix-uid", "fs-uid"),
     "gid": ("group", "goog-reserved-posix-gid", "fs-gid"),
-    "mtime": ("goog-reserved-file-mtime", "gcsfuse_mtime", "fs-mtime"),
+    "mtime": ("goog-reserved-file-mtime", "gcsfuse_mtime", "gcsfuse-mtime", "fs-mtime"),
     "atime": ("goog-reserved-file-atime", "fs-atime"),
     "ctime": ("fs-ctime",),
 }
-_TARGETS: Final = ("gcsfuse_symlink_target", "fs-link-source", "symlink-target")
-"""Keys whose value is the target as it stands; ours is percent-encoded."""
+_TARGETS: Final = (
+    "gcsfuse_symlink_target",
+    "gcsfuse-symlink-target",
+    "fs-link-source",
+    "symlink-target",
+)
+"""Keys whose value is the target as it stands; ours is percent-encoded. (radosgw makes ``_`` a ``-``.)"""
 _LINK_TYPES: Final = ("application/x-symlink",)
 """Types of objects whose body is a target."""
 NAMES: Final = frozenset(

@@ -256,6 +256,12 @@ def test_each_piece_is_read_or_counts_as_absent(meta: dict[str, str], posix: Pos
             id="gcsfuse",
         ),
         pytest.param(
+            {"gcsfuse-mtime": "2020-09-13T12:26:40Z", "gcsfuse-symlink-target": "a/b"},
+            None,
+            Posix(Kind.SYMLINK, mtime_ns=1_600_000_000 * SECOND, target=b"a/b"),
+            id="gcsfuse, through radosgw",
+        ),
+        pytest.param(
             {"goog-reserved-file-is-symlink": "true"},
             None,
             Posix(Kind.SYMLINK, mode=0o777),
