@@ -82,6 +82,7 @@ class replying:
         if isinstance(error, OSError) and error.errno in (
             errno.ENOSPC,
             errno.EDQUOT,
+            errno.EFBIG,
             errno.EMFILE,
         ):
             _log.error("%s: %s", self._operation, error)
@@ -397,8 +398,27 @@ def _raise_read_ahead(mountpoint: Path) -> None:
 
 
 async def _tell_kernel(service: Service) -> None:
-    async for parent, name in service.changes:
-        pyfuse3.invalidate_entry_async(InodeT(parent), FileNameT(name), ignore_enoent=True)
+    """Have the kernel forget what is another at the store.
+
+    Pages need no word: those of a file that is not open are dropped by the open that shows another version, and
+    those of an open one belong to the version that it keeps.
+    """
+    async for what in service.changes:
+        if what.name is None:
+            _forget_attributes(InodeT(what.ino))
+        else:
+            pyfuse3.invalidate_entry_async(
+                InodeT(what.ino), FileNameT(what.name), ignore_enoent=True
+            )
+
+
+def _forget_attributes(inode: InodeT) -> None:
+    try:
+        # Attributes alone: for pages the call would wait for reads that only this thread can answer.
+        pyfuse3.invalidate_inode(inode, attr_only=True)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # which says that the kernel does not know the inode
+            _log.warning("the kernel was not told of inode %s: %s", inode, error)
 
 
 async def serve(

@@ -337,8 +337,7 @@ class FileSystem:
             self._inodes.made(inode.ino)
             self._inodes.detach(inode.ino, self._names.now_ns())
             self._inodes.drop(inode.ino)
-            if inode.parent is not None and inode.name is not None:
-                self._inodes.forget_removed(inode.parent, inode.name)
+            self._inodes.forget_removed(inode)
             if isinstance(error, Changed):
                 raise Exists("something of that name appeared at the store") from error
             raise

@@ -26,7 +26,7 @@ from cachefs.core.types import AttributeMode, Ino, Key, Name, ObjectInfo
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache
-from cachefs.local.inodes import Difference, Inode, InodeTable
+from cachefs.local.inodes import ROOT, Difference, Inode, InodeTable
 from cachefs.local.journal import Journal
 from cachefs.remote.store import ObjectStore
 
@@ -50,6 +50,14 @@ class Freshness:
     metadata_ttl_ns: int
     negative_ttl_ns: int
     attributes: AttributeMode
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """What the kernel should ask for again: a name in the directory *ino*, or (no name) the attributes of *ino*."""
+
+    ino: Ino
+    name: Name | None = None
 
 
 class SingleFlight:
@@ -111,7 +119,9 @@ class Names:
         self._absent: TTLCache[tuple[Ino, Name], bool] = TTLCache(
             maxsize=65536, ttl=max(freshness.negative_ttl_ns / SECOND_NS, 1e-9)
         )
-        self._changes, self.changes = trio.open_memory_channel[tuple[Ino, Name]](_CHANGES_KEPT)
+        # Directories of more than one page: a page of theirs tells little of one name.
+        self._large: TTLCache[Ino, bool] = TTLCache(maxsize=65536, ttl=600)
+        self._changes, self.changes = trio.open_memory_channel[Forget](_CHANGES_KEPT)
 
     # ---- keys, and renames that are under way ----------------------------------------------
 
@@ -165,6 +175,10 @@ class Names:
     def doubt(self, ino: Ino) -> None:
         """Make *ino* be asked about before it is used again."""
         self._inodes.update(ino, checked_ns=0)
+
+    def _later(self, when_ns: int) -> int:
+        """Return the time, or *when_ns* where the clock has gone back since: what is newer stays newer."""
+        return max(when_ns, self.now_ns())
 
     def forget_absent(self, parent: Ino, name: Name) -> None:
         """Note that a name exists from now on."""
@@ -228,13 +242,19 @@ class Names:
     def _is_exact(self, parent: Ino, inode: Inode) -> bool:
         if inode.meta_json is not None or self._journal.is_dirty(inode.ino):
             return True
-        mode = self._freshness.attributes
-        is_plain = (parent, inode.is_dir) in self._plain
-        return mode is AttributeMode.LISTING or (mode is AttributeMode.AUTO and is_plain)
+        if self._freshness.attributes is AttributeMode.LISTING:
+            return True
+        is_plain = (parent, inode.is_dir) in self._plain and not inode.carries_posix
+        return self._freshness.attributes is AttributeMode.AUTO and is_plain
 
     async def _ask(self, parent: Ino, name: Name) -> None:
         """Bring the row of one name in line with the store."""
+        began_ns = self.now_ns()
         inode = self._inodes.child(parent, name)
+        if inode is None and await self._list_again(parent):
+            inode = self._inodes.child(parent, name)
+            if inode is None:
+                return
         try:
             component, _ = component_of(name)
         except InvalidName:  # a name that only a listing can explain
@@ -242,21 +262,44 @@ class Names:
                 await self._list(parent)
                 return
             component = inode.component
-        directory = self._inodes.key_of(parent)
-        if directory is None:
-            raise Stale("the directory is gone")
         if inode is not None and inode.is_dir:
             if not self._is_believed(inode):
                 await self._ask_directory(inode)
-            if self._inodes.child(parent, name) is not None:
-                await self._describe_directory(inode)
-                return
-            inode = None
+            inode = self._inodes.child(parent, name)
+        if inode is None or not inode.is_dir:
+            await self._ask_component(parent, component, inode, began_ns)
+            inode = self._inodes.child(parent, name)
+        if inode is not None and inode.is_dir and not self._is_exact(parent, inode):
+            if inode.listed_ns is None and inode.ino not in self._large:
+                # Its page tells whether it has a marker, and what is asked for next: the names in it.
+                await self._list(inode.ino, first_page_only=True)
+            await self._describe_directory(inode.ino)
+
+    async def _ask_component(
+        self, parent: Ino, component: str, inode: Inode | None, began_ns: int
+    ) -> None:
+        """Find out what *component* is now, where it was no directory (*inode*: what it was)."""
+        directory = self._inodes.key_of(parent)
+        if directory is None:
+            raise Stale("the directory is gone")
         if not await self._ask_object(parent, child_key(directory, component), inode):
-            await self._ask_absent(parent, directory, component)
-            found = self._inodes.child(parent, name)
-            if found is not None and found.is_dir and not self._is_exact(parent, found):
-                await self._describe_directory(found)
+            await self._ask_absent(parent, directory, component, began_ns)
+
+    async def _list_again(self, ino: Ino) -> bool:
+        """List a directory of one page that was listed before. Return whether all its names are known now.
+
+        What it did not have then it most likely does not have now, and the page tells in one request.
+        """
+        began_ns = self.now_ns()
+        if ino in self._large or self.directory(ino).listed_ns is None:
+            return False
+        await self._list(ino, first_page_only=True)
+        return self._was_listed(ino, began_ns)
+
+    def _was_listed(self, ino: Ino, since_ns: int) -> bool:
+        """Whether all names of a directory are known from a listing that began at *since_ns* or later."""
+        listed_ns = self.directory(ino).listed_ns
+        return listed_ns is not None and listed_ns >= since_ns
 
     async def _ask_object(self, parent: Ino, key: Key, inode: Inode | None) -> bool:
         since_ns = self.now_ns()
@@ -293,15 +336,17 @@ class Names:
         self._inodes.remove(inode, difference, held=self._held, now_ns=self.now_ns())
         await self._carry_out(difference)
 
-    async def _ask_absent(self, parent: Ino, directory: Key, component: str) -> None:
+    async def _ask_absent(
+        self, parent: Ino, directory: Key, component: str, began_ns: int
+    ) -> None:
         """Find out whether a name that is no object is a directory.
 
         The first page of the parent's listing answers that for this and every other name, unless the
         directory is larger than a page.
         """
-        await self._list(parent, first_page_only=True)
-        row = self.directory(parent)
-        if row.listed_ns is not None and is_fresh(row.listed_ns, 10 * SECOND_NS, self.now_ns()):
+        if parent not in self._large and not self._was_listed(parent, began_ns):
+            await self._list(parent, first_page_only=True)
+        if self._was_listed(parent, began_ns):
             return
         prefix = child_key(directory, component, is_dir=True)
         since_ns = self.now_ns()
@@ -309,9 +354,10 @@ class Names:
         page = await self._threads.ask(next, pages, None)
         if page is not None and (page.objects or page.prefixes):
             seen = type(page)(prefixes=(prefix,))
-            self._inodes.merge(
-                parent, seen, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+            difference = self._inodes.merge(
+                parent, seen, since_ns=since_ns, now_ns=self._later(since_ns), held=self._held
             )
+            await self._carry_out(difference)
 
     async def revalidate(self, ino: Ino) -> Inode:
         """Return the row of *ino* as the store has it now, for an open.
@@ -359,6 +405,16 @@ class Names:
                 return
         await self._make_exact(ino)
 
+    async def foresee(self) -> None:
+        """Read the first page of a root that was never listed, and believe nothing of it.
+
+        It makes the first question about a name that is not there cost one request and not two, as for every
+        directory that was entered by its name.
+        """
+        if self.directory(ROOT).listed_ns is None:
+            await self._list(ROOT, first_page_only=True)
+            self._inodes.age(ROOT)
+
     async def _list_all(self, ino: Ino) -> None:
         await self._list(ino)
 
@@ -368,7 +424,7 @@ class Names:
         With *first_page_only* a directory of more than one page is merged in part, and not taken for
         completely known.
         """
-        since_ns = self.now_ns()
+        since_ns = now_ns = self.now_ns()
         key = await self.settled_key(ino)
         if key is None:
             raise Stale("the directory is gone")
@@ -379,6 +435,7 @@ class Names:
             count += 1
             was_seen = was_seen or bool(page.objects or page.prefixes)
             if first_page_only and count > 1:
+                self._large[ino] = True
                 return was_seen
             if self._inodes.key_of(ino) != key:
                 return await self._list(ino, first_page_only=first_page_only)
@@ -386,14 +443,17 @@ class Names:
                 tuple(info for info in page.objects if not self._journal.is_leaving(info.key)),
                 page.prefixes,
             )
+            now_ns = self._later(now_ns)
+            if count == 1 and all(info.key != key for info in page.objects):
+                self._inodes.unmarked(ino, since_ns=since_ns)
             difference = self._inodes.merge(
-                ino, kept, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+                ino, kept, since_ns=since_ns, now_ns=now_ns, held=self._held
             )
             await self._carry_out(difference)
         if self._inodes.key_of(ino) != key:
             return await self._list(ino, first_page_only=first_page_only)
         difference = self._inodes.finish_listing(
-            ino, since_ns=since_ns, now_ns=self.now_ns(), held=self._held
+            ino, since_ns=since_ns, now_ns=self._later(now_ns), held=self._held
         )
         await self._carry_out(difference)
         return was_seen
@@ -404,15 +464,18 @@ class Names:
             return
         own = self.directory(ino)
         if own.meta_json is None and own.etag is not None:
-            await self._describe_directory(own)
+            await self._describe_directory(ino)
         for dirs in (False, True):
             await self._describe_children(ino, dirs=dirs)
 
     async def _describe_children(self, ino: Ino, *, dirs: bool) -> None:
         is_auto = self._freshness.attributes is AttributeMode.AUTO
+        unknown = self._inodes.undescribed(ino, dirs=dirs)
+        if is_auto:
+            await self._head_all(ino, [each for each in unknown if each.carries_posix])
+            unknown = [each for each in unknown if not each.carries_posix]
         if is_auto and (ino, dirs) in self._plain:
             return
-        unknown = self._inodes.undescribed(ino, dirs=dirs)
         if is_auto and unknown:
             sample = [unknown[at * (len(unknown) - 1) // (_SAMPLE - 1)] for at in range(_SAMPLE)]
             distinct = list({each.ino: each for each in sample}.values())
@@ -423,13 +486,13 @@ class Names:
             unknown = self._inodes.undescribed(ino, dirs=dirs)
         await self._head_all(ino, unknown)
 
-    async def _describe_directory(self, inode: Inode) -> None:
+    async def _describe_directory(self, ino: Ino) -> None:
         """Learn what a directory's marker says of it; that there is none is an answer, too."""
-        key = self._inodes.key_of(inode.ino)
-        if key is None:
+        inode, key = self._inodes.get(ino), self._inodes.key_of(ino)
+        if inode is None or inode.meta_json is not None or key is None:
             return
         found = await self._threads.ask(_head_each, self._store, [key])
-        self._learn_marker(inode.ino, found.get(key))
+        self._learn_marker(ino, found.get(key))
 
     def _learn_marker(self, ino: Ino, marker: ObjectInfo | None) -> None:
         inode = self._inodes.get(ino)
@@ -439,6 +502,7 @@ class Names:
             self._inodes.update(ino, etag=None, meta={})
         else:
             self._inodes.put(ino, marker, inode.checked_ns)
+            self._tell(Forget(ino))
 
     def _says_posix(self, ino: Ino) -> bool:
         inode = self._inodes.get(ino)
@@ -500,15 +564,18 @@ class Names:
             await self._room.delete(doomed)
         for parent, name in difference.changed:
             self.tell_kernel(parent, name)
+        for ino in difference.altered:
+            self._tell(Forget(ino))
 
     def tell_kernel(self, parent: Ino, name: Name) -> None:
         """Have the kernel forget what it knows of a name."""
+        self._tell(Forget(parent, name))
+
+    def _tell(self, what: Forget) -> None:
         try:
-            self._changes.send_nowait((parent, name))
+            self._changes.send_nowait(what)
         except trio.WouldBlock:
-            _log.debug(
-                "too many changes at once: the kernel will learn of %r by its time-out", name
-            )
+            _log.debug("too many changes: the kernel will learn of %s by its time-out", what)
 
 
 def _as_last_known(inode: Inode, fault: Fault) -> Inode:

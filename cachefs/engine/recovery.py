@@ -150,7 +150,7 @@ def _set_aside(disk: Disk, entry: Entry, reason: str, now_ns: int) -> None:
     disk.inodes.update(entry.ino, size=entry.size)
     disk.inodes.detach(entry.ino, now_ns)
     if inode is not None and inode.parent is not None and inode.name is not None:
-        disk.inodes.forget_removed(inode.parent, inode.name)
+        disk.inodes.forget_removed(inode)
         disk.inodes.update(inode.parent, listed_ns=None)
 
 
@@ -338,7 +338,7 @@ def discard(disk: Disk, entry_id: EntryId) -> None:
         doomed = disk.cache.drop(entry)
         disk.inodes.detach(entry.ino, time.time_ns())
         if inode is not None and inode.parent is not None and inode.name is not None:
-            disk.inodes.forget_removed(inode.parent, inode.name)
+            disk.inodes.forget_removed(inode)
             disk.inodes.update(inode.parent, listed_ns=None)
         if not entry.pins:
             disk.inodes.drop(entry.ino)

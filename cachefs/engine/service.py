@@ -31,7 +31,7 @@ from cachefs.engine.conflict import Conflicts
 from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
-from cachefs.engine.names import Freshness, Names
+from cachefs.engine.names import Forget, Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
 from cachefs.engine.rename import Renamer
 from cachefs.engine.room import Room
@@ -176,8 +176,8 @@ class Service:
         )
 
     @property
-    def changes(self) -> trio.MemoryReceiveChannel[tuple[Ino, Name]]:
-        """Parent and name of whatever the kernel should forget."""
+    def changes(self) -> trio.MemoryReceiveChannel[Forget]:
+        """Whatever the kernel should forget."""
         return self._names.changes
 
     async def begin(self) -> None:
@@ -186,6 +186,7 @@ class Service:
         if not self._settings.read_only:
             found = await self._threads.ask(self._store.probe)
             self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
+        await self._names.foresee()
         self._room.kick()
         self._background.keep("eviction", self._room.run)
         self._background.keep("uploads", self._uploader.run)

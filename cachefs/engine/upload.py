@@ -435,7 +435,7 @@ class Uploader:
         inode = self._inodes.get(ino)
         self._inodes.detach(ino, self._names.now_ns())
         if inode is not None and inode.parent is not None and inode.name is not None:
-            self._inodes.forget_removed(inode.parent, inode.name)
+            self._inodes.forget_removed(inode)
             parent = self._inodes.get(inode.parent)
             if parent is not None:
                 self._inodes.update(parent.ino, listed_ns=None)

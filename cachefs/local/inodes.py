@@ -13,6 +13,8 @@ from cachefs.local.db import Database
 ROOT: Final = Ino(1)
 _SLOP_NS: Final = 2 * 10**9
 """By how much a store's answer to a write and its listings may differ on when that was."""
+_SECOND_NS: Final = 10**9
+"""How exactly every answer of a store says when it took something in."""
 
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
@@ -54,6 +56,11 @@ class Inode:
         return found
 
     @property
+    def carries_posix(self) -> bool:
+        """Whether its object's metadata told of an owner or a mode, when it was last asked for."""
+        return not (self.mode is None and self.uid is None and self.gid is None)
+
+    @property
     def is_dir(self) -> bool:
         """Whether it is a directory."""
         return self.kind is Kind.DIR
@@ -65,6 +72,8 @@ class Difference:
 
     changed: list[tuple[Ino, Name]] = field(default_factory=list)
     """Parent and name of entries that are gone or stand for something else."""
+    altered: list[Ino] = field(default_factory=list)
+    """Inodes that are what they were, with other attributes."""
     freed: list[Ino] = field(default_factory=list)
     """Inodes whose cached bytes no longer have a name or a version at the store."""
 
@@ -131,7 +140,7 @@ class InodeTable:
         """*is_dirty* answers whether an inode has bytes promised to the store; such a row outlives any listing."""
         self._db = db
         self._is_dirty = is_dirty
-        self._removed: dict[tuple[Ino, Name], int] = {}
+        self._removed: dict[tuple[Ino, str, bool], int] = {}
         self._making: set[Ino] = set()
 
     def make_root(self, now_ns: int) -> None:
@@ -269,7 +278,7 @@ class InodeTable:
         made = self.get(Ino(cursor.lastrowid or 0))
         assert made is not None
         self._making.add(made.ino)
-        self._removed.pop((parent, name), None)
+        self.forget_removed(made)
         return made
 
     def made(self, ino: Ino) -> None:
@@ -306,21 +315,24 @@ class InodeTable:
 
     def move(self, ino: Ino, parent: Ino, name: Name, component: str, now_ns: int) -> None:
         """Give the inode another name, which must be free."""
-        inode = self.get(ino)
-        if inode is not None and inode.parent is not None and inode.name is not None:
-            self._removed[inode.parent, inode.name] = now_ns
-        self._removed.pop((parent, name), None)
+        self._note_removed(ino, now_ns)
         self._db.execute(
             "UPDATE inodes SET parent = ?, name = ?, component = ?, ctime_ns = ?, checked_ns = ? WHERE ino = ?",
             (parent, bytes(name), _to_bytes(component), now_ns, now_ns, ino),
         )
+        moved = self.get(ino)
+        if moved is not None:
+            self.forget_removed(moved)
 
     def detach(self, ino: Ino, now_ns: int) -> None:
         """Take its name away; the row lives on for those who hold it open."""
-        inode = self.get(ino)
-        if inode is not None and inode.parent is not None and inode.name is not None:
-            self._removed[inode.parent, inode.name] = now_ns
+        self._note_removed(ino, now_ns)
         self._db.execute("UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (ino,))
+
+    def _note_removed(self, ino: Ino, now_ns: int) -> None:
+        inode = self.get(ino)
+        if inode is not None and inode.parent is not None:
+            self._removed[inode.parent, inode.component, inode.is_dir] = now_ns
 
     def drop(self, ino: Ino) -> None:
         """Forget the inode. It must have no cache entry and no children."""
@@ -344,6 +356,13 @@ class InodeTable:
         self._db.executemany(
             "UPDATE inodes SET checked_ns = 0, listed_ns = NULL WHERE ino = ?",
             [(i,) for i in inos],
+        )
+
+    def age(self, parent: Ino) -> None:
+        """Make a directory and its children known from long ago."""
+        self._db.execute("UPDATE inodes SET checked_ns = 0 WHERE parent = ?", (parent,))
+        self._db.execute(
+            "UPDATE inodes SET listed_ns = 0 WHERE ino = ? AND listed_ns IS NOT NULL", (parent,)
         )
 
     def learn(
@@ -378,6 +397,7 @@ class InodeTable:
             for info in infos:
                 one = self.learn(parent, info, since_ns=since_ns, now_ns=now_ns, held=held)
                 difference.changed += one.changed
+                difference.altered += one.altered
                 difference.freed += one.freed
         return difference
 
@@ -414,10 +434,22 @@ class InodeTable:
                 merge.take(name_of(component), component, Kind.DIR, None)
         return difference
 
+    def unmarked(self, ino: Ino, *, since_ns: int) -> None:
+        """Note that a listing that began at *since_ns* showed no marker of the directory that it is of."""
+        if not self.is_dirty(ino):
+            self._db.execute(
+                "UPDATE inodes SET etag = NULL, meta = '{}', stored_ns = NULL"
+                " WHERE ino = ? AND checked_ns < ? AND (meta IS NULL OR etag IS NOT NULL)",
+                (ino, since_ns),
+            )
+
     def finish_listing(
         self, parent: Ino, *, since_ns: int, now_ns: int, held: Collection[Ino]
     ) -> Difference:
-        """Note that all pages of a listing that began at *since_ns* are merged: what was not in them is gone."""
+        """Note that all pages of a listing that began at *since_ns* are merged: what was not in them is gone.
+
+        *now_ns* is not before the time of any of the pages, whatever the clock says by now.
+        """
         difference = Difference()
         with self._db.transaction():
             rows = self._db.all(
@@ -466,13 +498,17 @@ class InodeTable:
         )
         return True
 
-    def removed_since(self, parent: Ino, name: Name, since_ns: int) -> bool:
-        """Whether this mount took the name away at or after *since_ns*."""
-        return self._removed.get((parent, name), -1) >= since_ns
+    def removed_since(self, parent: Ino, component: str, kind: Kind, since_ns: int) -> bool:
+        """Whether this mount took the object (or the directory) away at or after *since_ns*.
 
-    def forget_removed(self, parent: Ino, name: Name) -> None:
-        """Believe the store again where this mount had taken a name away."""
-        self._removed.pop((parent, name), None)
+        By its component and not by its name, for that depends on what else the listing shows.
+        """
+        return self._removed.get((parent, component, kind is Kind.DIR), -1) >= since_ns
+
+    def forget_removed(self, inode: Inode) -> None:
+        """Believe the store again where this mount had taken *inode* away."""
+        if inode.parent is not None:
+            self._removed.pop((inode.parent, inode.component, inode.is_dir), None)
 
     def rename_shown(self, ino: Ino, name: Name) -> None:
         """Show the same object under another name, which must be free."""
@@ -549,14 +585,18 @@ class _Merge:
 
     def _take_marker(self, info: ObjectInfo, dirs: Collection[str]) -> None:
         own = self.table.get(self.parent)
-        if own is not None and own.etag != info.etag and own.checked_ns < self.since_ns:
-            self.table.put(self.parent, info, own.checked_ns)
+        if own is not None and own.checked_ns < self.since_ns:
+            if own.etag == info.etag:
+                self._confirm(own, info, own.checked_ns)
+            else:
+                self.difference.altered.append(own.ino)
+                self.table.put(own.ino, info, own.checked_ns)
         if info.size:  # with content, it is the file with the empty component
             self._take_object("", Kind.FILE, info, dirs)
 
     def take(self, name: Name, component: str, kind: Kind, info: ObjectInfo | None) -> None:
         """Bring the row of *name* in line with what was seen."""
-        if self.table.removed_since(self.parent, name, self.since_ns):
+        if self.table.removed_since(self.parent, component, kind, self.since_ns):
             return
         row = self.table.child(self.parent, name)
         if row is not None and kind is Kind.DIR and not row.is_dir:
@@ -571,13 +611,14 @@ class _Merge:
             if self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):
                 self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
         elif info is None or info.etag == row.etag:
-            self._confirm(row, info, name)
+            self._confirm(row, info, self.now_ns)
         elif row.ino in self.held and not row.is_dir:
             # An open handle keeps its version, so the new one gets an inode, and page cache, of its own.
             self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns)
             self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
         else:
             self.difference.changed.append((self.parent, name))
+            self.difference.altered.append(row.ino)
             self.table.put(row.ino, info, self.now_ns)
 
     def _has_directory(self, component: str) -> bool:
@@ -596,15 +637,26 @@ class _Merge:
         self.table.rename_shown(row.ino, shadow)
         return True
 
-    def _confirm(self, row: Inode, info: ObjectInfo | None, name: Name) -> None:
+    def _confirm(self, row: Inode, info: ObjectInfo | None, checked_ns: int) -> None:
         """Take over what the store says of the version that is known: its metadata may be newer than ours."""
         if info is not None and info.meta is not None:
             if row.meta is not None and row.meta != info.meta:
-                self.difference.changed.append((self.parent, name))
+                self.difference.altered.append(row.ino)
+            if not row.is_dir and row.kind is not _kind_of(info) and row.parent and row.name:
+                self.difference.changed.append((row.parent, row.name))
             if row.meta != info.meta or row.stored_ns is None:
-                self.table.put(row.ino, info, self.now_ns)
+                self.table.put(row.ino, info, checked_ns)
                 return
-        elif info is not None and info.mtime_ns > (row.stored_ns or info.mtime_ns) + _SLOP_NS:
+        elif info is not None and _is_newer(row, info):
             # Written again with the same bytes, perhaps for its metadata, which a listing does not tell.
             self.table.update(row.ino, meta=None, stored_ns=None)
-        self.table.touch(row.ino, self.now_ns)
+        self.table.touch(row.ino, checked_ns)
+
+
+def _is_newer(row: Inode, info: ObjectInfo) -> bool:
+    """Whether a listing shows the version that is known as taken in later than is known."""
+    if row.stored_ns is None:
+        return False
+    if row.is_dir:  # a marker: nothing else tells of it, and it is asked for alone
+        return info.mtime_ns // _SECOND_NS != row.stored_ns // _SECOND_NS
+    return info.mtime_ns > row.stored_ns + _SLOP_NS

@@ -225,19 +225,30 @@ async def test_a_thousand_cold_files_listed_first_cost_one_get_each(
 
 
 @pytest.mark.parametrize("operation", ["head", "list"])
-async def test_a_fault_is_never_reported_as_absence(
-    tmp_path: Path, memory: MemoryStore, operation: str
+async def test_a_fault_is_never_reported_as_absence(tmp_path: Path, operation: str) -> None:
+    memory = MemoryStore(page_size=2)
+    for key in ("a", "b", "c", "d/b", "d/c", "d/d"):
+        store(memory, key, b"x")
+    async with serving(tmp_path / "c", memory, metadata_ttl_s=0, negative_ttl_s=0) as rig:
+        for path in ("nothing", "d/nothing"):
+            rig.watched.fail("before", operation, Fault("500"), times=1000)
+            with pytest.raises(TimedOut):
+                await rig.ino(path)
+            rig.watched.rules.clear()
+        assert await rig.read("a") == b"x"
+        assert await rig.read("d/b") == b"x"
+
+
+async def test_a_name_that_a_listing_showed_is_there_although_its_object_cannot_be_asked_for(
+    tmp_path: Path, memory: MemoryStore
 ) -> None:
     store(memory, "a", b"x")
     store(memory, "d/b", b"x")
     async with serving(tmp_path / "c", memory, metadata_ttl_s=0, negative_ttl_s=0) as rig:
-        for path in ("a", "d/b", "nothing"):
-            rig.watched.fail("before", operation, Fault("500"), times=1000)
-            with pytest.raises(TimedOut):
-                await rig.ino(path if operation == "head" else "d/nothing")
-            rig.watched.rules.clear()
-        assert await rig.read("a") == b"x"
-        assert await rig.read("d/b") == b"x"
+        rig.watched.fail("before", "head", Fault("500"), times=1000)
+        assert await rig.exists("a")
+        assert await rig.exists("d/b")
+        assert not await rig.exists("nothing"), "the listing said so"
 
 
 async def test_a_listing_that_breaks_off_loses_no_name(

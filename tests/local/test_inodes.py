@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from cachefs.core.keys import name_of
 from cachefs.core.types import ETag, Ino, Key, Kind, Listing, Name, ObjectInfo
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Difference, Inode, InodeTable
+
+LATER = 10 * 10**9
+"""Later than any answer of the store by more than its clocks may differ."""
 
 
 class Tree:
@@ -39,9 +43,11 @@ class Tree:
         for page in pages:
             part = self.table.merge(parent, page, since_ns=since, now_ns=self.tick(), held=held)
             total.changed += part.changed
+            total.altered += part.altered
             total.freed += part.freed
         part = self.table.finish_listing(parent, since_ns=since, now_ns=self.tick(), held=held)
         total.changed += part.changed
+        total.altered += part.altered
         total.freed += part.freed
         return total
 
@@ -259,7 +265,7 @@ def test_a_new_version_is_shown_by_the_same_inode_and_the_kernel_is_told(tree: T
     tree.list(ROOT, page(obj("a")))
     ino = tree.child("a").ino
     difference = tree.list(ROOT, page(obj("a", "v2", size=9)))
-    assert difference == Difference(changed=[(ROOT, Name(b"a"))])
+    assert difference == Difference(changed=[(ROOT, Name(b"a"))], altered=[ino])
     found = tree.child("a")
     assert (found.ino, found.etag, found.size) == (ino, "v2", 9)
 
@@ -375,12 +381,12 @@ def test_a_listing_that_began_after_the_removal_is_believed(tree: Tree) -> None:
 
 def test_a_removal_that_failed_is_forgotten(tree: Tree) -> None:
     tree.list(ROOT, page(obj("a")))
-    since = tree.tick()
-    tree.table.detach(tree.child("a").ino, tree.tick())
-    assert tree.table.removed_since(ROOT, Name(b"a"), since)
-    assert not tree.table.removed_since(ROOT, Name(b"a"), tree.tick())
-    assert not tree.table.removed_since(ROOT, Name(b"b"), since)
-    tree.table.forget_removed(ROOT, Name(b"a"))
+    since, removed = tree.tick(), tree.child("a")
+    tree.table.detach(removed.ino, tree.tick())
+    assert tree.table.removed_since(ROOT, "a", Kind.FILE, since)
+    assert not tree.table.removed_since(ROOT, "a", Kind.FILE, tree.tick())
+    assert not tree.table.removed_since(ROOT, "b", Kind.FILE, since)
+    tree.table.forget_removed(removed)
     tree.list(ROOT, page(obj("a")), since=since)
     assert set(tree.names()) == {"a"}
 
@@ -390,8 +396,8 @@ def test_a_name_moved_back_is_not_taken_for_removed(tree: Tree) -> None:
     since, ino = tree.tick(), tree.child("a").ino
     tree.table.move(ino, ROOT, Name(b"b"), "b", tree.tick())
     tree.table.move(ino, ROOT, Name(b"a"), "a", tree.tick())
-    assert not tree.table.removed_since(ROOT, Name(b"a"), since)
-    assert tree.table.removed_since(ROOT, Name(b"b"), since)
+    assert not tree.table.removed_since(ROOT, "a", Kind.FILE, since)
+    assert tree.table.removed_since(ROOT, "b", Kind.FILE, since)
 
 
 def test_a_name_made_again_is_not_taken_for_removed(tree: Tree) -> None:
@@ -399,7 +405,7 @@ def test_a_name_made_again_is_not_taken_for_removed(tree: Tree) -> None:
     since = tree.tick()
     tree.table.detach(tree.child("a").ino, tree.tick())
     tree.mint(ROOT, "a")
-    assert not tree.table.removed_since(ROOT, Name(b"a"), since)
+    assert not tree.table.removed_since(ROOT, "a", Kind.FILE, since)
 
 
 def test_removing_a_shadowed_object_does_not_hide_its_directory(tree: Tree) -> None:
@@ -409,6 +415,91 @@ def test_removing_a_shadowed_object_does_not_hide_its_directory(tree: Tree) -> N
     tree.table.detach(tree.child("a~cachefs~object").ino, tree.tick())
     tree.list(ROOT, things, since=since)
     assert tree.names() == {"a": Kind.DIR}
+
+
+def test_a_removed_object_does_not_come_back_beside_a_directory_that_an_older_listing_shows(
+    tree: Tree,
+) -> None:
+    tree.list(ROOT, page(obj("a")))
+    since = tree.tick()
+    tree.table.detach(tree.child("a").ino, tree.tick())
+    tree.list(ROOT, page(obj("a"), "a/"), since=since)
+    assert tree.names() == {"a": Kind.DIR}
+
+
+def test_a_removed_directory_does_not_hide_an_object_of_its_name(tree: Tree) -> None:
+    tree.list(ROOT, page("a/"))
+    since = tree.tick()
+    tree.table.detach(tree.child("a").ino, tree.tick())
+    tree.list(ROOT, page(obj("a"), "a/"), since=since)
+    assert tree.names() == {"a": Kind.FILE}
+
+
+def test_a_listing_during_which_the_clock_goes_back_takes_nothing_away(tree: Tree) -> None:
+    tree.list(ROOT, page(obj("a"), obj("b")))
+    inos = [each.ino for each in tree.table.children(ROOT)]
+    since = tree.tick()
+    tree.table.merge(ROOT, page(obj("a"), obj("b")), since_ns=since, now_ns=since, held=())
+    difference = tree.table.finish_listing(ROOT, since_ns=since, now_ns=since, held=())
+    assert difference == Difference()
+    assert [each.ino for each in tree.table.children(ROOT)] == inos
+
+
+# ---- metadata that another mount changes ----------------------------------------------------
+
+
+def test_other_metadata_of_the_same_version_is_taken_over_and_the_kernel_is_told(
+    tree: Tree,
+) -> None:
+    tree.learn(ROOT, obj("a", meta={"mode": str(0o100644)}))
+    ino = tree.child("a").ino
+    difference = tree.learn(ROOT, obj("a", meta={"mode": str(0o100600)}))
+    assert difference == Difference(altered=[ino])
+    assert (tree.child("a").ino, tree.child("a").mode) == (ino, 0o600)
+    assert tree.learn(ROOT, obj("a", meta={"mode": str(0o100600)})) == Difference()
+
+
+def test_what_is_known_of_an_object_that_was_touched_is_shown_until_the_store_is_asked(
+    tree: Tree,
+) -> None:
+    tree.learn(ROOT, obj("a", meta={"mode": str(0o100600)}))
+    tree.list(ROOT, page(replace(obj("a"), mtime_ns=LATER)))
+    (doubted,) = tree.table.undescribed(ROOT, dirs=False)
+    assert doubted.mode == 0o600
+    assert doubted.carries_posix
+    tree.learn(ROOT, replace(obj("a", meta={"mode": str(0o100640)}), mtime_ns=LATER))
+    tree.list(ROOT, page(replace(obj("a"), mtime_ns=LATER)))
+    assert tree.table.undescribed(ROOT, dirs=False) == []
+    assert tree.child("a").mode == 0o640
+
+
+def test_a_marker_that_was_touched_makes_its_directorys_metadata_unknown(tree: Tree) -> None:
+    tree.learn(ROOT, obj("d/", size=0, meta={"mode": str(0o040700)}))
+    directory = tree.child("d").ino
+    tree.list(directory, page(obj("d/", size=0)))
+    assert tree.child("d").meta_json is not None
+    tree.list(directory, page(replace(obj("d/", size=0), mtime_ns=LATER)))
+    assert tree.child("d").meta_json is None
+    assert tree.child("d").mode == 0o700
+
+
+def test_an_object_that_turns_out_to_be_a_link_is_looked_up_anew(tree: Tree) -> None:
+    tree.learn(ROOT, obj("a", meta={}))
+    ino = tree.child("a").ino
+    difference = tree.learn(ROOT, obj("a", meta={"mode": str(0o120777)}))
+    assert difference == Difference(changed=[(ROOT, Name(b"a"))], altered=[ino])
+
+
+def test_a_directory_without_a_marker_is_known_to_have_none(tree: Tree) -> None:
+    tree.list(ROOT, page("d/"))
+    tree.learn(ROOT, obj("e/", size=0, meta={"mode": str(0o040700)}))
+    for name in ("d", "e"):
+        tree.table.unmarked(tree.child(name).ino, since_ns=tree.tick())
+        assert (tree.child(name).etag, tree.child(name).meta) == (None, {})
+    fresh = tree.mint(ROOT, "f", Kind.DIR)
+    tree.table.update(fresh.ino, etag="v1", meta={"mode": "16832"}, checked_ns=tree.tick())
+    tree.table.unmarked(fresh.ino, since_ns=tree.now - 1)
+    assert tree.child("f").etag == "v1", "the listing began before the marker was there"
 
 
 def test_all_below_can_be_made_stale(tree: Tree) -> None:

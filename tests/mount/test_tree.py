@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount import programs
-from tests.mount.harness import Mount
+from tests.mount.harness import Mount, wait_until
 from tests.mount.stores import LiveStore
 
 Mounting = Callable[..., Mount]
@@ -416,6 +417,36 @@ def _check_attributes(mount: Mount, times: tuple[int, int]) -> None:
     assert (found.st_uid, found.st_gid) == (1234, 4321)
     assert (found.st_atime_ns, found.st_mtime_ns) == times
     assert stat.S_IMODE(mount.do(os.stat, mount / "dir").st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "moto",
+        "swift",
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("file", "radosgw")),
+    ],
+    indirect=True,
+)
+def test_a_directorys_attributes_that_another_mount_changes_are_seen(
+    store: LiveStore, mounting: Mounting
+) -> None:
+    # A marker's ETag is the same for ever on S3 and Swift: only the time at which it was stored moves on.
+    with (
+        mounting(store.target(), name="one") as one,
+        mounting(store.target(), "--metadata-ttl", "0", name="other") as other,
+    ):
+        one.do(os.mkdir, one / "dir")
+        before = other.do(os.stat, other / "dir")
+        wait_until(lambda: time.time_ns() > before.st_ctime_ns + 10**9, "a later second")
+
+        one.do(os.chmod, one / "dir", 0o711)
+        one.do(os.utime, one / "dir", ns=(1, 1_100_000_000_987_654_321))
+
+        found = other.do(os.stat, other / "dir")
+        assert stat.S_IMODE(found.st_mode) == 0o711
+        assert found.st_mtime_ns == 1_100_000_000_987_654_321
+        assert found.st_ino == before.st_ino
 
 
 @pytest.mark.parametrize("store", ["file", "moto", "swift"], indirect=True)
