@@ -97,7 +97,7 @@ class Conflicts:
                 raise Fault(
                     "the store says both that there is such an object and that there is none"
                 ) from None
-            self._note(
+            self.note(
                 key, "deleted at the store meanwhile; the version of this mount was stored anew"
             )
             return Rebased(None)
@@ -106,10 +106,10 @@ class Conflicts:
         if theirs.etag == base:
             raise Fault("the store refuses the upload although nothing has changed there")
         if self._policy is ConflictPolicy.OURS:
-            self._note(key, "changed at the store meanwhile; overwritten, as --conflict ours says")
+            self.note(key, "changed at the store meanwhile; overwritten, as --conflict ours says")
             return Rebased(theirs.etag)
         if self._policy is ConflictPolicy.THEIRS:
-            self._note(
+            self.note(
                 key, "changed at the store meanwhile; ours was given up, as --conflict theirs says"
             )
             return GivenUp(theirs)
@@ -139,7 +139,7 @@ class Conflicts:
                 if not await self._is_ours(target, meta):
                     continue
                 info = await self._threads.ask(self._store.head, target)
-            self._note(
+            self.note(
                 key, f"changed at the store meanwhile; the version of this mount is {component}"
             )
             return KeptBeside(name, component, info, theirs)
@@ -168,13 +168,14 @@ class Conflicts:
                 )
             except Changed:
                 continue
-            self._note(
+            self.note(
                 key, f"changed at the store before it was replaced; that version is {component}"
             )
             return name
         raise Changed("changed at the store meanwhile, and no name beside it is free")
 
-    def _note(self, key: Key, outcome: str) -> None:
+    def note(self, key: Key, outcome: str) -> None:
+        """Say what was met at *key*, in the log and in ``status``."""
         _log.warning("conflict: %s: %s", ascii(key), outcome)
         self._journal.note_conflict(key, outcome, self._names.now_ns())
 

@@ -112,6 +112,8 @@ class Names:
         self.now_ns = now_ns
         self._flights = SingleFlight()
         self._moving: list[Key] = []
+        self.unsettled: list[Key] = []
+        """At or below these a rename was cut off, and is still to be undone or finished."""
         self._moved = trio.Event()
         # Directories whose objects (or subdirectories: True) were found to carry no POSIX metadata: their
         # listing tells all there is.
@@ -152,10 +154,11 @@ class Names:
 
     def is_moving(self, key: Key) -> bool:
         """Whether a rename is changing *key* at this moment."""
-        return any(
-            key == moved or (moved.endswith("/") and key.startswith(moved))
-            for moved in self._moving
-        )
+        return _reaches(self._moving, key)
+
+    def is_unsettled(self, key: Key) -> bool:
+        """Whether it is not known yet where a rename that was cut off leaves *key*."""
+        return _reaches(self.unsettled, key)
 
     # ---- freshness --------------------------------------------------------------------------
 
@@ -567,6 +570,12 @@ class Names:
         for ino in difference.altered:
             self._tell(Forget(ino))
 
+    def forget_changes(self) -> None:
+        """Tell nobody what changed so far: the kernel does not know this mount yet."""
+        with contextlib.suppress(trio.WouldBlock):
+            while True:
+                self.changes.receive_nowait()
+
     def tell_kernel(self, parent: Ino, name: Name) -> None:
         """Have the kernel forget what it knows of a name."""
         self._tell(Forget(parent, name))
@@ -596,3 +605,8 @@ def _head_each(store: ObjectStore, keys: list[Key]) -> dict[Key, ObjectInfo]:
         with contextlib.suppress(NotFound):
             found[key] = store.head(key)
     return found
+
+
+def _reaches(moved: Collection[Key], key: Key) -> bool:
+    """Whether *key* is one of *moved*, or below one."""
+    return any(key == each or (each.endswith("/") and key.startswith(each)) for each in moved)

@@ -4,22 +4,17 @@ Until every copy stands, the old names hold and a failure removes the copies. Fr
 and only the sources remain to be deleted, now or after a crash.
 """
 
-import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-import trio
-
-from cachefs.core import metadata
+from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
     Changed,
     CrossDevice,
     NoEntry,
     NotFound,
     Stale,
-    StoreError,
     Unsupported,
 )
 from cachefs.core.keys import child_key, component_of
@@ -29,18 +24,13 @@ from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise
 from cachefs.engine.threads import Threads
+from cachefs.engine.unfinished import Unfinished, by_depth
 from cachefs.engine.upload import Defaults, Uploader
 from cachefs.local.cache import Cache
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.local.journal import Journal, Move
 from cachefs.remote.store import ObjectStore
-
-_log = logging.getLogger(__name__)
-
-_AT_ONCE = 16
-_RETRY_S = 10
-_UNDO_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +47,7 @@ class _Plan:
 
 
 class Renamer:
-    """Carries renames out, and finishes those that were cut off."""
+    """Carries renames out."""
 
     def __init__(
         self,
@@ -69,6 +59,7 @@ class Renamer:
         names: Names,
         uploader: Uploader,
         conflicts: Conflicts,
+        unfinished: Unfinished,
         threads: Threads,
         defaults: Defaults,
     ) -> None:
@@ -80,9 +71,9 @@ class Renamer:
         self._names = names
         self._uploader = uploader
         self._conflicts = conflicts
+        self._unfinished = unfinished
         self._threads = threads
         self._defaults = defaults
-        self._unfinished = trio.Event()
 
     async def rename(
         self,
@@ -182,7 +173,7 @@ class Renamer:
         intent = self._journal.of(entry.id) if entry is not None else None
         if entry is None or intent is None or not intent.was_sent:
             return plan.source
-        found = await self._head(plan.old_key)
+        found = await self._unfinished.head(plan.old_key)
         if found is None or metadata.token_of(found) != intent.token:
             return plan.source
         with self._db.transaction():
@@ -194,9 +185,10 @@ class Renamer:
     def _retarget_unstored(self, plan: _Plan) -> list[Ino]:
         """Rename what the store has never had: its upload will replace what the target's name stands for."""
         base = self._base_of(plan.target)
+        content_type = _retyped(plan) or plan.source.content_type
         with self._db.transaction():
             lost = self._retarget(plan)
-            self._inodes.update(plan.source.ino, etag=base)
+            self._inodes.update(plan.source.ino, etag=base, content_type=content_type)
             entry = self._cache.find(plan.source.ino)
             if entry is not None:
                 entry.etag = base
@@ -216,46 +208,38 @@ class Renamer:
         try:
             info = await self._copy(plan, source, source.etag, replaces)
         except BaseException:
-            await self._abandon(batch)
+            await self._unfinished.abandon(batch)
             raise
         with self._db.transaction():
             self._journal.copied(batch)
             lost = self._retarget(plan)
-            self._inodes.update(source.ino, etag=info.etag, checked_ns=self._names.now_ns())
-            self._rebase_entry(source.ino, source.etag, info.etag)
-        await self._delete_sources([move for move in self._journal.moves() if move.batch == batch])
+            self._follow(source, info)
+        await self._unfinished.delete_sources(batch)
         return lost
-
-    async def _abandon(self, batch: str) -> None:
-        """Take back what a rename that failed has copied: now, or else when the store answers again."""
-        try:
-            with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_S):
-                for move in reversed(self._journal.moves()):
-                    if move.batch == batch:
-                        await self._undo(move)
-                        self._journal.end_move(move.id)
-                return
-        except StoreError as error:
-            _log.warning("a rename that failed is to be undone later: %s", error)
-        self._unfinished.set()
 
     async def _copy(
         self, plan: _Plan, source: Inode, etag: ETag, replaces: ETag | None
     ) -> ObjectInfo:
         """Copy; where somebody else has written the target meanwhile, keep that version aside first."""
+        head = self._unfinished.head
         while True:
             try:
                 return await self._threads.transfer(
-                    self._store.copy, plan.old_key, plan.new_key, if_match=etag, replaces=replaces
+                    self._store.copy,
+                    plan.old_key,
+                    plan.new_key,
+                    if_match=etag,
+                    replaces=replaces,
+                    content_type=_retyped(plan),
                 )
             except Changed as error:
-                original, copy = await self._head(plan.old_key), await self._head(plan.new_key)
+                original, copy = await head(plan.old_key), await head(plan.new_key)
                 if original is None:
                     raise NotFound("the object is gone from the store") from error
                 if original.etag != etag:
                     self._names.doubt(source.ino)
                     raise Stale("the object changed at the store meanwhile") from error
-                if copy is not None and _is_copy(original, copy):
+                if copy is not None and await self._unfinished.is_copy(original, copy):
                     return copy  # our own, whose answer was lost
                 replaces = await self._make_way(plan, copy, replaces, error)
 
@@ -282,10 +266,19 @@ class Renamer:
         self._inodes.move(plan.source.ino, plan.parent, plan.name, plan.component, now_ns)
         return [inode.ino for inode in reversed(lost)]
 
-    def _rebase_entry(self, ino: Ino, old: ETag | None, new: ETag | None) -> None:
-        entry = self._cache.find(ino)
-        if entry is not None and entry.etag == old:
-            entry.etag = new
+    def _follow(self, inode: Inode, info: ObjectInfo) -> None:
+        """Note that what *inode* stands for is the copy *info* now."""
+        columns: dict[str, object] = {
+            "etag": info.etag,
+            "stored_ns": info.mtime_ns or None,
+            "checked_ns": self._names.now_ns(),
+        }
+        if info.content_type is not None:
+            columns["content_type"] = info.content_type
+        self._inodes.update(inode.ino, **columns)
+        entry = self._cache.find(inode.ino)
+        if entry is not None and entry.etag == inode.etag:
+            entry.etag = info.etag
             self._cache.save(entry)
 
     async def _promise_again(self, inos: Iterable[Ino]) -> None:
@@ -320,7 +313,7 @@ class Renamer:
             await self._promise_again(dirty)
             for ino in lost:
                 await replaced(ino)
-            await self._delete_sources(mine)
+            await self._unfinished.delete_sources(batch)
         self._uploader.kick()
 
     async def _stop_running(self, below: list[Inode]) -> None:
@@ -351,13 +344,14 @@ class Renamer:
         copied: dict[Key, ObjectInfo] = {}
 
         async def copy(move: Move) -> None:
-            copied[move.target] = await self._copy_one(move)
+            info = copied[move.target] = await self._copy_one(move)
+            self._journal.note_copy(move.id, info.etag)
 
         try:
-            for group in _by_depth(moves):
-                await self._each(group, copy)
+            for group in by_depth(moves):
+                await self._unfinished.each(group, copy)
         except BaseException:
-            await self._abandon(batch)
+            await self._unfinished.abandon(batch)
             raise
         return copied
 
@@ -371,28 +365,13 @@ class Renamer:
                 replaces=move.replaces,
             )
         except Changed:
-            original, copy = await self._head(move.source), await self._head(move.target)
-            if original is None or copy is None or not _is_copy(original, copy):
+            head = self._unfinished.head
+            original, copy = await head(move.source), await head(move.target)
+            if original is None or copy is None:
+                raise
+            if not await self._unfinished.is_copy(original, copy):
                 raise
             return copy  # our own, whose answer was lost
-
-    async def _each(self, moves: list[Move], work: Callable[[Move], Awaitable[None]]) -> None:
-        """Do *work* for each of *moves*, several at once; raise the first error after all have ended."""
-        waiting = list(reversed(moves))
-        errors: list[StoreError] = []
-
-        async def run() -> None:
-            while waiting and not errors:
-                try:
-                    await work(waiting.pop())
-                except StoreError as error:
-                    errors.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(_AT_ONCE, len(moves))):
-                nursery.start_soon(run)
-        if errors:
-            raise errors[0]
 
     def _follow_copies(
         self, plan: _Plan, copied: dict[Key, ObjectInfo], old_etags: dict[Key, ETag]
@@ -402,103 +381,17 @@ class Renamer:
             info = copied.get(key) if key is not None else None
             if key is None or info is None:
                 continue
-            now_ns = self._names.now_ns()
             if inode.etag == old_etags[key]:
-                self._inodes.update(inode.ino, etag=info.etag, checked_ns=now_ns)
-                self._rebase_entry(inode.ino, inode.etag, info.etag)
+                self._follow(inode, info)
             else:
                 self._names.doubt(inode.ino)
-
-    # ---- what is left to do -----------------------------------------------------------------
-
-    async def _delete_sources(self, moves: list[Move]) -> None:
-        async def delete(move: Move) -> None:
-            with contextlib.suppress(NotFound):
-                await self._threads.ask(self._store.delete, move.source)
-            self._journal.end_move(move.id)
-
-        try:
-            await self._each(moves, delete)
-        except StoreError as error:
-            _log.warning(
-                "old names of a rename are still at the store, to be removed later: %s", error
-            )
-            self._unfinished.set()
-
-    async def run(self) -> None:
-        """Finish renames that were cut off by a fault or a crash, for ever."""
-        if self._journal.moves():
-            self._unfinished.set()
-        while True:
-            await self._unfinished.wait()
-            self._unfinished = trio.Event()
-            if not await self.finish():
-                await trio.sleep(_RETRY_S)
-                self._unfinished.set()
-
-    async def finish(self) -> bool:
-        """Bring every rename that nobody is carrying out to its end. Return whether all are."""
-        for move in reversed(self._journal.moves()):  # what is in a directory before its marker
-            if self._names.is_moving(move.source) or self._names.is_moving(move.target):
-                continue
-            try:
-                with self._names.moving(move.source, move.target):
-                    if move.state == "deleting":
-                        await self._delete_if_same(move.source, move.etag)
-                    else:
-                        await self._undo(move)
-            except StoreError as error:
-                _log.warning("a rename is still unfinished: %s", error)
-                return False
-            self._journal.end_move(move.id)
-        return not self._journal.moves()
-
-    async def _head(self, key: Key) -> ObjectInfo | None:
-        try:
-            return await self._threads.ask(self._store.head, key)
-        except NotFound:
-            return None
-
-    async def _delete_if_same(self, key: Key, etag: ETag) -> None:
-        found = await self._head(key)
-        if found is not None and found.etag == etag:
-            with contextlib.suppress(NotFound):
-                await self._threads.ask(self._store.delete, key)
-
-    async def _undo(self, move: Move) -> None:
-        """Remove a copy whose rename did not come to its point of no return, or go on where it replaced something."""
-        source, target = await self._head(move.source), await self._head(move.target)
-        if source is None or target is None or target.etag == move.replaces:
-            return
-        if not _is_copy(source, target):
-            _log.warning(
-                "conflict: %s was written while a rename to it was cut off", ascii(move.target)
-            )
-            return
-        leaving = move.target if move.replaces is None else move.source
-        await self._delete_if_same(leaving, target.etag if leaving == move.target else source.etag)
-        parent = self._inodes.find(Key(leaving[: leaving.rstrip("/").rfind("/") + 1]))
-        if parent is not None:
-            self._inodes.stale_below(parent.ino)
-
-
-def _by_depth(moves: list[Move]) -> Iterator[list[Move]]:
-    """Yield markers from the top down, a level at a time, then all objects.
-
-    A store that has real directories would otherwise find one made by its content where its marker should go.
-    """
-    markers = [move for move in moves if move.target.endswith("/")]
-    for depth in sorted({move.target.count("/") for move in markers}):
-        yield [move for move in markers if move.target.count("/") == depth]
-    yield [move for move in moves if not move.target.endswith("/")]
-
-
-def _is_copy(source: ObjectInfo, target: ObjectInfo) -> bool:
-    token = metadata.token_of(source)
-    same_token = token is not None and token == metadata.token_of(target)
-    return source.size == target.size and (source.etag == target.etag or same_token)
 
 
 def _called(inode: Inode, component: str) -> Inode:
     """Return *inode* as it would be called after the rename, to name a conflict copy after it."""
     return replace(inode, component=component)
+
+
+def _retyped(plan: _Plan) -> str | None:
+    """Return the content type that the new name calls for, None if the object keeps its own."""
+    return mediatypes.retyped(plan.source.content_type, plan.source.component, plan.component)

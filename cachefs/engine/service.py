@@ -37,6 +37,7 @@ from cachefs.engine.rename import Renamer
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
+from cachefs.engine.unfinished import Unfinished
 from cachefs.engine.upload import Defaults, Uploader
 from cachefs.local.db import Database
 from cachefs.local.directory import CacheDirectory, sync_file_system
@@ -137,6 +138,15 @@ class Service:
             timeout_s=settings.timeout_s,
             longest_delay_s=settings.upload_delay_s,
         )
+        self._unfinished = Unfinished(
+            store,
+            disk.inodes,
+            disk.journal,
+            self._names,
+            self._uploader,
+            conflicts,
+            self._threads,
+        )
         self._renamer = Renamer(
             store,
             disk.db,
@@ -146,6 +156,7 @@ class Service:
             self._names,
             self._uploader,
             conflicts,
+            self._unfinished,
             self._threads,
             defaults,
         )
@@ -190,8 +201,10 @@ class Service:
         self._room.kick()
         self._background.keep("eviction", self._room.run)
         self._background.keep("uploads", self._uploader.run)
-        self._background.keep("renames", self._renamer.run)
+        self._background.keep("renames", self._unfinished.run)
         self._background.keep("checkpoints", self._checkpoint)
+        await self._unfinished.wait_tried()
+        self._names.forget_changes()
 
     async def _checkpoint(self) -> None:
         """Keep the write-ahead log short, where its fsync disturbs nobody."""

@@ -243,7 +243,7 @@ class Uploader:
     def _is_moving(self, entry_id: EntryId) -> bool:
         entry = self._cache.load(entry_id)
         key = self._inodes.key_of(entry.ino) if entry is not None else None
-        return key is not None and self._names.is_moving(key)
+        return key is not None and (self._names.is_moving(key) or self._names.is_unsettled(key))
 
     def stop_all(self) -> None:
         """Call off every upload, because the service ends; what is not stored stays in the journal."""

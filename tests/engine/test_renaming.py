@@ -1,5 +1,9 @@
 """Renames: every object is reachable under exactly one name, whatever fails on the way."""
 
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +11,11 @@ import trio
 import trio.testing
 
 from cachefs.core.errors import Denied, Exists, Fault, IsDirectory, NotDirectory, NotEmpty
-from cachefs.core.types import Name
+from cachefs.core.types import ETag, Key, Name, ObjectInfo
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import (
+    FOREVER_ASKING,
     LATER,
     Rig,
     lose_answer,
@@ -22,10 +27,22 @@ from tests.engine.rig import (
 )
 
 
-@pytest.fixture
-def memory() -> MemoryStore:
+class NumberingStore(MemoryStore):
+    """A store whose ETags number the versions, and tell nothing of the bytes."""
+
+    def _store(
+        self, key: Key, content: bytes, meta: Mapping[str, str], content_type: str | None
+    ) -> ObjectInfo:
+        info = super()._store(key, content, meta, content_type)
+        info = replace(info, etag=ETag(uuid.uuid4().hex))
+        self._objects[key] = replace(self._objects[key], info=info)
+        return info
+
+
+@pytest.fixture(params=[MemoryStore, NumberingStore])
+def memory(request: pytest.FixtureRequest) -> MemoryStore:
     """A file, and a directory of two."""
-    memory = MemoryStore()
+    memory: MemoryStore = request.param()
     store(memory, "f", b"f")
     store(memory, "d/a", b"a")
     store(memory, "d/b", b"b")
@@ -159,6 +176,21 @@ async def test_a_directory_whose_copying_fails_keeps_its_old_name_whole(
         assert await _tree(rig) == {"d/a": b"a", "d/b": b"b", "f": b"f"}
 
 
+async def test_a_copy_is_taken_back_although_somebody_wrote_its_source_meanwhile(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    def theirs() -> None:
+        store(memory, "d/a", b"theirs")
+
+    async with serving(tmp_path / "c", memory, transfers=1, **FOREVER_ASKING) as rig:
+        rig.watched.on("after", "copy", theirs, key="d/a")
+        rig.watched.fail("before", "copy", Denied("no"), key="d/b")
+        with pytest.raises(Denied):
+            await rig.rename("d", "e")
+        assert rig.objects() == {"f": b"f", "d/a": b"theirs", "d/b": b"b"}
+        assert await _tree(rig) == rig.objects()
+
+
 async def test_old_names_that_could_not_be_deleted_do_not_come_back(
     tmp_path: Path, memory: MemoryStore
 ) -> None:
@@ -168,7 +200,7 @@ async def test_old_names_that_could_not_be_deleted_do_not_come_back(
         assert await _tree(rig) == {"e/a": b"a", "e/b": b"b", "f": b"f"}
         assert not await rig.exists("d/a")
         rig.watched.rules.clear()
-        assert await rig.service._renamer.finish()
+        assert await rig.service._unfinished.finish()
         assert rig.objects() == {"e/a": b"a", "e/b": b"b", "f": b"f"}
 
 
@@ -184,7 +216,7 @@ async def test_a_crash_in_a_rename_leaves_each_object_one_name(
     new: str,
     key: str,
 ) -> None:
-    after_crash = MemoryStore()
+    after_crash = type(memory)()
     async with serving(tmp_path / "c", memory) as rig:
         await rig.names("d")
         gate = rig.watched.gate(moment, operation, key=key)
@@ -193,15 +225,122 @@ async def test_a_crash_in_a_rename_leaves_each_object_one_name(
             await gate.reached.wait()
             await trio.testing.wait_all_tasks_blocked(0.01)
             image = rig.crash_image(tmp_path / "image")
-            for each, content in rig.objects().items():
-                store(after_crash, each, content)
+            after_crash._objects = dict(memory._objects)
             gate.open()
-    async with serving(image, after_crash) as rig:
-        await until(lambda: not rig.service._disk.journal.moves())
+    async with serving(image, after_crash) as rig:  # which mends it before it serves
+        assert not rig.service._disk.journal.moves()
         assert sorted(rig.objects().values()) == [b"a", b"b", b"f"]
         assert await _tree(rig) == rig.objects()
         assert len({each.partition("/")[0] for each in rig.objects()}) == 2
         rig.check()
+
+
+@pytest.mark.parametrize("operation", ["copy", "delete"])
+async def test_a_crash_in_a_rename_leaves_one_name_of_what_was_being_written_below(
+    tmp_path: Path, memory: MemoryStore, operation: str
+) -> None:
+    after_crash = type(memory)()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("d/a", b"newer a")
+        gate = rig.watched.gate("after", operation, key="d/a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.rename, "d", "e")
+            await gate.reached.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            image = rig.crash_image(tmp_path / "image")
+            after_crash._objects = dict(memory._objects)
+            gate.open()
+    async with serving(image, after_crash, upload_delay_s=0) as rig:
+        await until(lambda: not rig.service.dirty())
+        assert sorted(rig.objects().values()) == [b"b", b"f", b"newer a"]
+        assert len({each.partition("/")[0] for each in rig.objects()}) == 2
+        assert rig.service.status()["conflicts"] == []
+
+
+async def test_what_is_written_below_a_failed_rename_is_stored_after_it_is_undone(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("d/a", b"newer a")
+        rig.watched.fail("before", "copy", Denied("no"), key="d/b")
+        rig.watched.fail("before", "delete", Fault("down"), times=10**6)
+        with pytest.raises(Denied):
+            await rig.rename("d", "e")
+        for intent in rig.service._disk.journal.all():
+            rig.service._uploader.hurry(intent.entry)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert rig.objects()["d/a"] == b"a"
+        rig.watched.rules.clear()
+        assert await rig.service._unfinished.finish()
+        await until(lambda: not rig.service.dirty())
+        assert rig.objects() == {"f": b"f", "d/a": b"newer a", "d/b": b"b"}
+
+
+async def test_an_old_name_that_somebody_wrote_during_the_rename_is_kept(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    def theirs() -> None:
+        store(memory, "d/b", b"theirs")
+
+    async with serving(tmp_path / "c", memory, **FOREVER_ASKING) as rig:
+        rig.watched.on("after", "copy", theirs, key="d/b")
+        await rig.rename("d", "e")
+        assert rig.objects() == {"f": b"f", "e/a": b"a", "e/b": b"b", "d/b": b"theirs"}
+        assert await _tree(rig) == rig.objects()
+        assert [each.key for each in rig.service._disk.journal.conflicts()] == ["d/b"]
+
+
+async def test_old_names_that_may_not_be_deleted_are_said_and_shown(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    async with serving(tmp_path / "c", memory, **FOREVER_ASKING) as rig:
+        rig.watched.fail("before", "delete", Denied("no"), times=10**6)
+        with pytest.raises(Denied):
+            await rig.rename("d", "e")
+        assert await _tree(rig) == rig.objects()
+        assert rig.objects().keys() == {"f", "d/a", "d/b", "e/a", "e/b"}
+        assert not rig.service._disk.journal.moves(), "it would never end"
+
+
+async def test_a_directory_whose_replacing_is_undone_leaves_both(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    store(memory, "d/", b"")
+    async with serving(tmp_path / "c", memory) as rig:
+        await rig.mkdir("e")
+        rig.watched.fail("before", "copy", Denied("no"), key="d/b")
+        with pytest.raises(Denied):
+            await rig.rename("d", "e")
+        assert rig.objects().keys() == {"f", "d/", "d/a", "d/b", "e/"}
+        assert await rig.names() == ["d", "e", "f"]
+
+
+async def test_copies_are_made_several_at_once(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    for number in range(16):
+        store(memory, f"d/{number}", b"x")
+    all_here = threading.Barrier(8)
+
+    def meet() -> None:
+        all_here.wait(10)
+
+    async with serving(tmp_path / "c", memory) as rig:
+        rig.watched.on("before", "copy", meet, times=16)
+        await rig.rename("d", "e")
+        assert len(rig.objects()) == 16
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_the_type_follows_the_name(
+    tmp_path: Path, memory: MemoryStore, is_stored: bool
+) -> None:
+    async with serving(tmp_path / "c", memory, **({} if is_stored else LATER)) as rig:
+        await rig.write(".index.html.swp", b"<html>")
+        await rig.rename(".index.html.swp", "index.html")
+        await rig.flush()
+        assert rig.memory.head(Key("index.html")).content_type == "text/html"
+        await rig.rename("index.html", "d/page")
+        assert rig.memory.head(Key("d/page")).content_type == "text/html"
 
 
 async def test_a_lost_answer_of_a_copy_is_no_conflict(tmp_path: Path, memory: MemoryStore) -> None:

@@ -5,8 +5,11 @@ import hashlib
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec
+
+P = ParamSpec("P")
 
 BLOCK: Final = 4096
 
@@ -47,6 +50,13 @@ def write_file(path: Path, content: bytes) -> None:
         _write_all(fd, content)
     finally:
         os.close(fd)
+
+
+def write_all(root: Path, contents: dict[str, bytes]) -> None:
+    """Write files below *root*, and the directories that they need."""
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_file(root / name, content)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -230,6 +240,13 @@ def fill(path: Path, size: int, piece: int = 1 << 20) -> tuple[int, int]:
             os.close(fd)
         return done, error.errno or -1
     return done, errno_of_close(fd)
+
+
+def timed(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
+    """How long a call takes, seconds."""
+    start = time.monotonic()
+    function(*args, **kwargs)
+    return time.monotonic() - start
 
 
 def timed_fill(path: Path, size: int) -> tuple[float, int, int]:
