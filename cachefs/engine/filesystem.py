@@ -91,7 +91,13 @@ class FileSystem:
         if name == b"..":
             up = self._names.directory(parent).parent
             return self.attributes.stat(self._names.directory(up or ROOT))
-        return self.attributes.stat(await self._names.lookup(parent, name))
+        return self._tell(await self._names.lookup(parent, name))
+
+    def _tell(self, inode: Inode) -> Stat:
+        """Return the attributes of *inode* for the kernel, which goes by its size from now on."""
+        found = self.attributes.stat(inode)
+        self.files.tell_size(inode.ino, found.attrs.size)
+        return found
 
     async def getattr(self, ino: Ino) -> Stat:
         """Return the attributes of an inode, asking the store where what is known is too old."""
@@ -100,7 +106,7 @@ class FileSystem:
             raise Stale("the file is gone")
         if not inode.is_dir and self.files.find(ino) is None:
             inode = await self._names.revalidate(ino)
-        return self.attributes.stat(inode)
+        return self._tell(inode)
 
     @property
     def negative_ttl_s(self) -> float:
@@ -153,16 +159,19 @@ class FileSystem:
         inode = await self._names.revalidate(ino)
         if inode.is_dir:
             raise IsDirectory("is a directory")
+        if flags & os.O_APPEND and not flags & os.O_TRUNC:
+            self.files.require_told(inode)
         file = await self.files.acquire(ino)
         try:
             if flags & os.O_TRUNC:
                 await file.truncate(0)
+                self.files.tell_size(ino, 0)
             elif flags & os.O_ACCMODE != os.O_WRONLY:
                 file.opened()
         except BaseException:
             await self.files.give_back(file)
             raise
-        return self.files.opened(file, is_writer=is_writer, is_append=bool(flags & os.O_APPEND))
+        return self.files.opened(file, is_writer=is_writer)
 
     async def create(
         self, parent: Ino, name: Name, flags: int, *, mode: int, uid: int, gid: int
@@ -189,8 +198,8 @@ class FileSystem:
             raise
         finally:
             self._inodes.made(inode.ino)
-        opened = self.files.created(file, is_append=bool(flags & os.O_APPEND))
-        return opened, self.attributes.stat(inode)
+        opened = self.files.created(file)
+        return opened, self._tell(inode)
 
     def _mint(
         self, parent: Ino, name: Name, kind: Kind, *, mode: int, uid: int, gid: int
@@ -253,7 +262,7 @@ class FileSystem:
         inode = self._inodes.get(ino)
         if inode is None:
             raise Stale("the file is gone")
-        return self.attributes.stat(inode)
+        return self._tell(inode)
 
     async def setxattr(self, ino: Ino, name: bytes, value: bytes | None) -> None:
         """Set an extended attribute, or remove it (None)."""

@@ -13,7 +13,7 @@ from cachefs.core.types import ETag, Fh, Ino, UploadMode
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.local.cache import Entry
 from cachefs.local.db import Database
-from cachefs.local.inodes import InodeTable
+from cachefs.local.inodes import Inode, InodeTable
 
 _OPENS_REMEMBERED: Final = 65536
 _REWRITES: Final = 100
@@ -26,7 +26,6 @@ class Handle:
 
     file: OpenFile
     is_writer: bool
-    is_append: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,8 @@ class OpenFiles:
         self._next_fh = 1
         # The version whose pages the kernel may still hold, for each inode it has had open.
         self._kernel_has: LRUCache[Ino, str] = LRUCache(_OPENS_REMEMBERED)
+        # The size that the kernel takes a file to have: it finds the end for an append.
+        self._told: LRUCache[Ino, int] = LRUCache(_OPENS_REMEMBERED)
         self.opens = self.opens_cached = self.bytes_read = 0
         """Since the start; an open counts as cached when every byte was here."""
 
@@ -81,19 +82,19 @@ class OpenFiles:
 
     # ---- opening and closing ----------------------------------------------------------------
 
-    def opened(self, file: OpenFile, *, is_writer: bool, is_append: bool) -> Opened:
+    def opened(self, file: OpenFile, *, is_writer: bool) -> Opened:
         """Give out a handle on *file*, and tell whether the kernel may keep the pages it has."""
         self.opens += 1
         self.opens_cached += file.entry.is_whole
         version = _version(file.entry)
         keep = self._kernel_has.get(file.ino) == version
         self._kernel_has[file.ino] = version
-        return Opened(self._hand_out(file, is_writer, is_append), keep)
+        return Opened(self._hand_out(file, is_writer), keep)
 
-    def created(self, file: OpenFile, *, is_append: bool) -> Opened:
+    def created(self, file: OpenFile) -> Opened:
         """Give out a handle on a file that has just been made."""
         self._kernel_has[file.ino] = _version(file.entry)
-        return Opened(self._hand_out(file, True, is_append), keep_cache=False)
+        return Opened(self._hand_out(file, True), keep_cache=False)
 
     def follow(self, entry: Entry, etag: ETag | None) -> None:
         """Give an entry another version with the same bytes; the kernel's pages stay good."""
@@ -103,11 +104,26 @@ class OpenFiles:
         if had:
             self._kernel_has[entry.ino] = _version(entry)
 
-    def _hand_out(self, file: OpenFile, is_writer: bool, is_append: bool) -> Fh:
+    def tell_size(self, ino: Ino, size: int) -> None:
+        """Note the size that the kernel was told, or has made itself by writing."""
+        self._told[ino] = size
+
+    def require_told(self, inode: Inode) -> None:
+        """Raise ``Stale`` unless the kernel knows how long the file is: before it is opened to append.
+
+        It then looks the name up again. Its word for where the end is cannot be overruled at the write: pages
+        that it writes back from a mapping come through the same handle, and belong where they are.
+        """
+        file = self._files.get(inode.ino)
+        size = inode.size if file is None else file.size
+        if self._told.get(inode.ino, size) != size:
+            raise Stale("the file has another length than the kernel takes it to have")
+
+    def _hand_out(self, file: OpenFile, is_writer: bool) -> Fh:
         fh = Fh(self._next_fh)
         self._next_fh += 1
         file.writers += is_writer
-        self._handles[fh] = Handle(file, is_writer, is_append)
+        self._handles[fh] = Handle(file, is_writer)
         return fh
 
     async def acquire(self, ino: Ino) -> OpenFile:
@@ -214,10 +230,10 @@ class OpenFiles:
 
     async def write(self, fh: Fh, offset: int, data: bytes) -> int:
         """Write to an open file. Return how many bytes: all of them."""
-        handle = self._handles[fh]
-        if handle.is_append:
-            offset = handle.file.size
-        return await handle.file.write(offset, data)
+        file = self._handles[fh].file
+        count = await file.write(offset, data)
+        self.tell_size(file.ino, file.size)
+        return count
 
     async def flush(self, fh: Fh) -> None:
         """Answer a close: with ``--upload close`` after the object is stored, else once it is safe here."""

@@ -7,11 +7,11 @@ import pytest
 import trio
 import trio.testing
 
-from cachefs.core.errors import Denied, Exists, Fault, TimedOut
+from cachefs.core.errors import Denied, Exists, Fault, Stale, TimedOut
 from cachefs.core.types import FetchMode
 from cachefs.engine.filesystem import Changes
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import LATER, MIB, lose_answer, serving, store, together
+from tests.engine.rig import FOREVER_ASKING, LATER, MIB, lose_answer, serving, store, together
 
 
 async def test_a_close_is_answered_after_the_object_is_stored(tmp_path: Path) -> None:
@@ -85,15 +85,32 @@ async def test_a_write_past_the_end_leaves_zeros_between(tmp_path: Path) -> None
         assert rig.objects() == {"a": bytes(10_000) + b"x"}
 
 
-async def test_an_append_goes_to_the_end_as_it_is_then(tmp_path: Path) -> None:
+async def test_a_page_written_back_through_a_handle_that_appends_stays_where_it_is(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"x" * 10_000)
+    async with serving(tmp_path / "c", memory) as rig:
+        fh = await rig.open("a", os.O_RDWR | os.O_APPEND)
+        await rig.fs.write(fh, 10_000, b"appended")  # the kernel says where the end is
+        await rig.fs.write(fh, 0, b"M" * 4096)  # as it writes a mapping back
+        await rig.close(fh)
+        assert rig.objects() == {"a": b"M" * 4096 + b"x" * 5904 + b"appended"}
+
+
+async def test_the_kernel_knows_where_the_end_is_before_it_may_append(tmp_path: Path) -> None:
     memory = MemoryStore()
     store(memory, "a", b"one")
-    async with serving(tmp_path / "c", memory) as rig:
-        fh = await rig.open("a", os.O_WRONLY | os.O_APPEND)
-        await rig.fs.write(fh, 0, b"two")
-        await rig.fs.write(fh, 0, b"three")
+    async with serving(tmp_path / "c", memory, **FOREVER_ASKING) as rig:
+        ino = await rig.ino("a")
+        rig.store("a", b"another")
+        await rig.names()
+        with pytest.raises(Stale):
+            await rig.fs.open(ino, os.O_WRONLY | os.O_APPEND)
+        fh = await rig.open("a", os.O_WRONLY | os.O_APPEND)  # which looks the name up first
+        await rig.fs.write(fh, 7, b" word")
         await rig.close(fh)
-        assert rig.objects() == {"a": b"onetwothree"}
+        assert rig.objects() == {"a": b"another word"}
 
 
 async def test_truncating_shorter_and_longer_is_stored(tmp_path: Path) -> None:
