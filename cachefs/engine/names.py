@@ -237,6 +237,7 @@ class Names:
         if listed_ns is not None and is_fresh(
             listed_ns, self._freshness.metadata_ttl_ns, self.now_ns()
         ):
+            self._absent[parent, name] = True
             raise NoEntry("no such file or directory")
         if self._freshness.metadata_ttl_ns and self._absent.get((parent, name)):
             raise NoEntry("no such file or directory")
@@ -567,6 +568,9 @@ class Names:
             await self._room.delete(doomed)
         for parent, name in difference.changed:
             self.tell_kernel(parent, name)
+        for parent, name in difference.appeared:
+            if self._absent.pop((parent, name), False):  # the kernel was told so, and may believe it still
+                self.tell_kernel(parent, name)
         for ino in difference.altered:
             self._tell(Forget(ino))
 

@@ -72,6 +72,8 @@ class Difference:
 
     changed: list[tuple[Ino, Name]] = field(default_factory=list)
     """Parent and name of entries that are gone or stand for something else."""
+    appeared: list[tuple[Ino, Name]] = field(default_factory=list)
+    """Parent and name of entries that nothing was known of."""
     altered: list[Ino] = field(default_factory=list)
     """Inodes that are what they were, with other attributes."""
     freed: list[Ino] = field(default_factory=list)
@@ -397,6 +399,7 @@ class InodeTable:
             for info in infos:
                 one = self.learn(parent, info, since_ns=since_ns, now_ns=now_ns, held=held)
                 difference.changed += one.changed
+                difference.appeared += one.appeared
                 difference.altered += one.altered
                 difference.freed += one.freed
         return difference
@@ -604,6 +607,7 @@ class _Merge:
                 return
             row = None
         if row is None:
+            self.difference.appeared.append((self.parent, name))
             self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
         elif self.since_ns <= row.checked_ns <= self.now_ns or self.table.is_dirty(row.ino):
             pass  # changed here after the listing began
@@ -640,7 +644,7 @@ class _Merge:
     def _confirm(self, row: Inode, info: ObjectInfo | None, checked_ns: int) -> None:
         """Take over what the store says of the version that is known: its metadata may be newer than ours."""
         if info is not None and info.meta is not None:
-            if row.meta is not None and row.meta != info.meta:
+            if row.meta != info.meta and (row.meta is not None or row.carries_posix):
                 self.difference.altered.append(row.ino)
             if not row.is_dir and row.kind is not _kind_of(info) and row.parent and row.name:
                 self.difference.changed.append((row.parent, row.name))
