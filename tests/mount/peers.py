@@ -129,19 +129,16 @@ def s3fs(server: S3Server, bucket: str, base: Path, *options: str) -> Iterator[P
     """A mount by s3fs that keeps extended attributes and sends large files in parts."""
     require("s3fs")
     base.mkdir(parents=True)
-    passwd = base / "passwd"
-    passwd.touch(mode=0o600)
-    passwd.write_text(f"{server.access}:{server.secret}\n")
+    keys = {"AWSACCESSKEYID": server.access, "AWSSECRETACCESSKEY": server.secret}
     said = [
         f"url={server.url}",
         "use_path_request_style",
-        f"passwd_file={passwd}",
         "use_xattr",
         "multipart_size=5",
         *options,
     ]
     words = [word for option in said for word in ("-o", option)]
-    with _mounted_by(["s3fs", bucket, str(base / "mnt"), "-f", *words], base, {}) as peer:
+    with _mounted_by(["s3fs", bucket, str(base / "mnt"), "-f", *words], base, keys) as peer:
         yield peer
 
 

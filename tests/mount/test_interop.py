@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.mount import peers, programs
-from tests.mount.harness import Mount
+from tests.mount.harness import ROOT, Mount
 from tests.mount.peers import EXACT_NS, S3_BY_HAND, SECOND_NS, SWIFT_BY_HAND, ByHand, PeerMount
 from tests.mount.stores import LiveStore
 from tests.servers.s3 import S3Server
@@ -102,6 +102,13 @@ def fill_more(root: Path) -> None:
         (root / "odd" / name).write_bytes(name.encode())
 
 
+def make_types(directory: Path) -> None:
+    """Files of many names, and one that gets another extension."""
+    for name in (*TYPED_NAMES, "other.txt"):
+        (directory / name).write_bytes(b"x")
+    (directory / "other.txt").rename(directory / "renamed.png")
+
+
 @pytest.fixture(scope="module")
 def shared(
     new_store: Callable[[str], LiveStore], tmp_path_factory: pytest.TempPathFactory
@@ -113,8 +120,7 @@ def shared(
         other.do(os.mkdir, other / "s3fs")
         other.do(fill_more, other / "s3fs")
         other.do(os.mkdir, other / "types")
-        for name in TYPED_NAMES:
-            other.do(programs.write_file, other / "types" / name, b"x")
+        other.do(make_types, other / "types")
     local = base / "local"
     local.mkdir()
     fill(local)
@@ -346,11 +352,10 @@ def test_geesefs_would_read_what_we_stored(ours: Shared) -> None:
         assert read("odd-link")["target"] == " blanks, 50%25 and ü "
 
 
-def test_s3fs_gives_a_new_file_the_type_that_we_give_it(shared: Shared) -> None:
+def test_s3fs_gives_a_file_the_type_that_we_give_it(shared: Shared) -> None:
     mount = shared.mount
     mount.do(os.mkdir, mount / "our-types")
-    for name in TYPED_NAMES:
-        mount.do(programs.write_file, mount / "our-types" / name, b"x")
+    mount.do(make_types, mount / "our-types")
     with contextlib.closing(shared.server.sdk()) as sdk:
 
         def types(directory: str) -> dict[str, str]:
@@ -358,7 +363,7 @@ def test_s3fs_gives_a_new_file_the_type_that_we_give_it(shared: Shared) -> None:
                 name: sdk.head_object(Bucket=shared.store.bucket, Key=f"{directory}/{name}")[
                     "ContentType"
                 ]
-                for name in TYPED_NAMES
+                for name in (*TYPED_NAMES, "renamed.png")
             }
 
         assert types("our-types") == types("types")
@@ -695,3 +700,31 @@ def test_what_others_put_on_an_object_of_swift_outlives_what_we_do_to_it(
         found = sdk.head_object(swift.store.bucket, key)
     assert {name: found[name] for name in served} == served
     assert found["x-object-meta-reviewed-by"] == "Ann"
+
+
+# ---- one container, two interfaces ----------------------------------------------------------
+
+
+@pytest.mark.soak
+def test_s3fs_in_swifts_own_s3_and_we_in_swift_see_the_same(swift: SharedSwift) -> None:
+    s3, bucket, mount = swift.server.s3(), swift.store.bucket, swift.mount
+    with peers.s3fs(s3, bucket, swift.base / "s3api-writer") as writer:
+        writer.do(os.mkdir, writer / "s3fs")
+        writer.do(fill_more, writer / "s3fs")
+    mount.do(fill_ours, mount / "for-s3fs")
+    with peers.s3fs(s3, bucket, swift.base / "s3api-reader") as reader:
+        for name, expected in S3FS.items():
+            assert is_seen(swift.look(f"s3fs/{name}"), expected)
+            # Two encodings meet in the attributes: Swift's, and s3fs's own.
+            found = reader.do(peers.look, reader / "for-s3fs" / name)
+            assert is_seen(found, {k: v for k, v in expected.items() if k != "xattrs"})
+
+
+# ---- what the README says of all this -------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", sorted({one.tool for one in (*S3_BY_HAND, *SWIFT_BY_HAND)}))
+def test_the_readme_tells_of_every_tool_whose_objects_are_made_by_hand(tool: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Sharing a bucket with other tools")[2].partition("\n## ")[0]
+    assert f"*{tool.partition('-')[0]}*" in section
