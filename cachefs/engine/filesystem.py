@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -212,6 +213,10 @@ class FileSystem:
         child_key(key, component, is_dir=kind is Kind.DIR)  # raises where no store could hold it
         if self._inodes.child(parent, name) is not None:
             raise Exists("file exists")
+        above = self._defaults.attrs(directory)
+        if above.mode & stat.S_ISGID:  # whatever is made in such a directory is of its group
+            gid = above.gid
+            mode |= stat.S_ISGID if kind is Kind.DIR else 0
         now_ns = self._names.now_ns()
         with self._db.transaction():
             made = self._inodes.mint(
