@@ -70,6 +70,23 @@ class ExtentMap:
         self._starts[low:high] = [start]
         self._stops[low:high] = [stop]
 
+    def remove(self, extent: Extent) -> None:
+        """Count *extent* as missing."""
+        if extent.start >= extent.stop:
+            return
+        low = bisect_right(self._stops, extent.start)
+        high = bisect_left(self._starts, extent.stop)
+        if low >= high:
+            return
+        left, right = self._starts[low], self._stops[high - 1]
+        rest = [
+            piece
+            for piece in (Extent(left, extent.start), Extent(extent.stop, right))
+            if piece.start < piece.stop
+        ]
+        self._starts[low:high] = [piece.start for piece in rest]
+        self._stops[low:high] = [piece.stop for piece in rest]
+
     def cut(self, size: int) -> None:
         """Forget every byte at or after *size*."""
         keep = bisect_left(self._starts, size)

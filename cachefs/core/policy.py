@@ -88,18 +88,20 @@ class Remains:
     state: State | None
     """Of its promise; None: clean."""
     boot: str | None
-    """The boot whose page cache its bytes were last known to be in; None: they are synced."""
+    """Of a promise: the boot whose page cache its bytes were last known to be in; None: they are synced."""
     is_whole: bool
     """The file is at least as long as the entry says."""
 
 
-def remedy(remains: Remains, *, boot: str, clean_unmount: bool) -> Remedy:
-    """Return what to do with an entry, given the present *boot* and whether the last unmount was orderly."""
+def remedy(remains: Remains, *, boot: str) -> Remedy:
+    """Return what to do with an entry, given the present *boot*.
+
+    Clean bytes are kept even after a loss of power: each piece is held against its sum before it is served.
+    """
     if not remains.is_named:
         return Remedy.KEEP if remains.state is State.PARKED else Remedy.DISCARD
     if remains.state is None:
-        trusted = remains.has_file and remains.is_whole
-        return Remedy.KEEP if trusted and (clean_unmount or remains.boot == boot) else Remedy.DROP
+        return Remedy.KEEP if remains.has_file and remains.is_whole else Remedy.DROP
     if not remains.has_file:
         return Remedy.PARK_LOST
     if remains.state is State.OPEN:

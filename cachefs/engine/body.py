@@ -1,10 +1,15 @@
 """What an upload reads: a stretch of a cache file, which the program may want back at any moment."""
 
+import hashlib
 import os
 import time
 
+from cachefs.core.errors import BytesLost
 from cachefs.core.extents import Extent
+from cachefs.core.sums import PieceSums, Summing
 from cachefs.remote.store import UploadStopped
+
+_CHUNK = 2**18
 
 
 class FileBody:
@@ -14,6 +19,7 @@ class FileBody:
         self._fd = fd
         self._size = size
         self._stopped = False
+        self.md5: str | None = None
         self.progress_at = time.monotonic()
         """When bytes were last read, on the monotonic clock: what tells a slow upload from a stuck one."""
 
@@ -21,6 +27,22 @@ class FileBody:
     def size(self) -> int:
         """Length in bytes."""
         return self._size
+
+    def digest(self) -> PieceSums:
+        """Read all of it once: learn its MD5, and return the sums of its pieces. Blocks; any thread."""
+        known, summing, position = PieceSums(), Summing(0), 0
+        md5 = hashlib.md5(usedforsecurity=False)
+        while chunk := self.read_at(position, min(_CHUNK, self._size - position)):
+            md5.update(chunk)
+            position += len(chunk)
+            for piece, total in summing.take(memoryview(chunk)):
+                known.add(piece, total)
+        for piece, total in summing.rest():
+            known.add(piece, total)
+        if position < self._size:
+            raise BytesLost(f"{self._size - position} bytes promised to the store are gone")
+        self.md5 = md5.hexdigest()
+        return known
 
     def stop(self) -> None:
         """Make the next read raise ``UploadStopped``."""
@@ -82,6 +104,11 @@ class BytesBody:
     def size(self) -> int:
         """Length in bytes."""
         return len(self._content)
+
+    @property
+    def md5(self) -> str:
+        """MD5 of the content, in hexadecimal."""
+        return hashlib.md5(self._content, usedforsecurity=False).hexdigest()
 
     def reader(self, extent: Extent) -> "_BytesReader":
         """Return a fresh view of *extent*."""

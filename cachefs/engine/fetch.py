@@ -8,6 +8,7 @@ import trio
 
 from cachefs.core.errors import CachefsError, Changed, Fault, NotFound, Stale
 from cachefs.core.extents import Extent
+from cachefs.core.sums import Summing
 from cachefs.core.types import ETag, FetchMode, Key
 from cachefs.engine.background import Background
 from cachefs.engine.names import Names
@@ -98,7 +99,8 @@ def _without(gap: Extent, taken: Extent) -> list[Extent]:
 class _FileSink:
     """Writes a fetch's bytes into the cache file, and tells the loop how far it got.
 
-    A whole object is checked against its ETag when all of it is here: nobody may read it before that.
+    A whole object is checked against its ETag when all of it is here: nobody may read it before that. Bytes
+    are summed as they come, so that they can be told from what the disk makes of them later.
     """
 
     def __init__(self, fetch: Fetch, entry: Entry) -> None:
@@ -107,6 +109,8 @@ class _FileSink:
         self._fd = entry.fd
         self._is_whole = fetch.extent == Extent(0, entry.size)
         self._position = fetch.extent.start
+        self._summing = Summing(fetch.extent.start)
+        self._summed: list[tuple[Extent, int]] = []
         self._token = trio.lowlevel.current_trio_token()
 
     def write(self, data: memoryview, /) -> None:
@@ -116,15 +120,24 @@ class _FileSink:
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], self._position + written)
         start, self._position = self._position, self._position + written
+        self._summed += self._summing.take(data)
         if not self._is_whole:
             self._token.run_sync_soon(self._advance, Extent(start, self._position))
 
     def restart(self) -> None:
         self._position = self._fetch.extent.start
+        self._summing = Summing(self._position)
+        self._summed.clear()
+
+    def finish(self) -> None:
+        """Keep the sums of what came. On the loop, when no thread writes any more."""
+        for piece, total in self._summed + self._summing.rest():
+            self._entry.sums.add(piece, total)
 
     def _advance(self, extent: Extent) -> None:
         if not self._fetch.is_stopped:
             self._entry.here.add(extent)
+            self._entry.trusted.add(extent)
             self._fetch.reached = max(self._fetch.reached, extent.stop)
             self._fetch.wake()
 
@@ -286,14 +299,14 @@ class Fetcher:
             etag = stream.entry.etag
             if asked is None or etag is None:
                 raise NotFound("the object has no name any more")
+            sink = _FileSink(fetch, stream.entry)
             try:
-                await self._threads.transfer(
-                    self._store.get_range,
-                    asked,
-                    fetch.extent,
-                    _FileSink(fetch, stream.entry),
-                    if_match=etag,
-                )
+                try:
+                    await self._threads.transfer(
+                        self._store.get_range, asked, fetch.extent, sink, if_match=etag
+                    )
+                finally:
+                    sink.finish()
             except (NotFound, Changed):
                 if (await self._names.settled_key(stream.entry.ino), stream.entry.etag) == (
                     asked,
@@ -304,6 +317,7 @@ class Fetcher:
                 self.fetched += fetch.extent.length
                 if not fetch.is_stopped:
                     stream.entry.here.add(fetch.extent)
+                    stream.entry.trusted.add(fetch.extent)
                     fetch.reached = fetch.extent.stop
                 return
 

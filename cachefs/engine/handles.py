@@ -277,6 +277,7 @@ class OpenFiles:
         due_ns = self._names.now_ns() + int(delay_s * SECOND_NS)
         with self._db.transaction():
             self.save(file)
+            self._rooms.cache.save(file.entry)
             self._rooms.journal.seal(file.entry.id, due_ns=due_ns, is_synced=is_synced)
         file.sealed()
         self._rooms.uploader.kick()

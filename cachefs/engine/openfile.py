@@ -5,13 +5,14 @@ byte, a full cache), promises, and then writes.
 """
 
 import errno
+import logging
 import os
 from dataclasses import dataclass
 
 import trio
 
 from cachefs.core.errors import BytesLost, NoRoom, Stale
-from cachefs.core.extents import Extent
+from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.intent import State
 from cachefs.core.types import Ino
 from cachefs.engine.fetch import Fetcher, Stream
@@ -24,6 +25,10 @@ from cachefs.engine.upload import Uploader
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
 from cachefs.local.journal import Journal
 
+_log = logging.getLogger(__name__)
+
+_REFETCHES = 6
+"""So often bytes that the cache's disk does not give back are fetched again, before they pass the cache by."""
 _READ_BUFFER = 2**20
 """The largest read that the kernel sends."""
 
@@ -135,17 +140,62 @@ class OpenFile:
         if extent.start >= extent.stop:
             return b""
         entry = self.entry
-        if not entry.here.covers(extent) or not entry.is_whole:
-            self._rooms.fetcher.notice(self._stream, extent)
-            if not await self._rooms.fetcher.ensure(self._stream, extent):
-                return await self._read_through(extent)
-        cached = self._rooms.buffer.read_now(entry.fd, extent.length, extent.start)
-        if cached is not None:
-            return cached
-        found = await self._rooms.threads.disk(_pread_all, entry.fd, extent.length, extent.start)
-        if len(found) != extent.length and entry.size >= extent.stop:
-            raise BytesLost(f"cache file {entry.id} is shorter than the bytes it holds")
-        return found
+        for _ in range(_REFETCHES):
+            if not entry.here.covers(extent) or not entry.is_whole:
+                self._rooms.fetcher.notice(self._stream, extent)
+                if not await self._rooms.fetcher.ensure(self._stream, extent):
+                    return await self._read_through(extent)
+            if not entry.trusted.covers(extent):
+                await self._vouch(extent)
+                continue
+            try:
+                cached = self._rooms.buffer.read_now(entry.fd, extent.length, extent.start)
+                if cached is not None:
+                    return cached
+                found = await self._rooms.threads.disk(
+                    _pread_all, entry.fd, extent.length, extent.start
+                )
+            except OSError as error:
+                _log.error("cache file %d: %s", entry.id, error)
+                found = b""
+            if len(found) == extent.length or entry.size < extent.stop:
+                return found
+            entry.trusted.remove(extent)
+        if self._is_dirty():
+            raise BytesLost(f"cache file {entry.id} has lost bytes that the store has not")
+        return await self._read_through(extent)
+
+    def _is_dirty(self) -> bool:
+        return self._rooms.journal.of(self.entry.id) is not None
+
+    async def _vouch(self, extent: Extent) -> None:
+        """Hold cached bytes against their sums. Those that are others by now count as missing from then on."""
+        entry = self.entry
+        pieces = [
+            (piece, total)
+            for piece, total in entry.sums.over(extent)
+            if not entry.trusted.covers(piece)
+        ]
+        rotten = await self._rooms.threads.disk(self._rooms.cache.rotten, entry.fd, pieces)
+        still_so = set(entry.sums.over(extent))
+        summed = ExtentMap(piece for piece, _ in entry.sums.over(extent))
+        for gap in summed.missing(extent):  # of a dirty file, whose sums are not known
+            entry.trusted.add(gap)
+        for piece, total in pieces:
+            if (piece, total) not in still_so:
+                continue  # written meanwhile
+            if piece not in rotten:
+                entry.trusted.add(piece)
+                continue
+            what = (
+                f"cache file {entry.id}: bytes {piece.start} to {piece.stop} changed on its disk"
+            )
+            if self._is_dirty():
+                _log.error("%s, and the store has not got them", what)
+                raise BytesLost(what)
+            _log.error("%s; they are fetched again", what)
+            entry.here.remove(piece)
+            entry.sums.forget(piece)
 
     async def _read_through(self, extent: Extent) -> bytes:
         key = await self._rooms.names.settled_key(self.ino)
@@ -164,7 +214,7 @@ class OpenFile:
         self._begin_change()
         try:
             await self._rooms.threads.disk(_pwrite_all, self.entry.fd, data, offset)
-            self.entry.here.add(Extent(min(old_size, extent.start), extent.stop))
+            self._now_here(Extent(min(old_size, extent.start), extent.stop))
             self.entry.size = max(self.entry.size, extent.stop)
         finally:
             self._end_change(reservation)
@@ -178,12 +228,18 @@ class OpenFile:
         try:
             await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
             self.entry.here.cut(size)
-            self.entry.here.add(Extent(min(old_size, size), size))
+            self.entry.trusted.cut(size)
+            self._now_here(Extent(min(old_size, size), size))
             self.entry.size = size
         finally:
             self._end_change(reservation)
 
+    def _now_here(self, extent: Extent) -> None:
+        self.entry.here.add(extent)
+        self.entry.trusted.add(extent)
+
     def _begin_change(self) -> None:
+        self.entry.sums.clear()
         self._rooms.uploader.begin_write(self.entry.id)
         self._stream.begin_change()
 
@@ -216,6 +272,8 @@ class OpenFile:
                     await self._rooms.fetcher.stop(self._stream)
                 elif not self.entry.here.covers(Extent(0, keep)):
                     await self._fetch_kept(keep)
+                elif not self.entry.trusted.covers(Extent(0, keep)):
+                    await self._vouch(Extent(0, keep))
                 elif self._is_acknowledged() or reservation is None:
                     reservation = await self._reserve(need, reservation)
                 elif not self._is_promised and not self.is_detached:
@@ -295,6 +353,7 @@ class OpenFile:
         if self._rooms.uploader.is_uploading(self.entry.id) or key is None:
             return
         is_new = self._rooms.journal.of(self.entry.id) is None
+        self._rooms.cache.forget_sums(self.entry)
         intent = self._rooms.journal.begin(self.entry.id)
         if is_new:
             self._rooms.cache.promise_made(reservation)
@@ -323,7 +382,13 @@ class OpenFile:
         intent = self._rooms.journal.of(self.entry.id)
         if key is None or intent is None:
             return
-        promise = Promise(key, self.entry.etag, intent.token, is_sealed=True)
+        generation = self.generation
+        sums = await self._rooms.threads.disk(
+            self._rooms.cache.summed, self.entry.fd, self.entry.size
+        )
+        if generation == self.generation and not self.is_changing:
+            self.entry.sums = sums
+        promise = Promise(key, self.entry.etag, intent.token, is_sealed=True, check=sums.check)
         await self._rooms.threads.disk(
             self._rooms.cache.sync, self.entry.id, self.entry.fd, promise.encode()
         )

@@ -14,11 +14,19 @@ class Promise:
     base: ETag | None
     token: Token
     is_sealed: bool = False
+    check: int | None = None
+    """``PieceSums.check`` of the bytes, once they are sealed; None: not told."""
 
     def encode(self) -> bytes:
         """Return the content of the promise file."""
         return json.dumps(
-            {"key": self.key, "base": self.base, "token": self.token, "sealed": self.is_sealed},
+            {
+                "key": self.key,
+                "base": self.base,
+                "token": self.token,
+                "sealed": self.is_sealed,
+                "check": self.check,
+            },
             ensure_ascii=True,
         ).encode()
 
@@ -28,8 +36,13 @@ class Promise:
         try:
             found = json.loads(text)
             base = None if found["base"] is None else ETag(str(found["base"]))
+            check = found.get("check")
             return cls(
-                Key(str(found["key"])), base, Token(str(found["token"])), bool(found.get("sealed"))
+                Key(str(found["key"])),
+                base,
+                Token(str(found["token"])),
+                bool(found.get("sealed")),
+                None if check is None else int(check),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a promise: {error}") from error

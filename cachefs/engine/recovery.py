@@ -53,24 +53,21 @@ def open_disk(directory: Path, *, limit: int, min_free: int, now_ns: int) -> Dis
 
 def recover(disk: Disk, *, now_ns: int) -> None:
     """Bring a cache directory into order after the last daemon, however it ended."""
-    boot, clean = boot_id(), disk.db.get_meta("clean") == "1"
-    last_boot = disk.db.get_meta("boot")
+    boot = boot_id()
     disk.cache.skip_numbers()
     for entry_id in disk.cache.all_ids():
         entry = disk.cache.load(entry_id)
         if entry is not None:
-            remains = _remains(disk, entry, last_boot)
+            verdict = remedy(_remains(disk, entry), boot=boot)
             with disk.db.transaction():
-                _carry_out(disk, entry, remedy(remains, boot=boot, clean_unmount=clean), now_ns)
+                _carry_out(disk, entry, verdict, now_ns)
     for ino in disk.inodes.detached():
         if disk.cache.find(ino) is None:
             disk.inodes.drop(ino)
     _adopt_strays(disk, now_ns)
-    disk.db.set_meta("boot", boot)
-    disk.db.set_meta("clean", "0")
 
 
-def _remains(disk: Disk, entry: Entry, last_boot: str | None) -> Remains:
+def _remains(disk: Disk, entry: Entry) -> Remains:
     intent = disk.journal.of(entry.id)
     inode = disk.inodes.get(entry.ino)
     try:
@@ -81,7 +78,7 @@ def _remains(disk: Disk, entry: Entry, last_boot: str | None) -> Remains:
         has_file=length >= 0,
         is_named=inode is not None and inode.parent is not None,
         state=None if intent is None else intent.state,
-        boot=last_boot if intent is None else intent.boot,
+        boot=None if intent is None else intent.boot,
         is_whole=length >= max((extent.stop for extent in entry.here), default=0),
     )
 
@@ -179,7 +176,7 @@ def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
         return
     sealed = content.with_name(content.name + SEALED_SUFFIX)
     if sealed.exists():  # acknowledged content, which was being written again
-        content, promise = sealed, replace(promise, is_sealed=True)
+        content, promise = sealed, replace(promise, is_sealed=True, check=None)
     if not content.exists():
         disk.cache.remove_stray(promise_path)
         return
@@ -187,6 +184,9 @@ def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
     if disk.cache.find(ino) is not None:
         _log.error("%s: %s has other bytes already; left where it is", content, ascii(promise.key))
         return
+    if not _is_as_promised(content, promise):
+        _log.error("%s: bytes of %s changed on its disk", content, ascii(promise.key))
+        promise = replace(promise, is_sealed=False, check=None)
     entry = disk.cache.adopt(content, ino, etag=promise.base, now_ns=now_ns)
     if content == sealed:
         _remove_if_there(
@@ -206,6 +206,15 @@ def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
     if promise_path != disk.cache.promise_path(entry.id):
         disk.cache.remove_stray(promise_path)
     _log.warning("found dirty bytes of %s without a database; taken up again", ascii(promise.key))
+
+
+def _is_as_promised(content: Path, promise: Promise) -> bool:
+    """Whether sealed bytes are those that were acknowledged, as far as the promise tells."""
+    if promise.check is None or not promise.is_sealed:
+        return True
+    with content.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return Cache.summed(file.fileno(), size).check == promise.check
 
 
 def _remove_if_there(cache: Cache, path: Path) -> None:

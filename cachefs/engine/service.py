@@ -40,7 +40,7 @@ from cachefs.engine.through import PassThrough
 from cachefs.engine.unfinished import Unfinished
 from cachefs.engine.upload import Defaults, Uploader
 from cachefs.local.db import Database
-from cachefs.local.directory import CacheDirectory, sync_file_system
+from cachefs.local.directory import CacheDirectory
 from cachefs.local.inodes import ROOT, Inode
 from cachefs.remote.retry import Retrying
 
@@ -389,9 +389,6 @@ async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncItera
             recovery.recover(disk, now_ns=time.time_ns())
             async with _serving(settings, store, disk) as service:
                 yield service
-            # Only what is on the disk may be believed after a loss of power.
-            await Threads.helper(sync_file_system, settings.cache_dir)
-            disk.db.set_meta("clean", "1")
         finally:
             disk.db.close()
     finally:

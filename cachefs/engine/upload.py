@@ -21,6 +21,7 @@ from cachefs.core.errors import (
 )
 from cachefs.core.intent import State
 from cachefs.core.policy import SECOND_NS, is_due, next_try_ns
+from cachefs.core.sums import PieceSums
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.background import Background
 from cachefs.engine.body import FileBody
@@ -328,6 +329,11 @@ class Uploader:
         if inode.content_type is None:
             inode = replace(inode, content_type=mediatypes.guessed(inode.component))
         body = upload.body = FileBody(entry.fd, entry.size)
+        sums = await self._threads.transfer(body.digest)
+        if entry.sums and entry.sums != sums:
+            raise Refused(
+                "the bytes changed on the cache's disk after they were acknowledged: they are kept, not stored"
+            )
         meta = metadata.encode(
             self._defaults.attrs(inode), intent.token, {} if inode.meta is None else inode.meta
         )
@@ -342,9 +348,9 @@ class Uploader:
             )
         except Changed:
             verdict = await self._conflicts.resolve(inode, intent, entry.etag, key, body, meta)
-            self._apply(verdict, upload, entry, meta)
+            self._apply(verdict, upload, entry, meta, sums)
             return
-        self._settle(entry, info, meta)
+        self._settle(entry, info, meta, sums)
 
     async def _describe(self, inode: Inode, key: Key) -> Inode:
         """Learn the metadata that only a listing hid: what others put on the object survives our rewrite."""
@@ -364,17 +370,21 @@ class Uploader:
         self._journal.drop(entry.id)
         self._cache.end_promise(entry.id)
 
-    def _settle(self, entry: Entry, info: ObjectInfo, meta: dict[str, str]) -> None:
+    def _settle(
+        self, entry: Entry, info: ObjectInfo, meta: dict[str, str], sums: PieceSums
+    ) -> None:
         """Make the entry clean: the store has confirmed exactly these bytes."""
         now_ns = self._names.now_ns()
         with self._db.transaction():
             self._journal.settle(entry.id)
             entry.etag = info.etag
+            entry.sums = sums
+            entry.trusted = entry.here.copy()
             self._cache.save(entry)
             columns: dict[str, object] = {
                 "etag": info.etag,
                 "stored_ns": info.mtime_ns or None,
-                "meta": meta,
+                "meta": meta if info.meta is None else info.meta,
                 "size": entry.size,
                 "checked_ns": now_ns,
             }
@@ -385,14 +395,21 @@ class Uploader:
         self._failures.pop(entry.id, None)
         self.uploaded += 1
 
-    def _apply(self, verdict: Verdict, upload: Upload, entry: Entry, meta: dict[str, str]) -> None:
+    def _apply(
+        self,
+        verdict: Verdict,
+        upload: Upload,
+        entry: Entry,
+        meta: dict[str, str],
+        sums: PieceSums,
+    ) -> None:
         match verdict:
             case Rebased(base):
                 with self._db.transaction():
                     self._rebase(entry, base)
                     self._journal.requeue(entry.id, due_ns=self._names.now_ns())
             case KeptBeside():
-                self._move_beside(verdict, entry, meta)
+                self._move_beside(verdict, entry, meta, sums)
             case GivenUp():
                 self._yield_to_theirs(entry)
             case Parked(reason):
@@ -403,7 +420,9 @@ class Uploader:
         self._cache.save(entry)
         self._inodes.update(entry.ino, etag=base)
 
-    def _move_beside(self, verdict: KeptBeside, entry: Entry, meta: dict[str, str]) -> None:
+    def _move_beside(
+        self, verdict: KeptBeside, entry: Entry, meta: dict[str, str], sums: PieceSums
+    ) -> None:
         """Give our inode the conflict name; the old name stands for what the store has there."""
         inode = self._inodes.get(entry.ino)
         now_ns = self._names.now_ns()
@@ -416,7 +435,7 @@ class Uploader:
                 self._inodes.insert_seen(
                     inode.parent, inode.name, inode.component, inode.kind, verdict.theirs, now_ns
                 )
-            self._settle(entry, verdict.info, meta)
+            self._settle(entry, verdict.info, meta, sums)
         if inode is not None and inode.parent is not None and inode.name is not None:
             self._names.tell_kernel(inode.parent, inode.name)
             self._names.tell_kernel(inode.parent, verdict.name)

@@ -10,13 +10,15 @@ import errno
 import fcntl
 import os
 import threading
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.policy import Candidate
+from cachefs.core.sums import PieceSums, Summing
 from cachefs.core.types import EntryId, ETag, Ino
 from cachefs.local.db import Database
 
@@ -25,6 +27,7 @@ SLACK: Final = 2 * BLOCK
 """Bytes of disk that one write may take beyond its own blocks: the file system's own extent blocks."""
 PROMISE_SUFFIX: Final = ".promise"
 SEALED_SUFFIX: Final = ".sealed"
+_CHUNK: Final = 2**18
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -50,6 +53,10 @@ class Entry:
     here: ExtentMap
     cost: int
     used_ns: int
+    sums: PieceSums = field(default_factory=PieceSums)
+    """Of a clean entry: of every byte that is here. Of a dirty one: of what was acknowledged, or nothing."""
+    trusted: ExtentMap = field(default_factory=ExtentMap)
+    """What is here and was put there, or held against its sum, since the start."""
     fd: int = -1
     pins: int = 0
     dropped: bool = False
@@ -88,6 +95,27 @@ class _Usage:
         return self.entries + self.reserved + self.doomed
 
 
+def _sum_of(fd: int, piece: Extent) -> int | None:
+    """Return the sum of the bytes that the disk has there; None if it does not have them."""
+    try:
+        found = os.pread(fd, piece.length, piece.start)
+    except OSError:
+        return None
+    return zlib.crc32(found) if len(found) == piece.length else None
+
+
+def _covered(sums: PieceSums) -> ExtentMap:
+    return ExtentMap(piece for piece, _ in sums)
+
+
+def _believe_only_summed(entry: Entry) -> None:
+    """Count bytes that nothing can be held against as missing."""
+    known = _covered(entry.sums)
+    for extent in list(entry.here):
+        for gap in known.missing(extent):
+            entry.here.remove(gap)
+
+
 class Cache:
     """Every cache entry, and the limit on what they take together.
 
@@ -114,6 +142,7 @@ class Cache:
             if path.stem.isdigit()
         }
         self._superseded: set[EntryId] = set()
+        self._trusted: set[EntryId] = set()
         self._usage = _Usage(entries=self._counted())
 
     # ---- room -------------------------------------------------------------------------------
@@ -189,7 +218,8 @@ class Cache:
         if live is not None:
             return live
         row = self._db.one(
-            "SELECT id, ino, etag, size, extents, cost, used_ns FROM entries WHERE ino = ?", (ino,)
+            "SELECT id, ino, etag, size, extents, cost, used_ns, sums FROM entries WHERE ino = ?",
+            (ino,),
         )
         if row is None:
             return None
@@ -201,6 +231,7 @@ class Cache:
             here=ExtentMap.decode(row[4]),
             cost=row[5],
             used_ns=row[6],
+            sums=PieceSums.decode(row[7]),
         )
 
     def load(self, entry_id: EntryId) -> Entry | None:
@@ -244,6 +275,10 @@ class Cache:
             os.close(entry.fd)
             entry.fd = -1
             return None
+        if entry.id in self._trusted:
+            entry.trusted = entry.here.copy()
+        elif not self._is_promised(entry.id):
+            _believe_only_summed(entry)
         entry.pins, entry.used_ns = 1, now_ns
         self._live[entry.id] = self._by_ino[entry.ino] = entry
         return entry
@@ -261,6 +296,8 @@ class Cache:
             return self._doom(entry)
         del self._by_ino[entry.ino]
         entry.used_ns = now_ns
+        if all(entry.trusted.covers(extent) for extent in entry.here):
+            self._trusted.add(entry.id)
         try:
             self.account(entry)
             self.save(entry)
@@ -272,8 +309,17 @@ class Cache:
     def save(self, entry: Entry) -> None:
         """Bring the row in line with the entry."""
         self._db.execute(
-            "UPDATE entries SET etag = ?, size = ?, extents = ?, cost = ?, used_ns = ? WHERE id = ?",
-            (entry.etag, entry.size, entry.here.encode(), entry.cost, entry.used_ns, entry.id),
+            "UPDATE entries SET etag = ?, size = ?, extents = ?, cost = ?, used_ns = ?, sums = ?"
+            " WHERE id = ?",
+            (
+                entry.etag,
+                entry.size,
+                entry.here.encode(),
+                entry.cost,
+                entry.used_ns,
+                entry.sums.encode(),
+                entry.id,
+            ),
         )
 
     def drop(self, entry: Entry) -> Doomed | None:
@@ -282,6 +328,7 @@ class Cache:
         Returns the file to delete, or None while a pin holds it: then the last unpin returns it.
         """
         self._db.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
+        self._trusted.discard(entry.id)
         self._usage.entries -= entry.cost
         self._usage.doomed += entry.cost
         entry.dropped = True
@@ -319,6 +366,33 @@ class Cache:
     def all_ids(self) -> list[EntryId]:
         """Return the numbers of all entries."""
         return [EntryId(row[0]) for row in self._db.all("SELECT id FROM entries")]
+
+    def _is_promised(self, entry_id: EntryId) -> bool:
+        return self._db.one("SELECT 1 FROM intents WHERE entry = ?", (entry_id,)) is not None
+
+    # ---- bytes that rot ---------------------------------------------------------------------
+
+    def forget_sums(self, entry: Entry) -> None:
+        """Note that the entry's bytes are about to change."""
+        entry.sums.clear()
+        self._db.execute("UPDATE entries SET sums = x'' WHERE id = ?", (entry.id,))
+
+    @staticmethod
+    def summed(fd: int, size: int) -> PieceSums:
+        """Return the sums of a file's bytes as they are on the disk now. Blocks; any thread."""
+        known, summing, position = PieceSums(), Summing(0), 0
+        while position < size and (chunk := os.pread(fd, min(_CHUNK, size - position), position)):
+            position += len(chunk)
+            for piece, total in summing.take(memoryview(chunk)):
+                known.add(piece, total)
+        for piece, total in summing.rest():
+            known.add(piece, total)
+        return known
+
+    @staticmethod
+    def rotten(fd: int, pieces: list[tuple[Extent, int]]) -> set[Extent]:
+        """Return the pieces whose bytes are no longer what they were summed as. Blocks; any thread."""
+        return {piece for piece, total in pieces if _sum_of(fd, piece) != total}
 
     # ---- promises beside the files ----------------------------------------------------------
 
@@ -439,6 +513,7 @@ class Cache:
         if cost is None:
             return False
         os.rename(self.sealed_path(entry.id), self.path_of(entry.id))
+        entry.sums.clear()  # which of the two they are of, nothing tells
         self._usage.entries -= cost
         return True
 
@@ -461,6 +536,13 @@ class Cache:
         status = os.stat(self.path_of(entry.id))
         self._usage.entries += status.st_blocks * 512 - entry.cost
         entry.size, entry.cost = status.st_size, status.st_blocks * 512
+        summed = max((piece.stop for piece, _ in entry.sums), default=0)
+        if summed > entry.size:
+            entry.size = (
+                summed  # shorter than what was acknowledged: pin() will find that bytes are gone
+            )
+        elif summed < entry.size:
+            entry.sums.clear()
         entry.here = ExtentMap([Extent(0, entry.size)])
         self.save(entry)
 

@@ -1,6 +1,5 @@
 """A cache directory: private to its owner, locked by one process at a time."""
 
-import ctypes
 import fcntl
 import os
 import stat
@@ -15,17 +14,6 @@ _TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of cachefs
 def boot_id() -> str:
     """Return the id of this boot of the machine: what was only in memory before it is gone."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-
-
-def sync_file_system(path: Path) -> None:
-    """Put everything of the file system that holds *path* on its disk. Blocks; any thread."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(descriptor):
-            raise OSError(ctypes.get_errno(), "syncfs failed", str(path))
-    finally:
-        os.close(descriptor)
 
 
 class CacheDirectory:

@@ -34,7 +34,8 @@ ALTER TABLE inodes_new RENAME TO inodes;
 CREATE UNIQUE INDEX inodes_by_name ON inodes (parent, name);
 CREATE INDEX inodes_by_parent ON inodes (parent);
 CREATE INDEX inodes_by_component ON inodes (parent, component);
-ALTER TABLE moves ADD COLUMN made TEXT
+ALTER TABLE moves ADD COLUMN made TEXT;
+ALTER TABLE entries ADD COLUMN sums BLOB NOT NULL DEFAULT x''
 """
 
 MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS}

@@ -3,8 +3,6 @@
 -- What holds for the whole cache directory. Written by db.py.
 --   schema        version of these tables
 --   volume        random id of this cache directory
---   boot          boot id of the machine when a daemon last opened it
---   clean         '1' after an orderly stop, '0' while a daemon runs
 --   source        which store it caches; another source is refused
 --   capabilities  JSON: what the last probe of the store found, shown by `status`
 CREATE TABLE meta (
@@ -46,7 +44,8 @@ CREATE TABLE entries (
     size    INTEGER NOT NULL,
     extents BLOB NOT NULL,                      -- which bytes are here, as core/extents.py writes them
     cost    INTEGER NOT NULL,                   -- bytes of disk that the file takes
-    used_ns INTEGER NOT NULL                    -- when it was last opened or closed
+    used_ns INTEGER NOT NULL,                   -- when it was last opened or closed
+    sums    BLOB NOT NULL DEFAULT x''           -- CRC-32 of its pieces, as core/sums.py writes them; of a dirty entry: of its acknowledged bytes, if any
 ) STRICT;
 
 CREATE INDEX entries_by_use ON entries (used_ns, id);

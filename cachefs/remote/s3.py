@@ -23,6 +23,7 @@ from cachefs.remote.s3_served import TAGS, params_of, served_of
 from cachefs.remote.s3_values import (
     bare,
     encode_meta,
+    in_base64,
     looks_like_md5,
     object_of,
     page_of,
@@ -33,6 +34,8 @@ from cachefs.remote.s3_values import (
 from cachefs.remote.store import Body, Capabilities, Sink
 
 _SMALL = 2**18
+_MD5 = "md5chksum"
+"""Under which rclone keeps, and looks for, the MD5 of what was sent in parts."""
 """A body up to this is read at once, and sent together with the headers."""
 _COPY_LIMIT = 512 * 2**20
 """A copy of more than this goes in parts: in parallel, and none longer than a read may wait for its answer."""
@@ -159,11 +162,13 @@ class S3Store:
         content_type: str | None = None,
         if_match: ETag | None,
     ) -> ObjectInfo:
-        """Store *body*: in one request, or above the threshold in parts.
+        """Store *body*: in one request, or above the threshold in parts. The store checks each by its MD5.
 
         The parts that a failed try stored are kept for the next try with the same *body*.
         """
         require_bearable(key)
+        if body.md5 is not None and body.size >= self._options.multipart_threshold:
+            meta = {**meta, _MD5: in_base64(body.md5)}  # its ETag will be none
         about = {"Metadata": encode_meta(meta), **params_of(meta), **self._chosen()}
         if content_type is not None:
             about["ContentType"] = content_type
@@ -323,8 +328,11 @@ class S3Store:
         condition = self._condition(key, if_match, match=found.put, create=found.create)
         reader = GuardedReader(body, Extent(0, body.size), threading.Event())
         content = reader.read() if body.size <= _SMALL else reader
+        checked = {} if body.md5 is None else {"ContentMD5": in_base64(body.md5)}
         with reader.unmasked():
-            return self._bucket.call("put_object", Key=key, Body=content, **about, **condition)
+            return self._bucket.call(
+                "put_object", Key=key, Body=content, **checked, **about, **condition
+            )
 
     def _put_parts(
         self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None

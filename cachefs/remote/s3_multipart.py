@@ -1,5 +1,6 @@
 """Objects made of parts: sent or copied by several threads, and called off as one."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -9,11 +10,13 @@ from cachefs.core.errors import StoreError
 from cachefs.core.extents import Extent
 from cachefs.core.types import Key
 from cachefs.remote.s3_client import Answer, S3Bucket, said
+from cachefs.remote.s3_values import in_base64
 from cachefs.remote.store import Body, Reader, UploadStopped
 
 MOST_PARTS = 10_000
 _LEAST_PART = 5 * 2**20
 _GRAIN = 2**20
+_CHUNK = 2**18
 
 
 def split(size: int, part_size: int) -> list[Extent]:
@@ -45,6 +48,14 @@ class GuardedReader:
         except BaseException as failure:
             self.failure = failure
             raise
+
+    def md5(self) -> str:
+        """Return the MD5 of all of it, in hexadecimal, and go back to its start."""
+        digest = hashlib.md5(usedforsecurity=False)
+        while chunk := self.read(_CHUNK):
+            digest.update(chunk)
+        self.seek(0)
+        return digest.hexdigest()
 
     @contextmanager
     def unmasked(self) -> Iterator[None]:
@@ -98,6 +109,7 @@ class Multipart:
                     Key=self._key,
                     UploadId=upload_id,
                     PartNumber=number,
+                    ContentMD5=in_base64(reader.md5()),
                     Body=reader,
                 )
             return str(said(answer, "ETag"))

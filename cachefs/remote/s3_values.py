@@ -43,6 +43,11 @@ def quoted(etag: ETag) -> str:
     return f'"{etag}"'
 
 
+def in_base64(md5: str) -> str:
+    """Return *md5*, which is hexadecimal, as Content-MD5 has it."""
+    return base64.b64encode(bytes.fromhex(md5)).decode("ascii")
+
+
 def looks_like_md5(etag: ETag) -> bool:
     """Whether it could be the MD5 of the content."""
     return _MD5.fullmatch(etag) is not None

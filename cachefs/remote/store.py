@@ -61,6 +61,11 @@ class Body(Protocol):
         """Length in bytes, fixed while the upload runs."""
         ...
 
+    @property
+    def md5(self) -> str | None:
+        """MD5 of all of it, in hexadecimal; None: not known."""
+        ...
+
     def reader(self, extent: Extent) -> Reader:
         """Return a fresh view of *extent*, positioned at its start.
 

@@ -1,5 +1,6 @@
 """Bodies to put and sinks to fetch into, as the engine has them but in memory."""
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable
@@ -18,6 +19,10 @@ class BytesBody:
     @property
     def size(self) -> int:
         return len(self.content)
+
+    @property
+    def md5(self) -> str | None:
+        return hashlib.md5(self.content, usedforsecurity=False).hexdigest()
 
     def reader(self, extent: Extent) -> io.BytesIO:
         return io.BytesIO(self.content[extent.start : extent.stop])

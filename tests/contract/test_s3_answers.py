@@ -1,5 +1,6 @@
 """What S3 stores answer when something is wrong, and what we make of it."""
 
+import base64
 import gzip
 import hashlib
 import io
@@ -669,3 +670,50 @@ def test_a_small_body_does_not_wait_for_leave(serve: Serve) -> None:
         store.put(KEY, BytesBody(b"x"), meta={}, if_match=ETag("other"))
     store.put(KEY, BytesBody(b"x"), meta={}, if_match=ETag(f"{ETAG}-2"))
     assert "expect" not in server.requests[-2].headers
+
+
+def absent_until(put: bytes) -> Handler:
+    """Nothing is there, and *put* answers who puts something there."""
+
+    def handler(request: Request) -> Answer:
+        if request.method == "PUT":
+            return put
+        return answer(200 if request.path == "/bucket" else 404)
+
+    return handler
+
+
+@pytest.mark.parametrize("size", [0, 1000, 2**20], ids=["empty", "small", "streamed"])
+def test_an_upload_carries_the_md5_that_the_store_is_to_check(serve: Serve, size: int) -> None:
+    content = bytes(range(256)) * (size // 256)
+    store, server = serve(absent_until(answer(200, b"", {"ETag": f'"{ETAG}"'})))
+
+    store.put(KEY, BytesBody(content), meta={}, if_match=None)
+
+    (sent,) = (request for request in server.requests if request.method == "PUT")
+    digest = hashlib.md5(content, usedforsecurity=False).digest()
+    assert base64.b64decode(sent.headers["content-md5"]) == digest
+
+
+def test_each_part_carries_its_md5_and_the_object_that_of_the_whole(serve: Serve) -> None:
+    handler = Multipart()
+    store, server = serve(handler)
+
+    stored = store.put(KEY, LARGE, meta={"color": "red"}, if_match=None)
+
+    parts = [request for request in server.requests if request.method == "PUT"]
+    assert len(parts) == 3
+    for part in parts:
+        digest = hashlib.md5(part.body, usedforsecurity=False).digest()
+        assert base64.b64decode(part.headers["content-md5"]) == digest
+    (begun,) = (request for request in server.requests if "uploads" in request.query)
+    whole = base64.b64encode(hashlib.md5(LARGE.content, usedforsecurity=False).digest()).decode()
+    assert begun.headers["x-amz-meta-md5chksum"] == whole
+    assert stored.meta == {"color": "red", "md5chksum": whole}
+
+
+def test_a_store_that_got_other_bytes_is_asked_again(serve: Serve) -> None:
+    store, _ = serve(absent_until(answer(400, error("BadDigest"))))
+
+    with pytest.raises(Fault):
+        store.put(KEY, BytesBody(b"content"), meta={}, if_match=None)

@@ -124,7 +124,7 @@ def test_no_wait_is_so_long_that_it_is_taken_for_a_clock_gone_back(
 BOOT, OTHER = "this boot", "an earlier boot"
 
 
-def expected(remains: Remains, *, clean_unmount: bool) -> Remedy:
+def expected(remains: Remains) -> Remedy:
     """The verdict, told once more and from the other end: from what must never happen."""
     promised = remains.state is not None
     if not remains.is_named:  # nothing is owed, but what was given up on is still the operator's
@@ -137,7 +137,7 @@ def expected(remains: Remains, *, clean_unmount: bool) -> Remedy:
         return Remedy.PARK_UNSYNCED if remains.boot == OTHER else Remedy.QUEUE
     if not remains.has_file or not remains.is_whole:
         return Remedy.DROP
-    return Remedy.KEEP if clean_unmount or remains.boot == BOOT else Remedy.DROP
+    return Remedy.KEEP
 
 
 ALL_REMAINS = [
@@ -148,17 +148,15 @@ ALL_REMAINS = [
 ]
 
 
-@pytest.mark.parametrize("clean_unmount", [True, False])
-def test_every_entry_a_crash_can_leave_has_its_remedy(clean_unmount: bool) -> None:
+def test_every_entry_a_crash_can_leave_has_its_remedy() -> None:
     for remains in ALL_REMAINS:
-        found = remedy(remains, boot=BOOT, clean_unmount=clean_unmount)
-        assert found is expected(remains, clean_unmount=clean_unmount), remains
+        found = remedy(remains, boot=BOOT)
+        assert found is expected(remains), remains
 
 
-@pytest.mark.parametrize("clean_unmount", [True, False])
-def test_promised_bytes_are_never_dropped_nor_taken_for_clean(clean_unmount: bool) -> None:
+def test_promised_bytes_are_never_dropped_nor_taken_for_clean() -> None:
     for remains in ALL_REMAINS:
-        found = remedy(remains, boot=BOOT, clean_unmount=clean_unmount)
+        found = remedy(remains, boot=BOOT)
         if remains.state is not None and remains.is_named:
             assert found not in {Remedy.DROP, Remedy.DISCARD, Remedy.KEEP}, remains
 
@@ -166,15 +164,11 @@ def test_promised_bytes_are_never_dropped_nor_taken_for_clean(clean_unmount: boo
 def test_bytes_that_lived_in_the_page_cache_of_a_lost_boot_are_never_uploaded() -> None:
     for remains in ALL_REMAINS:
         if remains.boot == OTHER:
-            found = remedy(remains, boot=BOOT, clean_unmount=False)
+            found = remedy(remains, boot=BOOT)
             assert found is not Remedy.QUEUE, remains
 
 
-def test_clean_bytes_are_believed_after_a_crash_of_this_boot_only() -> None:
-    def verdict(boot: str | None) -> Remedy:
-        remains = Remains(True, True, None, boot, True)
-        return remedy(remains, boot=BOOT, clean_unmount=False)
-
-    assert verdict(BOOT) is Remedy.KEEP
-    assert verdict(OTHER) is Remedy.DROP
-    assert verdict(None) is Remedy.DROP
+@pytest.mark.parametrize("boot", [None, BOOT, OTHER])
+def test_clean_bytes_outlive_a_loss_of_power(boot: str | None) -> None:
+    # Each piece is held against its sum before it is served.
+    assert remedy(Remains(True, True, None, boot, True), boot=BOOT) is Remedy.KEEP

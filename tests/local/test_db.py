@@ -134,7 +134,7 @@ def test_only_the_owner_can_read_the_database(db: Database) -> None:
 
 def test_foreign_keys_are_enforced(db: Database) -> None:
     with pytest.raises(sqlite3.IntegrityError):
-        db.execute("INSERT INTO entries VALUES (1, 999, NULL, 0, x'', 0, 0)")
+        db.execute("INSERT INTO entries VALUES (1, 999, NULL, 0, x'', 0, 0, x'')")
 
 
 def test_a_second_connection_sees_what_is_committed_and_can_write(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cachefs.core.errors import InUse, UsageError
-from cachefs.local.directory import CacheDirectory, boot_id, sync_file_system
+from cachefs.local.directory import CacheDirectory, boot_id
 
 HOLD = """
 import sys
@@ -128,9 +128,3 @@ def test_a_file_in_the_way_is_one_line_for_the_operator(tmp_path: Path, below: s
 def test_the_boot_has_an_id_that_stays() -> None:
     assert boot_id()
     assert boot_id() == boot_id()
-
-
-def test_the_file_system_of_a_directory_can_be_synced_and_of_none_cannot(tmp_path: Path) -> None:
-    sync_file_system(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        sync_file_system(tmp_path / "nothing")
