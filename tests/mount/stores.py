@@ -1,5 +1,6 @@
 """The stores under the mounts, seen from the other side: by their own SDK, or as the directory they are."""
 
+import json
 import os
 import re
 import uuid
@@ -51,8 +52,16 @@ class LiveStore(ABC):
         """The keys of all that is a file; directory markers are not."""
 
     @abstractmethod
+    def all_keys(self, prefix: str) -> list[str]:
+        """The keys below *prefix*, directory markers included."""
+
+    @abstractmethod
     def get(self, key: str) -> bytes:
         """The bytes of one object."""
+
+    @abstractmethod
+    def meta(self, key: str) -> dict[str, str]:
+        """The user metadata of one object, names in lower case."""
 
     @abstractmethod
     def put(self, key: str, content: bytes) -> None:
@@ -114,8 +123,27 @@ class FileBucket(LiveStore):
         )
         return sorted(key for key in found if not key.startswith(".cachefs"))
 
+    def all_keys(self, prefix: str) -> list[str]:
+        found = [self.directory / prefix, *(self.directory / prefix).rglob("*")]
+        return sorted(
+            str(path.relative_to(self.directory)) + ("/" if path.is_dir() else "")
+            for path in found
+            if path.exists()
+        )
+
     def get(self, key: str) -> bytes:
-        return (self.directory / key).read_bytes()
+        path = self.directory / key
+        return b"" if path.is_dir() else path.read_bytes()
+
+    def meta(self, key: str) -> dict[str, str]:
+        path = self.directory / key
+        try:
+            kept = os.getxattr(path, "user.cachefs.record")
+        except OSError:  # it did not fit, and lies in a file of its own
+            beside = self.directory.glob(f".cachefs-store/meta/*-{path.stat().st_ino:x}")
+            kept = next((one.read_bytes() for one in beside), b'{"meta": {}}')
+        meta: dict[str, str] = json.loads(kept)["meta"]
+        return meta
 
     def put(self, key: str, content: bytes) -> None:
         path = self.directory / key
@@ -152,17 +180,25 @@ class S3Bucket(LiveStore):
             self._environment,
         )
 
-    def _listed(self) -> Iterable[str]:
-        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+    def _listed(self, prefix: str = "") -> Iterable[str]:
+        pages = self._client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
             for row in page.get("Contents", ()):
                 yield row["Key"]
 
     def keys(self) -> list[str]:
         return sorted(key for key in self._listed() if not key.endswith("/"))
 
+    def all_keys(self, prefix: str) -> list[str]:
+        return sorted(self._listed(prefix))
+
     def get(self, key: str) -> bytes:
         content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return content
+
+    def meta(self, key: str) -> dict[str, str]:
+        found: dict[str, str] = self._client.head_object(Bucket=self.bucket, Key=key)["Metadata"]
+        return {name.lower(): value for name, value in found.items()}
 
     def content_type(self, key: str) -> str:
         """The type that the store says the object has."""
@@ -223,9 +259,22 @@ class SwiftContainer(LiveStore):
             if row["content_type"] != "application/directory" and not row["name"].endswith("/")
         )
 
+    def all_keys(self, prefix: str) -> list[str]:
+        rows = self._connection.get_container(self.bucket, prefix=prefix, full_listing=True)[1]
+        return sorted(row["name"] for row in rows)
+
     def get(self, key: str) -> bytes:
         content: bytes = self._connection.get_object(self.bucket, key)[1]
         return content
+
+    def meta(self, key: str) -> dict[str, str]:
+        headers = self._connection.head_object(self.bucket, key)
+        mark = "x-object-meta-"
+        return {
+            name.removeprefix(mark): value
+            for name, value in headers.items()
+            if name.startswith(mark)
+        }
 
     def put(self, key: str, content: bytes) -> None:
         self._connection.put_object(self.bucket, key, contents=content)
