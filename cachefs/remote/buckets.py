@@ -70,7 +70,7 @@ class Buckets:
         if store is None:
             return iter(())
         pages = mapped(store.list(inner, deep=deep), lambda page: self._outer_listing(name, page))
-        return pages if inner else _after_marker(name, pages)
+        return pages if inner else _with_marker(name, pages)
 
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """As the bucket's."""
@@ -195,6 +195,15 @@ def _marker(name: str) -> ObjectInfo:
     )
 
 
-def _after_marker(name: str, pages: Iterator[Listing]) -> Iterator[Listing]:
-    yield Listing(objects=(_marker(name),))
-    yield from pages
+def _with_marker(name: str, pages: Iterator[Listing]) -> Iterator[Listing]:
+    """Return the pages of a bucket's listing, its marker the first object of the first."""
+    is_first = True
+
+    def change(page: Listing) -> Listing:
+        nonlocal is_first
+        if not is_first:
+            return page
+        is_first = False
+        return replace(page, objects=(_marker(name), *page.objects))
+
+    return mapped(pages, change)

@@ -295,12 +295,16 @@ class FileStore:
     ) -> ObjectInfo:
         with self._tree.locked(), self._current(place.key) as found:
             _require(place.key, found, if_match)
-            with self._spots.parent(spot) as parent, suppress(FileExistsError):
-                os.mkdir(spot.name, dir_fd=parent)
-                os.fsync(parent)
-            with self._tree.directory((*spot.parents, spot.name)) as fd:
+
+            def stamp(fd: int) -> None:
                 self._records.stamp(fd, place.key, meta, content_type)
-                os.fsync(fd)
+
+            with self._spots.parent(spot) as parent:
+                made = self._tree.make_directory(parent, spot.name, stamp)
+            with self._tree.directory((*spot.parents, spot.name)) as fd:
+                if not made:
+                    stamp(fd)
+                    os.fsync(fd)
                 return describe(place.key, os.fstat(fd), self._records.read(fd, place.key))
 
     def _delete_marker(self, key: Key, found: _Found) -> None:

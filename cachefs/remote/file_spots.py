@@ -59,16 +59,9 @@ class Spots:
             return
         with ExitStack() as stack:
             fd = stack.enter_context(self._tree.directory())
-            for depth, part in enumerate(spot.parents):
-                made = self._make(fd, part)
-                inner = stack.enter_context(self._tree.directory(spot.parents[: depth + 1]))
-                if made:  # open to whom its parent is: the daemon's umask is not meant for what it stores
-                    os.fchmod(inner, os.fstat(fd).st_mode & 0o777 | 0o700)
-                    key = Key("".join(text(p) + "/" for p in spot.parents[: depth + 1]))
-                    self._records.stamp(inner, key, {}, None, implicit=True)
-                    os.fsync(inner)
-                    os.fsync(fd)
-                fd = inner
+            for depth in range(len(spot.parents)):
+                self._make_implicit(fd, spot.parents[: depth + 1])
+                fd = stack.enter_context(self._tree.directory(spot.parents[: depth + 1]))
             yield fd
 
     def prune(self, parents: tuple[bytes, ...]) -> None:
@@ -101,9 +94,13 @@ class Spots:
                 raise
         return False
 
-    def _make(self, fd: int, name: bytes) -> bool:
-        try:
-            os.mkdir(name, dir_fd=fd)
-        except FileExistsError:
-            return False
-        return True
+    def _make_implicit(self, outer: int, parts: tuple[bytes, ...]) -> None:
+        """Make the directory *parts* in the open directory *outer*, unless it is there."""
+
+        def prepare(fd: int) -> None:
+            # Open to whom its parent is: the daemon's umask is not meant for what it stores.
+            os.fchmod(fd, os.fstat(outer).st_mode & 0o777 | 0o700)
+            key = Key("".join(text(part) + "/" for part in parts))
+            self._records.stamp(fd, key, {}, None, implicit=True)
+
+        self._tree.make_directory(outer, parts[-1], prepare)

@@ -5,7 +5,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cachefs.core.errors import (
@@ -126,17 +126,50 @@ class Tree:
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=directory)
 
+    def make_directory(self, parent: int, name: bytes, prepare: Callable[[int], None]) -> bool:
+        """Make a directory that appears as *prepare* has left it, which gets its descriptor.
+
+        Return False where something has the name. The caller holds the lock.
+        """
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=parent, follow_symlinks=False)
+            return False
+        aside = secrets.token_hex(16).encode()
+        with self.own(*_TMP) as tmp:
+            os.mkdir(aside, dir_fd=tmp)
+            try:
+                with self.directory((*_TMP, aside)) as fd:
+                    prepare(fd)
+                    os.fsync(fd)
+                os.rename(aside, name, src_dir_fd=tmp, dst_dir_fd=parent)
+            except BaseException:
+                with suppress(OSError):
+                    os.rmdir(aside, dir_fd=tmp)
+                raise
+        os.fsync(parent)
+        return True
+
     def sweep(self) -> None:
-        """Remove the unfinished files of processes that are gone."""
-        with self.own(*_TMP) as directory:
+        """Remove the unfinished files and directories of processes that are gone."""
+        with (
+            self.locked(),
+            self.own(*_TMP) as directory,
+        ):  # whoever makes a directory holds the lock
             for entry in os.listdir(directory):
-                with suppress(FileNotFoundError, BlockingIOError, IsADirectoryError):
-                    fd = os.open(entry, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
-                    try:
-                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        os.unlink(entry, dir_fd=directory)
-                    finally:
-                        os.close(fd)
+                with suppress(FileNotFoundError, BlockingIOError):
+                    self._sweep(directory, entry)
+
+    def _sweep(self, directory: int, entry: str) -> None:
+        try:
+            fd = os.open(entry, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
+        except IsADirectoryError:
+            os.rmdir(entry, dir_fd=directory)
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(entry, dir_fd=directory)
+        finally:
+            os.close(fd)
 
     def _open_root(self) -> int:
         try:

@@ -48,6 +48,46 @@ class Pace:
 _PACE = Pace()
 
 
+class _RetriedPages(Pages):
+    """The pages of the listing that *begin* returns, each fetched by *run*, which is told whether to try but once."""
+
+    def __init__(
+        self,
+        begin: Callable[[], Iterator[Listing]],
+        run: Callable[[Callable[[], Listing | None], bool], Listing | None],
+    ) -> None:
+        self._begin = begin
+        self._run = run
+        self._pages: Iterator[Listing] | None = None
+        self._is_over = False
+        self._begun = False
+
+    @property
+    def done(self) -> bool:
+        return self._is_over or (isinstance(self._pages, Pages) and self._pages.done)
+
+    def __next__(self) -> Listing:
+        if self.done:
+            raise StopIteration
+        page = self._run(self._turn, self._begun and not isinstance(self._pages, Pages))
+        if page is None:
+            self._is_over = True
+            raise StopIteration
+        self._begun = True
+        return page
+
+    def _turn(self) -> Listing | None:
+        if self._pages is None:
+            self._pages = self._begin()
+        try:
+            return next(self._pages, None)
+        except Fault:
+            # A generator is spent after it raised: it would pretend to be at the end.
+            if not isinstance(self._pages, Pages):
+                self._pages = None
+            raise
+
+
 class Retrying:
     """*store*, asked again after each ``Fault`` until *timeout_s* has passed.
 
@@ -105,31 +145,16 @@ class Retrying:
         """As the store's."""
         return self._run("head", lambda: self._store.head(key))
 
-    def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
+    def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """As the store's, with a deadline for each page.
 
         A fault in the middle repeats that page where the store's listing is :class:`Pages`; elsewhere it is
         raised, unless no page was handed out yet.
         """
-        pages = self._store.list(prefix, deep=deep)
-        begun = False
-
-        def turn() -> Listing | None:
-            nonlocal pages
-            try:
-                return next(pages, None)
-            except Fault:
-                # A generator is spent after it raised: it would pretend to be at the end.
-                if not isinstance(pages, Pages):
-                    pages = self._store.list(prefix, deep=deep)
-                raise
-
-        while not (isinstance(pages, Pages) and pages.done):
-            page = self._run("list", turn, once=begun and not isinstance(pages, Pages))
-            if page is None:
-                return
-            begun = True
-            yield page
+        return _RetriedPages(
+            lambda: self._store.list(prefix, deep=deep),
+            lambda turn, once: self._run("list", turn, once=once),
+        )
 
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """As the store's; *into* is told to restart before each repeat."""

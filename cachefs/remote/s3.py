@@ -410,7 +410,9 @@ class S3Store:
                 wanted, about | tags, origin, lambda: condition(found.parts, found.parts_create)
             )
         else:
-            held = condition(found.copy_target, found.copy_target)
+            # Nobody needs to ask again for what the HEAD has just said of the object itself.
+            is_known = wanted.key == source and not found.copy_target.enforced
+            held = {} if is_known else condition(found.copy_target, found.copy_target)
             result = self._bucket.call(
                 "copy_object",
                 Key=wanted.key,

@@ -45,6 +45,8 @@ from cachefs.remote.swift_values import (
 
 _PAGE = 1000
 _BYTES: Final = "application/octet-stream"
+_SMALL: Final = 2**18
+"""A body up to this may be sent in vain: that costs less than to ask first."""
 _EXPIRY: Final = "X-Delete-At"
 """Kept by a change of metadata and by a copy. Not by new content, which nobody asked to have deleted."""
 
@@ -162,9 +164,28 @@ class SwiftStore:
     ) -> ObjectInfo:
         """Store *body*, its MD5 checked by the store; what is too long for that, in segments."""
         require_bearable(key)
-        headers = encode_meta(meta) | served_headers(meta)
+        if if_match is None and body.size <= _SMALL and self._may_create(key):
+            # Most often nothing is there; where something is, nothing was stored.
+            with suppress(Changed):
+                return self._put(key, body, Look(None), meta, content_type)
         look = self._lookup.look(key, newest=True)
         require(key, look.found, if_match)
+        return self._put(key, body, look, meta, content_type)
+
+    def _may_create(self, key: Key) -> bool:
+        """Whether the store itself tells when *key* is there already; a marker may be so under another name."""
+        is_enforced = self._capabilities.conditional_create is Support.ENFORCED
+        return is_enforced and stem_of(key) is None
+
+    def _put(
+        self,
+        key: Key,
+        body: Body,
+        look: Look,
+        meta: Mapping[str, str],
+        content_type: str | None,
+    ) -> ObjectInfo:
+        headers = encode_meta(meta) | served_headers(meta)
         name = name_for(key, look, is_directory=body.size == 0)
         is_marker = name == stem_of(key)
         headers["Content-Type"] = MARKER_TYPE if is_marker else _file_type(content_type)

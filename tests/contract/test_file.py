@@ -534,3 +534,51 @@ def test_a_body_of_another_length_is_a_fault(store: FileStore) -> None:
     with pytest.raises(Fault):
         store.put(Key("f"), Short(b"abc"), meta={}, if_match=None)
     assert keys(store) == []
+
+
+_KILLED = """
+import os, sys
+from cachefs.core.types import Key
+from cachefs.remote.file import FileStore
+from tests.contract.bodies import BytesBody
+
+base = sys.argv[1]
+for limit in range(1, 100):
+    os.mkdir(f"{base}/{limit}")
+    pid = os.fork()
+    if not pid:
+        left = limit
+        for name in ("mkdir", "setxattr", "fchmod", "fsync", "rename", "utime"):
+            def counted(*args, real=getattr(os, name), **kwargs):
+                global left
+                left -= 1
+                if not left:
+                    os._exit(9)
+                return real(*args, **kwargs)
+            setattr(os, name, counted)
+        FileStore(f"{base}/{limit}").put(
+            Key("a/b/"), BytesBody(b""), meta={"mode": "16872"}, if_match=None
+        )
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] == 0:
+        break
+print(limit)
+"""
+
+
+def test_a_marker_appears_whole_or_not_at_all_whenever_its_maker_is_killed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    steps = int(done.stdout)
+    assert steps > 10
+    seen = []
+    for limit in range(1, steps + 1):
+        store = FileStore(str(tmp_path / str(limit)))
+        found = [(info.key, (info.meta or {}).get("mode")) for info in objects(store)]
+        assert found in ([], [("a/b/", "16872")]), limit
+        seen.append(bool(found))
+        store.probe()
+        assert os.listdir(tmp_path / str(limit) / ".cachefs-store" / "tmp") == []
+    assert seen == sorted(seen)
+    assert seen[-1]

@@ -145,6 +145,15 @@ def test_a_bucket_has_a_marker_that_cannot_be_changed(buckets: Buckets) -> None:
             change()
 
 
+def test_the_marker_of_a_bucket_is_in_the_first_page_of_its_listing(buckets: Buckets) -> None:
+    (page,) = buckets.list(Key("one/"))
+    assert [info.key for info in page.objects] == ["one/"]
+
+    put(buckets, Key("one/x"))
+    (page,) = buckets.list(Key("one/"))
+    assert [info.key for info in page.objects] == ["one/", "one/x"]
+
+
 def test_a_bucket_that_is_not_there_is_a_directory_that_is_not(buckets: Buckets) -> None:
     for key in ("three", "three/", "three/x", "one"):
         with pytest.raises(NotFound):

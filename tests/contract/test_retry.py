@@ -225,6 +225,18 @@ def test_a_fault_within_a_listing_costs_one_request(
     assert clock.waits == [1, 2]
 
 
+def test_a_listing_tells_which_page_is_the_last(store: Retrying, memory: MemoryStore) -> None:
+    for number in range(6):
+        put(memory, f"{number}")
+    pages = store.list(Key(""))
+
+    told = [pages.done for _ in pages]
+
+    assert told == [*[False] * (len(told) - 1), True]
+    assert len(told) > 1
+    assert memory.requests["list"] == len(told)
+
+
 def test_a_listing_that_fails_half_way_raises(
     store: Retrying, memory: MemoryStore, faulty: Faulty
 ) -> None:

@@ -422,3 +422,22 @@ def test_a_listing_of_thousands_is_complete(
     assert [len(page.objects) for page in pages] == [1000, 5]
     with suppress(IndexError):
         assert pages[1].objects[-1].key == "many/1004"
+
+
+def test_a_change_of_metadata_looks_once_where_the_store_does_not_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    with (
+        scripted(Pretender()) as server,
+        closing(S3Store("bucket", StoreOptions(endpoint_url=server.url))) as store,
+    ):
+        store.probe()
+        seen = store.put(KEY, BytesBody(b"x"), meta={}, if_match=None)
+        server.requests.clear()
+
+        store.set_meta(KEY, {"a": "b"}, content_type=None, if_match=seen.etag)
+
+        assert server.methods() == ["HEAD", "PUT"]

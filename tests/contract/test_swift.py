@@ -441,6 +441,38 @@ def test_metadata_as_long_as_the_limits_allow_is_carried(store: SwiftStore) -> N
     assert store.head(KEY).meta == lowered
 
 
+class Counted(Session):
+    """Keeps the method of each request about an object."""
+
+    methods: list[str]
+
+    def ask(self, method: str, path: str, what: str, **rest: object) -> Answer:
+        if path.count("/") > 1:
+            self.methods.append(method)
+        return super().ask(method, path, what, **rest)  # type: ignore[arg-type]
+
+
+def test_a_small_object_is_created_without_a_look_before(
+    swift_server: SwiftServer, fresh_container: str
+) -> None:
+    session = Counted(swift_server.options(), swift_server.environment())
+    session.methods = []
+    with closing(opened(swift_server, fresh_container, session)) as store:
+        store.probe()
+        session.methods.clear()
+        put(store, "new")
+        assert session.methods == ["PUT", "HEAD"]
+
+        with pytest.raises(Changed):
+            put(store, "new", b"other")
+        assert read(store, "new") == b"content"
+
+        store.put(Key("d/"), BytesBody(b""), meta={}, if_match=None)
+        put(store, "d")  # moves the marker aside, as without the short way
+        assert read(store, "d") == b"content"
+        assert keys(store) == ["d", "d/", "new"]
+
+
 def test_metadata_of_other_tools_is_read_as_they_meant_it(
     store: SwiftStore,
     sdk: swiftclient.Connection,
