@@ -23,7 +23,7 @@ from cachefs.core.errors import (
     Stale,
 )
 from cachefs.core.extents import Extent
-from cachefs.core.keys import NAME_MAX, child_key, component_of
+from cachefs.core.keys import NAME_MAX
 from cachefs.core.types import Fh, Ino, Kind, Name, Token
 from cachefs.engine.attributes import Attributes, Stat
 from cachefs.engine.body import BytesBody
@@ -206,11 +206,7 @@ class FileSystem:
         self, parent: Ino, name: Name, kind: Kind, *, mode: int, uid: int, gid: int
     ) -> Inode:
         directory = self._names.directory(parent)
-        component, _ = component_of(name)
-        key = self._inodes.key_of(parent)
-        if key is None:
-            raise NoEntry("the directory is gone")
-        child_key(key, component, is_dir=kind is Kind.DIR)  # raises where no store could hold it
+        component = self._names.new_component(parent, name, is_dir=kind is Kind.DIR)
         if self._inodes.child(parent, name) is not None:
             raise Exists("file exists")
         above = self._defaults.attrs(directory)
@@ -383,6 +379,9 @@ class FileSystem:
                 with contextlib.suppress(NotFound):
                     await self._rooms.threads.ask(self._store.delete, key)
             await self.files.unname(inode.ino)
+        if key.endswith("/"):  # the marker of the directory itself, which had content
+            self._inodes.update(parent, etag=None)
+            await self._renamer.keep_directory(parent, leaving=inode.ino)
         self._rooms.uploader.kick()
         self._touch_directory(parent)
 

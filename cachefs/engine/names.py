@@ -20,7 +20,7 @@ from cachefs.core.errors import (
     Stale,
     StoreError,
 )
-from cachefs.core.keys import NAME_MAX, child_key, component_of
+from cachefs.core.keys import NAME_MAX, child_key, component_of, name_of
 from cachefs.core.policy import SECOND_NS, is_fresh
 from cachefs.core.types import AttributeMode, Ino, Key, Name, ObjectInfo
 from cachefs.engine.room import Room
@@ -159,6 +159,24 @@ class Names:
     def is_unsettled(self, key: Key) -> bool:
         """Whether it is not known yet where a rename that was cut off leaves *key*."""
         return _reaches(self.unsettled, key)
+
+    def new_component(self, parent: Ino, name: Name, *, is_dir: bool) -> str:
+        """Return the component of a name that nothing has yet. Raise where nothing new can have it.
+
+        Reserved are the empty component for a file, which is the marker of the directory itself, and the name
+        of an object beside a directory where there is no such directory: the object is under its plain name.
+        """
+        component, shadowed = component_of(name)
+        directory = self._inodes.key_of(parent)
+        if directory is None:
+            raise NoEntry("the directory is gone")
+        beside = self._inodes.child(parent, name_of(component)) if shadowed else None
+        if shadowed and (is_dir or beside is None or not beside.is_dir):
+            raise InvalidName(f"the name {name!r} is reserved for an object beside a directory")
+        if not component and not is_dir:
+            raise InvalidName(f"the name {name!r} is reserved for what a directory's marker holds")
+        child_key(directory, component, is_dir=is_dir)  # raises where no store could hold it
+        return component
 
     # ---- freshness --------------------------------------------------------------------------
 
@@ -569,7 +587,8 @@ class Names:
         for parent, name in difference.changed:
             self.tell_kernel(parent, name)
         for parent, name in difference.appeared:
-            if self._absent.pop((parent, name), False):  # the kernel was told so, and may believe it still
+            # What the kernel was told is not there it may believe still.
+            if self._absent.pop((parent, name), False):
                 self.tell_kernel(parent, name)
         for ino in difference.altered:
             self._tell(Forget(ino))

@@ -17,7 +17,7 @@ from cachefs.core.errors import (
     Stale,
     Unsupported,
 )
-from cachefs.core.keys import child_key, component_of
+from cachefs.core.keys import child_key
 from cachefs.core.types import ETag, Ino, Key, Name, ObjectInfo
 from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
@@ -100,7 +100,10 @@ class Renamer:
                 self._names.forget_absent(directory, entry_name)
 
     async def _plan(self, source: Inode, target: Inode | None, parent: Ino, name: Name) -> _Plan:
-        component, _ = component_of(name)
+        if target is None:
+            component = self._names.new_component(parent, name, is_dir=source.is_dir)
+        else:
+            component = target.component
         while True:
             directory = await self._names.settled_key(parent)
             old_key = await self._names.settled_key(source.ino)

@@ -112,13 +112,13 @@ class Rig:
         """Walk to *path* as the kernel does."""
         ino = ROOT
         for part in filter(None, path.split("/")):
-            ino = (await self.fs.lookup(ino, Name(part.encode()))).ino
+            ino = (await self.fs.lookup(ino, Name(os.fsencode(part)))).ino
         return ino
 
     async def spot(self, path: str) -> tuple[Ino, Name]:
         """Return the directory and the name of *path*."""
         directory, _, name = path.rpartition("/")
-        return await self.ino(directory), Name(name.encode())
+        return await self.ino(directory), Name(os.fsencode(name))
 
     async def exists(self, path: str) -> bool:
         try:
