@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import random
+import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -282,3 +284,58 @@ def _write_all(fd: int, content: bytes) -> None:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def inventory(root: Path) -> dict[str, str]:
+    """A SHA-256 of every file's content, and of every symbolic link's target, by relative name."""
+    found = {}
+    for top, dirs, names in os.walk(root, onerror=_raise):
+        for path in (Path(top, name) for name in (*dirs, *names)):
+            if path.is_symlink():
+                content = os.fsencode(path.readlink())
+            elif path.is_file():
+                content = path.read_bytes()
+            else:
+                continue
+            found[str(path.relative_to(root))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def describe_tree(root: Path) -> dict[str, tuple[object, ...]]:
+    """What an archive keeps of everything below *root*: kind and mode, owner, time, target, attributes, bytes."""
+    found: dict[str, tuple[object, ...]] = {}
+    for top, dirs, names in os.walk(root, onerror=_raise):
+        for path in (Path(top, name) for name in (*dirs, *names)):
+            status = path.lstat()
+            is_file = stat.S_ISREG(status.st_mode)
+            attributes = os.listxattr(path, follow_symlinks=False)
+            found[str(path.relative_to(root))] = (
+                *(oct(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns),
+                os.readlink(path) if path.is_symlink() else "",
+                {name: os.getxattr(path, name, follow_symlinks=False) for name in attributes},
+                hashlib.sha256(path.read_bytes()).hexdigest() if is_file else "",
+            )
+    return found
+
+
+def make_database(path: Path, journal: str) -> None:
+    """An empty table in a database that journals in that way."""
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+        database.execute(f"PRAGMA journal_mode = {journal}")
+        database.execute("CREATE TABLE t (writer INTEGER, n INTEGER, text TEXT)")
+
+
+def insert_rows(path: Path, journal: str, writer: int, count: int) -> None:
+    """Insert rows, each in a transaction of its own."""
+    with contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+        database.execute(f"PRAGMA journal_mode = {journal}")
+        for n in range(count):
+            database.execute("INSERT INTO t VALUES (?, ?, hex(randomblob(300)))", (writer, n))
+
+
+def ask_database(path: Path) -> tuple[str, int]:
+    """The verdict of the check, and how many rows there are."""
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+        questions = ("PRAGMA integrity_check", "SELECT count(*) FROM t")
+        verdict, count = (database.execute(each).fetchone()[0] for each in questions)
+    return verdict, count
