@@ -49,6 +49,14 @@ class Buckets:
         """Raise unless the buckets may be listed."""
         self._names()
 
+    def check_key(self, key: Key) -> None:
+        """As the bucket's, if it was opened before: it takes a request to find out about any other."""
+        name, inner = _split(key)
+        with self._lock:
+            store = self._stores.get(name)
+        if store is not None and inner:
+            store.check_key(inner)
+
     def probe(self) -> Capabilities:
         """Ask nothing: each bucket is probed when it is first written to."""
         return self.capabilities

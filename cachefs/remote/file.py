@@ -74,6 +74,10 @@ class FileStore:
         with translating(self.description), self._tree.directory() as fd, os.scandir(fd):
             pass
 
+    def check_key(self, key: Key) -> None:
+        """Raise ``BadKey`` for what is empty or too long."""
+        place_of(key)
+
     def probe(self) -> Capabilities:
         """Try to write, sweep away what killed processes left unfinished, and say what is honoured."""
         yes = Support.ENFORCED

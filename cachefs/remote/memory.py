@@ -67,6 +67,10 @@ class MemoryStore:
         """Do nothing: the bucket is always there."""
         self._count("check")
 
+    def check_key(self, key: Key) -> None:
+        """Raise ``BadKey`` for what is empty or too long."""
+        _require_bearable(key)
+
     def probe(self) -> Capabilities:
         """Return what this store honours: everything."""
         self._count("probe")

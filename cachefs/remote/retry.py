@@ -137,6 +137,10 @@ class Retrying:
         """As the store's."""
         self._run("check", self._store.check)
 
+    def check_key(self, key: Key) -> None:
+        """As the store's."""
+        self._store.check_key(key)
+
     def probe(self) -> Capabilities:
         """As the store's."""
         return self._run("probe", self._store.probe)

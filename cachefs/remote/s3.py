@@ -103,6 +103,10 @@ class S3Store:
         """Raise unless the bucket exists and may be listed."""
         self._bucket.call("list_objects_v2", Prefix=self._home, MaxKeys=1)
 
+    def check_key(self, key: Key) -> None:
+        """Raise ``BadKey`` for what is no UTF-8, holds a NUL or is too long."""
+        require_bearable(key)
+
     def probe(self) -> Capabilities:
         """Find out what the store honours, with objects named ``.cachefs-probe-…``."""
         self._found = probe(self._bucket, self._home)

@@ -26,6 +26,8 @@ def require_bearable(key: Key) -> None:
         length = len(key.encode("utf-8"))
     except UnicodeEncodeError as error:
         raise BadKey("S3 takes only keys that are UTF-8") from error
+    if "\0" in key:
+        raise BadKey("S3 takes no keys with a NUL byte")
     if not 0 < length <= _LONGEST_KEY:
         raise BadKey(f"S3 takes keys of 1 to {_LONGEST_KEY} bytes, and this has {length}")
 

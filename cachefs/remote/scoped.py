@@ -30,6 +30,10 @@ class Scoped:
         """As the store's. A prefix below which nothing lies is fine."""
         self._store.check()
 
+    def check_key(self, key: Key) -> None:
+        """As the store's, below the prefix."""
+        self._store.check_key(self._outer(key))
+
     def probe(self) -> Capabilities:
         """As the store's."""
         return self._store.probe()

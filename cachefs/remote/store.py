@@ -126,6 +126,10 @@ class ObjectStore(Protocol):
         """Raise unless the bucket exists and may be listed. One cheap request."""
         ...
 
+    def check_key(self, key: Key) -> None:
+        """Raise ``BadKey`` if this store can have no object under *key*. Asks nobody."""
+        ...
+
     def probe(self) -> Capabilities:
         """Find out by a probe object what the store honours, remember it, and return it.
 

@@ -124,6 +124,10 @@ class SwiftStore:
         except NotFound:
             raise NoBucket(f"there is no container {self._bucket!r}") from None
 
+    def check_key(self, key: Key) -> None:
+        """Raise ``BadKey`` for what is no UTF-8, holds a NUL or is too long."""
+        require_bearable(key)
+
     def probe(self) -> Capabilities:
         """Write, overwrite, copy and delete an object of our own."""
         try:

@@ -65,6 +65,9 @@ class FaultyStore:
     def check(self) -> None:
         self._faulty.run("check", self._store.check)
 
+    def check_key(self, key: Key) -> None:
+        self._store.check_key(key)
+
     def probe(self) -> Capabilities:
         return self._faulty.run("probe", self._store.probe)
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from cachefs.core.errors import BadKey, Changed, Fault, NotFound, Refused, StoreError
+from cachefs.core.errors import BadKey, Changed, Fault, NotFound, Refused, StoreError, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.store import ObjectStore, Support, UploadStopped
@@ -311,6 +311,28 @@ def test_a_key_does_not_leave_the_store(store: ObjectStore, text: str) -> None:
 def test_a_key_that_is_too_long_is_a_bad_key(store: ObjectStore) -> None:
     with pytest.raises(BadKey):
         put(store, Key("k" * 1200))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plain", "ü ☃/x", "d/", "k" * 1024, "k" * 1100, "", "raw-\udcff", "nul\0"],
+    ids=["plain", "text", "marker", "long", "too long", "empty", "bytes", "nul"],
+)
+def test_a_key_is_refused_beforehand_that_would_be_refused_by_a_put(
+    store: ObjectStore, kind: str, text: str
+) -> None:
+    key = Key(text)
+    if kind == "buckets":
+        put(store, Key("opens the bucket"))
+    if kind in ("scoped", "buckets") and not text:
+        pytest.skip("the prefix is a key")
+    try:
+        store.check_key(key)
+    except BadKey:
+        with pytest.raises((BadKey, Unsupported)):
+            put(store, key, b"")
+    else:
+        put(store, key, b"")
 
 
 def test_a_key_that_is_no_text_is_carried_or_refused(store: ObjectStore) -> None:

@@ -152,6 +152,9 @@ class WatchedStore:
     def check(self) -> None:
         self._run(Call("check", ""), self.store.check)
 
+    def check_key(self, key: Key) -> None:
+        self.store.check_key(key)
+
     def probe(self) -> Capabilities:
         return self._run(Call("probe", ""), self.store.probe)
 
