@@ -109,8 +109,20 @@ class Attributes:
         if inode.ino == ROOT:
             return  # a bucket has no metadata of its own: kept here only
         key = await self._names.settled_key(inode.ino)
-        if key is None:
+        current = self._inodes.get(inode.ino)
+        if key is None or current is None:
             raise Stale("the file is gone")
+        # What was waited for may have made another version of it.
+        inode = replace(inode, etag=current.etag, meta_json=current.meta_json)
+        if inode.is_dir:
+            await self._store_at(key, inode)
+            return
+        # A fetch that fails because the version is another now waits here, and sees that it is the same bytes.
+        with self._names.moving(key):
+            await self._store_at(key, inode)
+        self._rooms.uploader.kick()
+
+    async def _store_at(self, key: Key, inode: Inode) -> None:
         meta = metadata.encode(self._defaults.attrs(inode), None, await self._others(inode, key))
         try:
             await self._put_meta(inode, key, meta)

@@ -198,10 +198,17 @@ class OpenFile:
             entry.sums.forget(piece)
 
     async def _read_through(self, extent: Extent) -> bytes:
-        key = await self._rooms.names.settled_key(self.ino)
-        if key is None or self.entry.etag is None:
-            raise Stale("this version of the object is gone from the store")
-        return await self._rooms.through.read(key, self.entry.etag, self.entry.size, extent)
+        names, entry = self._rooms.names, self.entry
+        while True:
+            key, etag = await names.settled_key(self.ino), entry.etag
+            if key is None or etag is None:
+                raise Stale("this version of the object is gone from the store")
+            try:
+                return await self._rooms.through.read(key, etag, entry.size, extent)
+            except Stale:
+                # Renamed, or given other attributes: the same bytes under another key or version.
+                if (await names.settled_key(self.ino), entry.etag) == (key, etag):
+                    raise
 
     # ---- writing ----------------------------------------------------------------------------
 

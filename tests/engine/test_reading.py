@@ -1,7 +1,10 @@
 """What a reader is promised."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -9,7 +12,8 @@ import trio.testing
 
 from cachefs.core.errors import Fault, Stale, TimedOut
 from cachefs.core.extents import Extent
-from cachefs.core.types import FetchMode, Name
+from cachefs.core.types import ETag, FetchMode, Key, Name, ObjectInfo
+from cachefs.engine.filesystem import Changes
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import MIB, serving, store, together
@@ -347,3 +351,46 @@ async def test_a_reader_of_a_file_that_was_unlinked_can_read_what_was_not_here_y
         await rig.unlink("a")
         assert await rig.read_fh(fh) == b"x" * 3 * MIB
         await rig.fs.release(fh)
+
+
+class Restless(MemoryStore):
+    """A store that gives an object another ETag with other metadata, as a directory on a disk does."""
+
+    def set_meta(
+        self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
+    ) -> ObjectInfo:
+        info = super().set_meta(key, meta, content_type=content_type, if_match=if_match)
+        stored = self._objects[key]
+        stored = self._objects[key] = replace(
+            stored, info=replace(info, etag=ETag(f"{info.etag}-{meta['ctime']}"))
+        )
+        return stored.info
+
+
+@pytest.mark.parametrize("cache_size", [64 * MIB, MIB], ids=["cached", "past the cache"])
+async def test_a_reader_does_not_lose_the_file_to_a_chmod(tmp_path: Path, cache_size: int) -> None:
+    memory = Restless()
+    content = os.urandom(3 * MIB)
+    store(memory, "a", content)
+    settings: dict[str, Any] = {"cache_size": cache_size, "fetch": FetchMode.DEMAND}
+    async with serving(tmp_path / "c", memory, **settings) as rig:
+        ino = await rig.ino("a")
+        fh = await rig.open("a")
+        fetch = rig.watched.gate("before", "get_range")
+        change = rig.watched.gate("after", "set_meta")
+        read: list[bytes] = []
+
+        async def read_end() -> None:
+            read.append(bytes(await rig.fs.read(fh, 2 * MIB, MIB)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_end)
+            await fetch.reached.wait()
+            nursery.start_soon(rig.fs.setattr, ino, Changes(mode=0o600))
+            await change.reached.wait()  # the store has it, and nobody here knows yet
+            fetch.open()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            change.open()
+        assert read == [content[2 * MIB :]]
+        await rig.fs.release(fh)
+        rig.check()

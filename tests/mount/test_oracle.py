@@ -3,8 +3,11 @@
 ``--hypothesis-seed=N`` begins with another seed. A failure tells every step of its example, and the seed.
 """
 
+import mmap
+import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.mount.harness import Mount
 from tests.mount.oracle.bench import Bench, Settings
 from tests.mount.oracle.machine import OneFile, Steps, Tree
-from tests.mount.stores import LiveStore
+from tests.mount.stores import FileBucket, LiveStore
 
 CLOSE: Final = Settings(upload="close")
 BACKGROUND: Final = Settings(upload="background", fetch="demand")
@@ -109,3 +113,27 @@ def test_a_mount_and_a_directory_show_the_same_for_long(
         with capsys.disabled():
             print(f"\n{machine.__name__}, {store.name}, {how}: {bench.summary()}")
             print(f"seeds {seeds}, {took_s:.0f} s", flush=True)
+
+
+def change_through_a_mapping(path: Path) -> bytes:
+    """Map a file that is open to append, change its first bytes, and append."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        with mmap.mmap(fd, 10_000) as mapping:
+            mapping[:5] = b"first"
+            mapping.flush()
+        os.write(fd, b"last")
+    finally:
+        os.close(fd)
+    return path.read_bytes()
+
+
+def test_a_mapping_of_a_file_that_is_open_to_append_is_written_back_in_its_place(
+    mounting: Callable[..., Mount], tmp_path: Path
+) -> None:
+    store = FileBucket(tmp_path / "store")
+    store.put("a", b"x" * 10_000)
+    with mounting(store.target()) as mount:
+        read = mount.do(change_through_a_mapping, mount / "a")
+
+    assert read == store.get("a") == b"first" + b"x" * 9995 + b"last"

@@ -42,6 +42,10 @@ DIRECTORY_MTIME: Final = Difference(
     "in the store and in another mount: a directory's time of modification that a change of its content has moved",
     "it is kept by the mount that made the change; to store it would be one more request for each file made",
 )
+MOVED_MTIME: Final = Difference(
+    "in another mount: the time of modification of an object without metadata (another client's) that was renamed",
+    "it has none but the time at which the store took it in, and a rename is a copy",
+)
 LOST_VERSION: Final = Difference(
     "ESTALE for a read through a handle that was open before another client replaced or removed the object",
     "all bytes read through one handle are of one version; when the store no longer has it, what was not fetched"
