@@ -412,6 +412,11 @@ async def _tell_kernel(service: Service) -> None:
             )
 
 
+def _is_no_late_word(record: logging.LogRecord) -> bool:
+    """Whether pyfuse3 logs anything but that a kernel which has no such mount any more was not told of a change."""
+    return "invalidate_entry" not in record.getMessage()
+
+
 def _forget_attributes(inode: InodeT) -> None:
     try:
         # Attributes alone: for pages the call would wait for reads that only this thread can answer.
@@ -465,4 +470,5 @@ async def serve(
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
     finally:
+        logging.getLogger("pyfuse3").addFilter(_is_no_late_word)
         pyfuse3.close(unmount=True)

@@ -15,7 +15,7 @@ CachefsError
 │       └── TimedOut    the deadline of the operation has passed
 ├── TreeError           names and their rules
 │   └── Exists, NoEntry, NotEmpty, IsDirectory, NotDirectory, InvalidName, NameTooLong, NotPermitted, ReadOnly,
-│       CrossDevice, NoAttribute, NoSpace
+│       CrossDevice, NoAttribute, NoSpace, TooLarge
 ├── CacheError          this machine's disk
 │   └── NoRoom, BytesLost, Stale, InUse
 └── UsageError          the operator's mistake: one line and an exit code, never a traceback
@@ -135,6 +135,10 @@ class NoSpace(TreeError):
     """What the object would have to carry besides its bytes is more than a store takes."""
 
 
+class TooLarge(TreeError):
+    """The file would be larger than any object."""
+
+
 class CacheError(CachefsError):
     """Something on this machine's disk."""
 
@@ -190,6 +194,7 @@ _ERRNO: dict[type[CachefsError], int] = {
     CrossDevice: errno.EXDEV,
     NoAttribute: errno.ENODATA,
     NoSpace: errno.ENOSPC,
+    TooLarge: errno.EFBIG,
     CacheError: errno.EIO,
     NoRoom: errno.ENOSPC,
     BytesLost: errno.EIO,

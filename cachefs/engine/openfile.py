@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from cachefs.core.errors import BytesLost, NoRoom, Stale
+from cachefs.core.errors import BytesLost, NoRoom, Stale, TooLarge
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.intent import State
 from cachefs.core.types import Ino
@@ -29,8 +29,15 @@ _log = logging.getLogger(__name__)
 
 _REFETCHES = 6
 """So often bytes that the cache's disk does not give back are fetched again, before they pass the cache by."""
+_LARGEST = 5 * 2**40
+"""Bytes in the largest object that S3 has always taken; Swift takes a little less with its own limits."""
 _READ_BUFFER = 2**20
 """The largest read that the kernel sends."""
+
+
+def _require_bearable(size: int) -> None:
+    if size > _LARGEST:
+        raise TooLarge("no object can be so large")
 
 
 class ReadBuffer:
@@ -215,6 +222,7 @@ class OpenFile:
     async def write(self, offset: int, data: bytes) -> int:
         """Write *data* at *offset*; dirty from the moment before the first byte. Return its length."""
         extent = Extent(offset, offset + len(data))
+        _require_bearable(extent.stop)
         reservation = await self._get_ready(blocks_of(extent) + SLACK, keep=self.entry.size)
         # No await from _get_ready's last look to here: nothing has come between.
         old_size = self.entry.size
@@ -229,6 +237,7 @@ class OpenFile:
 
     async def truncate(self, size: int) -> None:
         """Set the length; bytes beyond the old end read as zeros."""
+        _require_bearable(size)
         reservation = await self._get_ready(SLACK + BLOCK, keep=min(size, self.entry.size))
         old_size = self.entry.size
         self._begin_change()
