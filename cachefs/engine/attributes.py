@@ -108,12 +108,15 @@ class Attributes:
         """Store the attributes of *inode*, which may differ from its row."""
         if inode.ino == ROOT:
             return  # a bucket has no metadata of its own: kept here only
+        before = self._require(inode.ino)
         key = await self._names.settled_key(inode.ino)
         current = self._inodes.get(inode.ino)
         if key is None or current is None:
             raise Stale("the file is gone")
         # What was waited for may have made another version of it.
-        inode = replace(inode, etag=current.etag, meta_json=current.meta_json)
+        inode = replace(inode, etag=current.etag)
+        if inode.meta_json == before.meta_json:  # else it is the metadata that is to be changed
+            inode = replace(inode, meta_json=current.meta_json)
         if inode.is_dir:
             await self._store_at(key, inode)
             return
