@@ -28,7 +28,7 @@ MIB = 1 << 20
 BINARY = b"\0\xff blue"
 ODD_NAMES = [
     "ü ☃", "e\u0301", "per%cent %41", "plus+sign", "quo'te\"s", "back\\slash", " lead", "trail ", "-dash", "tab\there",
-    "sh#arp?q=1&b", "~tilde", "(a)[b]{c}", "semi;colon,comma", "a:b", "star*", "<&>", "$HOME `x`", "...", "x" * 255,
+    "sh#arp?q=1&b", "~tilde", "(a)[b]{c}", "semi;colon,comma", "a:b", "star*", "<&>", "$HOME `x`", "...", "x" * 255, "new\nline", "cr\rx", "\x7f",
 ]  # fmt: skip
 TYPED_NAMES = [
     "index.html", "notes.txt", "data.tar.gz", "photo.jpg", "PHOTO.JPEG", "data.json", "style.css", "film.mp4", "doc.pdf",
@@ -291,6 +291,16 @@ def test_s3fs_reads_what_we_stored_in_parts_and_under_odd_names(by_s3fs: PeerMou
         assert by_s3fs.do(programs.read_file, by_s3fs / "ours/odd" / name) == name.encode()
 
 
+def test_s3fs_cannot_list_a_directory_with_a_name_that_xml_cannot_hold(
+    ours: Shared, by_s3fs: PeerMount
+) -> None:
+    ours.mount.do(os.mkdir, ours.mount / "control")
+    ours.mount.do(programs.write_file, ours.mount / "control/bell\x07", b"x")
+    assert ours.mount.do(os.listdir, ours.mount / "control") == ["bell\x07"]
+    with pytest.raises(OSError, match="Input/output"):
+        by_s3fs.do(os.listdir, by_s3fs / "control")
+
+
 def test_a_mount_of_rclone_shows_what_we_stored(ours: Shared) -> None:
     base = ours.base / "rclone-mount"
     with peers.rclone_mount(ours.server, ours.store.bucket, base) as other:
@@ -300,7 +310,8 @@ def test_a_mount_of_rclone_shows_what_we_stored(ours: Shared) -> None:
         assert is_seen(found, {"mtime_ns": SECOND_NS + 500_000_000})
         assert is_seen(other.do(peers.look, other / "ours/made"), {"kind": stat.S_IFDIR})
         # Control characters are shown by it as the pictures of them.
-        shown = {name.replace("\t", "\u2409"): name for name in ODD_NAMES}
+        pictures = str.maketrans("\t\n\r\x7f", "\u2409\u240a\u240d\u2421")
+        shown = {name.translate(pictures): name for name in ODD_NAMES}
         assert set(other.do(os.listdir, other / "ours/odd")) == set(shown)
         for name, ours_is in shown.items():
             assert other.do(programs.read_file, other / "ours/odd" / name) == ours_is.encode()
