@@ -18,7 +18,7 @@ from tests.mount.test_programs import git_as_somebody, outside, spread
 
 Mounting = Callable[..., Mount]
 
-WATCHDOG_S = 280
+WATCHDOG_S = 1200
 LONG = [
     pytest.param(store, upload, marks=pytest.mark.soak)
     for store in ("file", "moto", "radosgw", "swift")
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(WATCHDOG_S + 20)
 
 def quietly(mount: Mount, *argv: str | Path, below: str = ".") -> str:
     """Run a program that must succeed and have nothing to complain about; returns what it says."""
-    done = mount.run(*argv, below=below, timeout_s=200)
+    done = mount.run(*argv, below=below, timeout_s=1100)
     assert done.stderr == "", argv
     return done.stdout
 
@@ -155,7 +155,7 @@ def test_a_virtual_environment_with_what_pip_puts_into_it(
             quietly(mount, sys.executable, "-m", "venv", "--without-pip", "env")
             pip = (sys.executable, "-m", "pip", "--python", str(python))
         options = ("--no-index", "--no-cache-dir", "--disable-pip-version-check")
-        mount.run(*pip, "install", *options, wheel(tmp_path), timeout_s=200)
+        mount.run(*pip, "install", *options, wheel(tmp_path), timeout_s=1100)
         assert quietly(mount, mount / "env/bin/parcel") == "delivered\n"
         mount.remount()
         assert quietly(mount, mount / "env/bin/parcel") == "delivered\n"
