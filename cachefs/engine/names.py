@@ -175,7 +175,8 @@ class Names:
             raise InvalidName(f"the name {name!r} is reserved for an object beside a directory")
         if not component and not is_dir:
             raise InvalidName(f"the name {name!r} is reserved for what a directory's marker holds")
-        child_key(directory, component, is_dir=is_dir)  # raises where no store could hold it
+        # Before anything is made: bytes that can never be stored must not be acknowledged.
+        self._store.check_key(child_key(directory, component, is_dir=is_dir))
         return component
 
     # ---- freshness --------------------------------------------------------------------------

@@ -304,8 +304,10 @@ def _(place: Place) -> set[str]:
 def _(place: Place) -> set[str]:
     odd = place.here / "no text \udcff"
     return {
+        place.refused(programs.write_file, odd, b"x"),
         place.refused(os.mkdir, odd),
         place.refused(os.symlink, "file", odd),
+        place.refused(os.mkfifo, odd),
         place.refused(os.rename, place.file, odd),
     }
 

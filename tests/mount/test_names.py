@@ -1,5 +1,6 @@
 """Names: every key of a real store has one, and whatever is done to the name is done to exactly that key."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -160,6 +161,27 @@ def test_every_key_has_a_name_and_what_is_done_to_the_name_is_done_to_the_key(
         assert sorted(again.values()) == sorted(renamed)
         mount.run("find", ".", "-mindepth", "1", "-delete")
     assert [page for page in far.list(Key(""), deep=True) if page.objects] == []
+
+
+@pytest.mark.parametrize(
+    ("store", "name"),
+    [
+        ("moto", "no text \udcff"),
+        pytest.param("swift", "no text \udcff", marks=pytest.mark.soak),
+        pytest.param("swift", "~cachefs~raw~nul%00byte", marks=pytest.mark.soak),
+    ],
+    indirect=["store"],
+)
+def test_a_name_that_the_store_cannot_have_is_refused_before_a_byte_is_taken(
+    store: LiveStore, name: str, mounting: Mounting
+) -> None:
+    with mounting(store.target(), "--upload", "background") as mount:
+        with pytest.raises(OSError, match="Errno") as refusal:
+            mount.do(programs.write_file, mount / name, b"x")
+        assert refusal.value.errno == errno.EILSEQ
+        assert mount.do(os.listdir, mount.mountpoint) == []
+        assert mount.status()["dirty"] == []
+        assert mount.umount().returncode == 0
 
 
 def _rewrite_all(root: Path, shown: dict[Path, str]) -> None:
