@@ -86,6 +86,7 @@ class Renamer:
     ) -> None:
         """Move *source* to *name* in *parent*, where *target* is now. *replaced* buries an inode that lost its name."""
         plan = await self._plan(source, target, parent, name)
+        await self._unfinished.make_way(plan.old_key, plan.new_key)
         if source.parent is not None:
             await self.keep_directory(source.parent, leaving=source.ino)
         try:
@@ -341,6 +342,7 @@ class Renamer:
                 replaces if info.key == plan.old_key else None,
             )
             for info in found
+            if not self._journal.is_leaving(info.key)
         ]
 
     async def _copy_all(self, batch: str, moves: list[Move]) -> dict[Key, ObjectInfo]:

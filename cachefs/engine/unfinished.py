@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from cachefs.core import metadata
-from cachefs.core.errors import Changed, NotFound, Refused, StoreError
+from cachefs.core.errors import Changed, Fault, NotFound, Refused, Stale, StoreError
 from cachefs.core.extents import Extent
 from cachefs.core.types import Key, ObjectInfo
 from cachefs.engine.conflict import Conflicts
@@ -34,8 +34,15 @@ class _Left:
     """A rename that nobody carries out any more. All of it is at or below two keys."""
 
     batch: str
+    is_copied: bool
     source: Key
     target: Key
+
+    def touches(self, key: Key) -> bool:
+        """Whether any of it is at, above or below *key*."""
+        return any(
+            key.startswith(each) or each.startswith(key) for each in (self.source, self.target)
+        )
 
 
 class Unfinished:
@@ -112,6 +119,17 @@ class Unfinished:
             self._doubt(_above_all([move.source for move in moves]))
             raise refusals[0]
 
+    async def make_way(self, *keys: Key) -> None:
+        """Let no rename of *keys* take along the copies that a failed one left.
+
+        Raise ``Stale`` if there were any, for names must be looked up again, and ``Fault`` if there are still.
+        """
+        copies = [left for left in self._left.values() if not left.is_copied]
+        if any(left.touches(key) for left in copies for key in keys):
+            if await self.finish():
+                raise Stale("an earlier rename was undone meanwhile")
+            raise Fault("an earlier rename that failed is not undone yet")
+
     async def is_copy(self, source: ObjectInfo, target: ObjectInfo) -> bool:
         """Whether *target* can only be a copy of *source*: the token tells, or the version, or all there is."""
         token = metadata.token_of(source)
@@ -131,11 +149,6 @@ class Unfinished:
             return None
 
     # ---- what was cut off -------------------------------------------------------------------
-
-    @property
-    def count(self) -> int:
-        """How many renames wait to be undone or finished."""
-        return len(self._left)
 
     async def run(self) -> None:
         """Bring renames that were cut off to their end, for ever."""
@@ -170,6 +183,7 @@ class Unfinished:
         moves = self._moves_of(batch)
         left = _Left(
             batch,
+            moves[0].state == "deleting",
             _above_all([move.source for move in moves]),
             _above_all([move.target for move in moves]),
         )
@@ -185,7 +199,7 @@ class Unfinished:
         """Undo or finish one rename. Return whether that is done."""
         moves = self._moves_of(left.batch)
         try:
-            if moves and moves[0].state == "deleting":
+            if left.is_copied:
                 await self._delete_sources(moves)
             else:
                 for group in reversed(list(by_depth(moves))):

@@ -10,7 +10,16 @@ import pytest
 import trio
 import trio.testing
 
-from cachefs.core.errors import Denied, Exists, Fault, IsDirectory, NotDirectory, NotEmpty
+from cachefs.core.errors import (
+    Denied,
+    Exists,
+    Fault,
+    IsDirectory,
+    NoEntry,
+    NotDirectory,
+    NotEmpty,
+    Stale,
+)
 from cachefs.core.types import ETag, Key, Name, ObjectInfo
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
@@ -202,6 +211,41 @@ async def test_old_names_that_could_not_be_deleted_do_not_come_back(
         rig.watched.rules.clear()
         assert await rig.service._unfinished.finish()
         assert rig.objects() == {"e/a": b"a", "e/b": b"b", "f": b"f"}
+
+
+@pytest.mark.parametrize("is_well_again", [True, False])
+async def test_what_an_earlier_rename_left_behind_is_not_taken_along(
+    tmp_path: Path, memory: MemoryStore, is_well_again: bool
+) -> None:
+    async with serving(tmp_path / "c", memory) as rig:
+        rig.watched.fail("before", "delete", Fault("down"), key="d/a", times=10**6)
+        await rig.rename("d/a", "g")
+        if is_well_again:
+            rig.watched.rules.clear()
+        await rig.rename("d", "e")
+        assert rig.objects().keys() - {"d/a"} == {"f", "g", "e/b"}
+        rig.watched.rules.clear()
+        assert await rig.service._unfinished.finish()
+        assert rig.objects() == {"f": b"f", "g": b"a", "e/b": b"b"}
+
+
+async def test_copies_that_a_failed_rename_left_are_not_taken_along(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    async with serving(tmp_path / "c", memory, transfers=1, **FOREVER_ASKING) as rig:
+        rig.watched.fail("before", "copy", Denied("no"), key="d/b")
+        rig.watched.fail("before", "delete", Fault("down"), times=10**6)
+        with pytest.raises(Denied):
+            await rig.rename("d", "e")
+        assert rig.objects().keys() == {"f", "d/a", "d/b", "e/a"}
+        with pytest.raises(Fault):
+            await rig.rename("e", "x")
+        rig.watched.rules.clear()
+        with pytest.raises(Stale):  # which makes the kernel look the names up again
+            await rig.rename("e", "x")
+        with pytest.raises(NoEntry):
+            await rig.rename("e", "x")
+        assert rig.objects() == {"f": b"f", "d/a": b"a", "d/b": b"b"}
 
 
 @pytest.mark.parametrize("operation", ["copy", "delete"])
