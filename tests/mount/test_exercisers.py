@@ -81,7 +81,7 @@ def fio(mount: Mount, size: str, *options: str) -> None:
     [
         ("file", "close", "512k", "1GiB"),
         ("moto", "background", "512k", "16MiB"),
-        *(soak(*each.values, "32m", "96MiB") for each in LONG),
+        *(soak(*each.values, "32m", "320MiB") for each in LONG),
     ],
     indirect=["store"],
 )
@@ -234,7 +234,7 @@ def test_stress_ng_says_what_the_mount_cannot(
     [
         # Without the single bytes (-f): every one of them is a request of its own to any FUSE.
         ("file", "close", "-f -s 4m -r 2m -n 0"),
-        *(soak(*each.values, "-f -b -s 256m -r 128m -n 1:20000:0:8") for each in LONG),
+        *(soak(*each.values, "-f -b -s 64m -r 32m -n 1:20000:0:8") for each in LONG),
     ],
     indirect=["store"],
 )
