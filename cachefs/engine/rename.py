@@ -4,6 +4,7 @@ Until every copy stands, the old names hold and a failure removes the copies. Fr
 and only the sources remain to be deleted, now or after a crash.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.keys import child_key
-from cachefs.core.types import ETag, Ino, Key, Name, ObjectInfo
+from cachefs.core.policy import SECOND_NS, is_fresh
+from cachefs.core.types import ETag, Ino, Key, Kind, Name, ObjectInfo
 from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names
@@ -31,6 +33,11 @@ from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.local.journal import Journal, Move
 from cachefs.remote.store import ObjectStore
+
+_SMALL = 2**20
+"""Bytes that are sent again sooner than a store is asked twice: an editor's file, not a video."""
+_NEW_NS = 60 * SECOND_NS
+"""How long after its making a file is renamed by who made it under another name, as editors do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +235,7 @@ class Renamer:
         head = self._unfinished.head
         while True:
             try:
-                return await self._threads.transfer(
-                    self._store.copy,
-                    plan.old_key,
-                    plan.new_key,
-                    if_match=etag,
-                    replaces=replaces,
-                    content_type=_retyped(plan),
-                )
+                return await self._copy_once(plan, source, etag, replaces)
             except Changed as error:
                 original, copy = await head(plan.old_key), await head(plan.new_key)
                 if original is None:
@@ -246,6 +246,53 @@ class Renamer:
                 if copy is not None and await self._unfinished.is_copy(original, copy):
                     return copy  # our own, whose answer was lost
                 replaces = await self._make_way(plan, copy, replaces, error)
+
+    async def _copy_once(
+        self, plan: _Plan, source: Inode, etag: ETag, replaces: ETag | None
+    ) -> ObjectInfo:
+        content = await self._content_at_hand(source, etag)
+        if content is None:
+            return await self._threads.transfer(
+                self._store.copy,
+                plan.old_key,
+                plan.new_key,
+                if_match=etag,
+                replaces=replaces,
+                content_type=_retyped(plan),
+            )
+        meta = metadata.encode(self._defaults.attrs(source), None, source.meta or {})
+        info = await self._threads.transfer(
+            self._store.put,
+            plan.new_key,
+            BytesBody(content),
+            meta=meta,
+            content_type=_retyped(plan) or source.content_type,
+            if_match=replaces,
+        )
+        self._inodes.update(source.ino, meta=meta)
+        return info
+
+    async def _content_at_hand(self, source: Inode, etag: ETag) -> bytes | None:
+        """Return the bytes of a small file that has just been made, provably those of the version *etag*.
+
+        To store them anew is one request. A copy is up to three: S3's adapter asks for what it copies, and for what
+        it replaces where the store checks conditions of puts alone. What is older is copied, with all that others
+        may have put on it.
+        """
+        entry = self._cache.find(source.ino)
+        if entry is None or not entry.is_whole or entry.etag != etag or entry.size > _SMALL:
+            return None
+        is_new = is_fresh(source.ctime_ns, _NEW_NS, self._names.now_ns())
+        if not is_new or source.kind is not Kind.FILE or source.meta_json is None:
+            return None
+        if self._journal.of(entry.id) is not None:
+            return None
+        try:
+            content = await self._threads.disk(self._cache.path_of(entry.id).read_bytes)
+        except FileNotFoundError:
+            return None  # evicted just now
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return content if digest == etag else None
 
     async def _make_way(
         self, plan: _Plan, found: ObjectInfo | None, replaces: ETag | None, cause: Changed

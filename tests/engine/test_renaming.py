@@ -71,6 +71,22 @@ async def _tree(rig: Rig, path: str = "") -> dict[str, bytes]:
     return found
 
 
+async def test_what_has_just_been_made_is_stored_under_its_new_name_with_all_that_is_known_of_it(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "c") as rig:
+        await rig.write("old", b"the old one")
+        await rig.write("new.tmp", b"the new one")
+        await rig.fs.setxattr(await rig.ino("new.tmp"), b"user.color", b"red")
+        made = rig.memory.head(Key("new.tmp"))
+        rig.watched.forget()
+        await rig.rename("new.tmp", "old")
+        assert rig.watched.count() == {"delete": 1, "put": 1}
+        kept = rig.memory.head(Key("old"))
+        assert (kept.meta, kept.size) == (made.meta, made.size)
+        assert rig.objects() == {"old": b"the new one"}
+
+
 async def test_a_file_moves_with_its_bytes_and_without_fetching_them(
     tmp_path: Path, memory: MemoryStore
 ) -> None:

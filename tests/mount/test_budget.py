@@ -40,7 +40,7 @@ def counted(
 ) -> Iterator[Counted]:
     """One mount; each test below has a directory of plain objects that it has never looked at."""
     store = new_store("moto")
-    for name in ("read", "create", "list", "absent"):
+    for name in ("read", "create", "list", "save", "absent"):
         for number in range(OBJECTS):
             store.put(f"{name}/{number}", b"content")
     store.put("top", b"content")
@@ -93,3 +93,23 @@ def test_what_is_not_there_is_asked_for_once(counted: Counted) -> None:
 
     assert counted.cost(programs.outcome_of_stat, directory / "nothing") == {"LIST": 1}
     assert counted.cost(programs.outcome_of_stat, directory / "nothing else") == {}
+
+
+def test_an_editors_save_is_three_requests(counted: Counted) -> None:
+    path = counted.mount / "save/1"
+    counted.mount.do(programs.read_file, path)
+
+    cost = counted.cost(_save, path, b"edited")
+
+    assert sum(cost.values()) <= 3, cost
+    assert counted.mount.do(programs.read_file, path) == b"edited"
+
+
+def _save(path: Path, content: bytes) -> None:
+    """As an editor does it: the new content beside the old, made durable, and renamed over it."""
+    beside = path.with_name(f"{path.name}.tmp")
+    fd = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    os.write(fd, content)
+    os.fsync(fd)
+    os.close(fd)
+    beside.rename(path)
