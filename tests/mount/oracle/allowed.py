@@ -51,6 +51,10 @@ LOST_VERSION: Final = Difference(
     "all bytes read through one handle are of one version; when the store no longer has it, what was not fetched"
     " cannot be read",
 )
+REMOVED_NODE: Final = Difference(
+    "fstat of a directory or a fifo that was removed while it was open: ESTALE (they are not opened here)",
+    "the kernel tells the daemon of open files only; what else has no name is forgotten",
+)
 EMULATED_FALLOCATE: Final = Difference(
     "posix_fallocate: EBADF through a handle that may not read, or that appends; a time of modification that does"
     " not move where nothing had to be written",

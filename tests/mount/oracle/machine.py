@@ -170,6 +170,9 @@ class Steps(RuleBasedStateMachine):
     # ---- handles
 
     def _open(self, worker: int, path: str, flags: int, mode: int = 0o644) -> Handle | None:
+        local = self.bench.local / path
+        if local.exists() and not local.is_file():
+            return None  # REMOVED_NODE
         self._number += 1
         if isinstance(self._do(worker, "open", self._number, path, flags, mode), Failed):
             return None
