@@ -125,7 +125,11 @@ def keys_below(root: Path) -> dict[Path, str]:
 
 @pytest.mark.parametrize(
     "store",
-    ["file", "radosgw", "swift", pytest.param("moto", marks=pytest.mark.soak)],
+    [
+        "file",
+        "radosgw",
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("moto", "swift")),
+    ],
     indirect=True,
 )
 def test_every_key_has_a_name_and_what_is_done_to_the_name_is_done_to_the_key(
