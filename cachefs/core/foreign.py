@@ -132,7 +132,8 @@ def parse_time(text: str | None) -> int | None:
         when = Decimal(text) if text else None
     except InvalidOperation:
         return None
-    if when is None or not when.is_finite() or abs(when) > _LATEST_S:
+    # The exponent first: arithmetic with a huge one fails, and a zero may have any.
+    if when is None or not when.is_finite() or when.adjusted() > 20 or abs(when) > _LATEST_S:
         return None
     return int(when.scaleb(9).to_integral_value())
 

@@ -9,6 +9,7 @@ any number of digits and scale them. A symbolic link has its target as body, as 
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -25,7 +26,7 @@ META_MAX: Final = 2048
 """Bytes of names and values together that S3 bears, and hence all that we ask of any store."""
 
 _OWN: Final = ("mode", "uid", "gid", "mtime", "atime", "ctime")
-_LEAST_USED: Final = (TARGET, "atime", "ctime", "gid", "uid", "mtime", "mode")
+_LEAST_USED: Final = (TARGET, "atime", "ctime", "gid", "uid", "mtime", "mode", TOKEN)
 """What is left out, in this order, where what others put on the object leaves no room."""
 _OF_CONTENT: Final = ("md5chksum", "s3cmd-attrs")
 """Keys by which rclone and s3cmd compare the content: untrue of any other."""
@@ -38,6 +39,8 @@ _FORMAT: Final = {
 }
 _KIND: Final = {bits: kind for kind, bits in _FORMAT.items() if kind is not Kind.DIR}
 _BILLION: Final = 10**9
+_PROOF_LENGTH: Final = 8
+_TOKEN_LENGTH: Final = 32 + 1 + _PROOF_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,8 @@ def decode(meta: Mapping[str, str], content_type: str | None = None) -> Posix:
 def encode(attrs: Attrs, token: Token | None, others: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata to store for *attrs*; keys of *others* that are not ours survive.
 
-    *token* is that of the promise which puts new content; None: the content stays. Where room is short, ours
-    give way.
+    *token* is that of the promise which puts new content, ``attrs.size`` bytes; None: the content stays. Where
+    room is short, ours give way.
     """
     stale = (*_OWN, TOKEN, *(_OF_CONTENT if token is not None else ()))
     meta = {key: value for key, value in others.items() if key not in stale}
@@ -107,11 +110,13 @@ def encode(attrs: Attrs, token: Token | None, others: Mapping[str, str]) -> dict
         "ctime": format_time(attrs.ctime_ns),
     }
     if token is not None:
-        meta[TOKEN] = token
+        meta[TOKEN] = f"{token}.{'0' * _PROOF_LENGTH}"
     for key in _LEAST_USED:
         if size_of(meta) <= META_MAX:
             break
         meta.pop(key, None)
+    if TOKEN in meta:
+        meta[TOKEN] = f"{token}.{_proof(attrs.size, meta)}"
     return meta
 
 
@@ -132,11 +137,23 @@ def size_of(meta: Mapping[str, str]) -> int:
 def require_room(attrs: Attrs, others: Mapping[str, str]) -> None:
     """Raise ``NoSpace`` unless *others* and all of ours fit on one object."""
     full = encode(attrs, None, others)
-    if size_of(full) + len(TOKEN) + 32 > META_MAX or any(key not in full for key in _OWN):
+    if size_of(full) + len(TOKEN) + _TOKEN_LENGTH > META_MAX or any(
+        key not in full for key in _OWN
+    ):
         raise NoSpace(f"an object has room for {META_MAX} bytes of metadata")
 
 
 def token_of(info: ObjectInfo) -> Token | None:
-    """Return the promise that wrote this version, if it was one of ours."""
-    token = (info.meta or {}).get(TOKEN)
-    return Token(token) if token else None
+    """Return the promise that wrote this version, if it was one of ours.
+
+    Tools that write other bytes carry foreign metadata on, the token with it, and set a size or times of their
+    own: then it is no longer true.
+    """
+    meta = info.meta or {}
+    token, _, proof = meta.get(TOKEN, "").partition(".")
+    return Token(token) if token and proof == _proof(info.size, meta) else None
+
+
+def _proof(size: int, meta: Mapping[str, str]) -> str:
+    said = [str(size), *(meta.get(key, "") for key in ("mode", "mtime", "ctime"))]
+    return sha256(" ".join(said).encode("utf-8", "surrogateescape")).hexdigest()[:_PROOF_LENGTH]

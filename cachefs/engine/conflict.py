@@ -151,7 +151,8 @@ class Conflicts:
             info = await self._threads.ask(self._store.head, target)
         except NotFound:
             return False
-        return (info.meta or {}).get(metadata.TOKEN) == meta.get(metadata.TOKEN)
+        is_true = metadata.token_of(info) is not None
+        return is_true and (info.meta or {}).get(metadata.TOKEN) == meta.get(metadata.TOKEN)
 
     async def keep_aside(self, inode: Inode, key: Key, found: ObjectInfo) -> Name:
         """Copy what somebody else put at *key* to a name beside it, before it is replaced. Return the name."""

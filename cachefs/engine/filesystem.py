@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -318,7 +318,8 @@ class FileSystem:
             if key is None:
                 raise Stale("the directory is gone")
             token = Token(secrets.token_hex(16))
-            meta = metadata.encode(self._defaults.attrs(inode), token, said)
+            attrs = replace(self._defaults.attrs(inode), size=len(body))
+            meta = metadata.encode(attrs, token, said)
             try:
                 info = await self._rooms.threads.ask(
                     self._store.put,

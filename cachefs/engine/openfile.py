@@ -363,14 +363,17 @@ class OpenFile:
                 await self._promise_once(reservation)
 
     async def _promise_once(self, reservation: Reservation) -> None:
+        if self._rooms.cache.has_removed:
+            await self._rooms.threads.disk(self._rooms.cache.sync_removed)
         key = await self._rooms.names.settled_key(self.ino)
         if key is None and not self.is_detached:
             raise Stale("another version, or nothing, has taken this file's place at the store")
         if self._rooms.uploader.is_uploading(self.entry.id) or key is None:
             return
         is_new = self._rooms.journal.of(self.entry.id) is None
-        self._rooms.cache.forget_sums(self.entry)
         intent = self._rooms.journal.begin(self.entry.id)
+        # Not before: queued bytes that nothing sums could not be told from what a cut left of newer ones.
+        self._rooms.cache.forget_sums(self.entry)
         if is_new:
             self._rooms.cache.promise_made(reservation)
         promise = Promise(key, self.entry.etag, intent.token)

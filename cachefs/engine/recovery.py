@@ -89,6 +89,8 @@ def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
         case Remedy.KEEP if not is_dirty:
             disk.cache.remeasure(entry)
         case Remedy.QUEUE:
+            if _was_being_overwritten(disk.cache, entry):
+                disk.cache.restore_sealed(entry)
             _queue(disk, entry, now_ns)
         case Remedy.SET_ASIDE | Remedy.PARK_UNSYNCED if disk.cache.restore_sealed(entry):
             # What was written after the last acknowledged close had not been acknowledged yet.
@@ -104,6 +106,16 @@ def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
         case Remedy.DISCARD:
             _disown(disk, entry)
             _drop(disk, entry)
+
+
+def _was_being_overwritten(cache: Cache, entry: Entry) -> bool:
+    """Whether the database lost the word that acknowledged bytes, of which a copy is kept, were being changed."""
+    is_summed = entry.sums or not entry.size
+    if not is_summed or not cache.has_sealed(entry.id):
+        return False
+    with cache.path_of(entry.id).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return Cache.summed(file.fileno(), size) != entry.sums
 
 
 def _drop(disk: Disk, entry: Entry) -> None:
@@ -141,6 +153,7 @@ def _park(disk: Disk, entry_id: EntryId, reason: str) -> None:
 
 def _set_aside(disk: Disk, entry: Entry, reason: str, now_ns: int) -> None:
     """Keep the bytes for `cachefs recover`, and let the name stand for what the store has."""
+    entry.sums.clear()
     disk.cache.take_whole(entry)
     _park(disk, entry.id, reason)
     inode = disk.inodes.get(entry.ino)

@@ -217,6 +217,7 @@ class Renamer:
         replaces = self._base_of(plan.target)
         batch = self._journal.begin_moves([(plan.old_key, plan.new_key, source.etag, replaces)])
         try:
+            await self._make_durable()
             info = await self._copy(plan, source, source.etag, replaces)
         except BaseException:
             await self._unfinished.abandon(batch)
@@ -225,8 +226,13 @@ class Renamer:
             self._journal.copied(batch)
             lost = self._retarget(plan)
             self._follow(source, info)
+        await self._make_durable()
         await self._unfinished.delete_sources(batch)
         return lost
+
+    async def _make_durable(self) -> None:
+        """See that a loss of power does not make the journal forget what is about to be done at the store."""
+        await self._threads.disk(self._db.sync_wal, self._db.path)
 
     async def _copy(
         self, plan: _Plan, source: Inode, etag: ETag, replaces: ETag | None
@@ -360,6 +366,7 @@ class Renamer:
                 self._journal.copied(batch)
                 lost = self._retarget(plan)
                 self._follow_copies(plan, copied, old_etags)
+            await self._make_durable()
             dirty = [i.ino for i in self._inodes.below(plan.source.ino)]
             await self._promise_again(dirty)
             for ino in lost:
@@ -400,6 +407,7 @@ class Renamer:
             self._journal.note_copy(move.id, info.etag)
 
         try:
+            await self._make_durable()
             for group in by_depth(moves):
                 await self._unfinished.each(group, copy)
         except BaseException:

@@ -141,6 +141,7 @@ class Service:
         self._unfinished = Unfinished(
             store,
             disk.inodes,
+            disk.cache,
             disk.journal,
             self._names,
             self._uploader,

@@ -11,11 +11,13 @@ import trio
 from cachefs.core import metadata
 from cachefs.core.errors import Changed, Fault, NotFound, Refused, Stale, StoreError
 from cachefs.core.extents import Extent
+from cachefs.core.keys import last_component, name_of
 from cachefs.core.types import Key, ObjectInfo
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names
 from cachefs.engine.threads import Threads
 from cachefs.engine.upload import Uploader
+from cachefs.local.cache import Cache
 from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal, Move
 from cachefs.remote.store import ObjectStore, Support
@@ -56,6 +58,7 @@ class Unfinished:
         self,
         store: ObjectStore,
         inodes: InodeTable,
+        cache: Cache,
         journal: Journal,
         names: Names,
         uploader: Uploader,
@@ -64,6 +67,7 @@ class Unfinished:
     ) -> None:
         self._store = store
         self._inodes = inodes
+        self._cache = cache
         self._journal = journal
         self._names = names
         self._uploader = uploader
@@ -225,7 +229,30 @@ class Unfinished:
                 await self._remove(target)
             elif not move.source.endswith("/"):  # of directories, both are there
                 await self._remove(source)
+                self._go_along(move, target)
         self._journal.end_move(move.id)
+
+    def _go_along(self, move: Move, target: ObjectInfo) -> None:
+        """Give a file whose newer bytes are not stored yet the name that its object has now."""
+        inode = self._inodes.find(move.source)
+        entry = None if inode is None else self._cache.find(inode.ino)
+        above = Key(move.target[: move.target.rfind("/") + 1])
+        parent = self._inodes.find(above)
+        if inode is None or parent is None or entry is None:
+            return
+        component = last_component(move.target, above)
+        holder = self._inodes.child(parent.ino, name_of(component))
+        if not self._journal.is_dirty(inode.ino) or (
+            holder is not None and (holder.is_dir or self._journal.is_dirty(holder.ino))
+        ):
+            return
+        now_ns = self._names.now_ns()
+        if holder is not None:
+            self._inodes.detach(holder.ino, now_ns)
+        self._inodes.move(inode.ino, parent.ino, name_of(component), component, now_ns)
+        self._inodes.update(inode.ino, etag=target.etag)
+        entry.etag = target.etag
+        self._cache.save(entry)
 
     async def _remove(self, info: ObjectInfo) -> None:
         try:

@@ -1,5 +1,6 @@
 """Drains the journal: each promise is put to the store, on the condition that its base still stands there."""
 
+import contextlib
 import logging
 import math
 import random
@@ -19,7 +20,7 @@ from cachefs.core.errors import (
     Refused,
     TimedOut,
 )
-from cachefs.core.intent import State
+from cachefs.core.intent import Intent, State
 from cachefs.core.policy import SECOND_NS, is_due, next_try_ns
 from cachefs.core.sums import PieceSums
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
@@ -331,12 +332,10 @@ class Uploader:
         body = upload.body = FileBody(entry.fd, entry.size)
         sums = await self._threads.transfer(body.digest)
         if entry.sums and entry.sums != sums:
-            raise Refused(
-                "the bytes changed on the cache's disk after they were acknowledged: they are kept, not stored"
-            )
-        meta = metadata.encode(
-            self._defaults.attrs(inode), intent.token, {} if inode.meta is None else inode.meta
-        )
+            await self._give_rot_up(key, intent, entry)
+            return
+        attrs = replace(self._defaults.attrs(inode), size=body.size)
+        meta = metadata.encode(attrs, intent.token, inode.meta or {})
         try:
             info = await self._threads.transfer(
                 self._store.put,
@@ -351,6 +350,17 @@ class Uploader:
             self._apply(verdict, upload, entry, meta, sums)
             return
         self._settle(entry, info, meta, sums)
+
+    async def _give_rot_up(self, key: Key, intent: Intent, entry: Entry) -> None:
+        """Forget bytes that are not those that were acknowledged, if the store has those; else raise ``Refused``."""
+        with contextlib.suppress(NotFound):
+            found = await self._threads.ask(self._store.head, key)
+            if metadata.token_of(found) == intent.token:
+                self._yield_to_theirs(entry)
+                return
+        raise Refused(
+            "the bytes changed on the cache's disk after they were acknowledged: they are kept, not stored"
+        )
 
     async def _describe(self, inode: Inode, key: Key) -> Inode:
         """Learn the metadata that only a listing hid: what others put on the object survives our rewrite."""

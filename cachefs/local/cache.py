@@ -143,6 +143,8 @@ class Cache:
         }
         self._superseded: set[EntryId] = set()
         self._trusted: set[EntryId] = set()
+        self.has_removed = False
+        """Whether a kept copy was removed since :meth:`sync_removed`: it must not be there for the next promise."""
         self._usage = _Usage(entries=self._counted())
 
     # ---- room -------------------------------------------------------------------------------
@@ -431,12 +433,16 @@ class Cache:
         """
         self.write_promise(entry_id, text)
         os.fdatasync(fd)
-        for path in (self.promise_path(entry_id), self.data):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        self._sync(self.promise_path(entry_id))
+        self._sync(self.data)
+
+    @staticmethod
+    def _sync(path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def promise_made(self, reservation: Reservation) -> None:
         """Turn one reserved block into the block of a promise file."""
@@ -483,6 +489,9 @@ class Cache:
         finally:
             os.close(copy)
         os.rename(temporary, path)
+        self._sync(
+            self.data
+        )  # or the bytes that it stands in for could change on the disk before it has its name
         return cost
 
     def sealed_made(self, entry_id: EntryId, cost: int) -> None:
@@ -504,8 +513,14 @@ class Cache:
     def drop_sealed(self, entry_id: EntryId) -> None:
         """Remove the kept copy: newer content is safe. Safe to call when there is none."""
         self._superseded.discard(entry_id)
+        self.has_removed |= entry_id in self._sealed
         self._usage.entries -= self._sealed.pop(entry_id, 0)
         self._unlink(self.sealed_path(entry_id))
+
+    def sync_removed(self) -> None:
+        """See that no kept copy that was removed can come back after a loss of power. Blocks; any thread."""
+        self.has_removed = False
+        self._sync(self.data)
 
     def restore_sealed(self, entry: Entry) -> bool:
         """Put the acknowledged content back in the place of what was written after it. Return whether there was any."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cachefs.core.errors import CachefsError, Refused
-from cachefs.core.types import ConflictPolicy
+from cachefs.core.errors import CachefsError, Fault, Refused
+from cachefs.core.types import ConflictPolicy, Key
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import Rig, serving, store
 
@@ -123,3 +123,25 @@ async def test_a_conflict_of_an_object_with_an_odd_key_keeps_both(tmp_path: Path
         rig.store("a~cachefs~b", b"theirs")
         await rig.close(fh)
         assert sorted(rig.objects().values()) == [b"ours!", b"theirs"]
+
+
+async def test_what_another_tool_made_of_our_unanswered_upload_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    # s3fs and rclone carry metadata that they do not know on: our token stands on their bytes.
+    async with serving(tmp_path / "c", _memory(was_there=True)) as rig:
+
+        def rewrite_and_lose_the_answer() -> None:
+            found = rig.memory.head(Key("d/a"))
+            said = {**(found.meta or {}), "mtime": "1700000000"}
+            rig.store("d/a", b"theirs, made of ours", said)
+            raise Fault("lost")
+
+        rig.watched.on("after", "put", rewrite_and_lose_the_answer, key="d/a")
+        fh = await rig.open("d/a", os.O_RDWR)
+        await rig.fs.write(fh, 0, b"ours!")
+        await rig.close(fh)
+
+        found = rig.objects()
+        assert found["d/a"] == b"theirs, made of ours"
+        assert b"ours!" in found.values()

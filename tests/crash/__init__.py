@@ -1,0 +1,1 @@
+"""What a loss of power leaves of a cache directory, tried at every point of a recorded session."""
