@@ -88,6 +88,7 @@ class Attributes:
             except BaseException:
                 self._names.doubt(ino)
                 raise
+            columns.pop("meta", None)  # the row has what was stored, all of it
         self._inodes.update(ino, **columns)
         file = self._files.find(ino)
         if file is not None:

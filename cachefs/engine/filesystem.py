@@ -139,9 +139,10 @@ class FileSystem:
 
     async def readlink(self, ino: Ino) -> bytes:
         """Return the target of a symbolic link: as the metadata says it, or else as the body does."""
-        inode = await self._names.revalidate(ino)
+        await self._names.revalidate(ino)
         key = await self._names.settled_key(ino)
-        if inode.kind is not Kind.SYMLINK or key is None or inode.etag is None:
+        inode = self._inodes.get(ino)  # a rename that was waited for has made another version of it
+        if inode is None or inode.kind is not Kind.SYMLINK or key is None or inode.etag is None:
             raise Stale("not a symbolic link")
         target = metadata.decode(inode.meta or {}, inode.content_type).target
         if target is None:
