@@ -141,7 +141,8 @@ class FileSystem:
         """Return the target of a symbolic link: as the metadata says it, or else as the body does."""
         await self._names.revalidate(ino)
         key = await self._names.settled_key(ino)
-        inode = self._inodes.get(ino)  # a rename that was waited for has made another version of it
+        # Now, and not before: a rename that was waited for has made another version of it.
+        inode = self._inodes.get(ino)
         if inode is None or inode.kind is not Kind.SYMLINK or key is None or inode.etag is None:
             raise Stale("not a symbolic link")
         target = metadata.decode(inode.meta or {}, inode.content_type).target
