@@ -205,7 +205,7 @@ def _abilities(capabilities: Mapping[str, object]) -> str:
     told = [
         f"{name.replace('_', ' ')} {value}"
         for name, value in capabilities.items()
-        if name not in {"notes", "writable"}
+        if name not in {"is_many", "notes", "writable"}
     ]
     writable = {True: "writable", False: "not writable", None: "writable unknown"}
     return ", ".join(

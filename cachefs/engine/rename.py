@@ -93,6 +93,8 @@ class Renamer:
     ) -> None:
         """Move *source* to *name* in *parent*, where *target* is now. *replaced* buries an inode that lost its name."""
         plan = await self._plan(source, target, parent, name)
+        if self._store.capabilities.is_many and _bucket(plan.old_key) != _bucket(plan.new_key):
+            raise CrossDevice("the two names are in different buckets")
         await self._unfinished.make_way(plan.old_key, plan.new_key)
         if source.parent is not None:
             await self.keep_directory(source.parent, leaving=source.ino)
@@ -266,7 +268,9 @@ class Renamer:
                 replaces=replaces,
                 content_type=_retyped(plan),
             )
-        meta = metadata.encode(self._defaults.attrs(source), None, source.meta or {})
+        # The token goes along, if it has one: it tells this from what anybody else may put there.
+        token = metadata.token_of(ObjectInfo(plan.old_key, source.size, etag, 0, meta=source.meta))
+        meta = metadata.encode(self._defaults.attrs(source), token, source.meta or {})
         info = await self._threads.transfer(
             self._store.put,
             plan.new_key,
@@ -455,3 +459,7 @@ def _called(inode: Inode, component: str) -> Inode:
 def _retyped(plan: _Plan) -> str | None:
     """Return the content type that the new name calls for, None if the object keeps its own."""
     return mediatypes.retyped(plan.source.content_type, plan.source.component, plan.component)
+
+
+def _bucket(key: Key) -> str:
+    return key.partition("/")[0]

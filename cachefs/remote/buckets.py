@@ -38,7 +38,7 @@ class Buckets:
     @property
     def capabilities(self) -> Capabilities:
         """Unknown as a whole: buckets may differ."""
-        return Capabilities(notes=(_NOTE,))
+        return Capabilities(is_many=True, notes=(_NOTE,))
 
     @property
     def description(self) -> str:

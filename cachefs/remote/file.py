@@ -90,7 +90,7 @@ class FileStore:
             raise
         except Refused:
             writable = False
-        self._capabilities = Capabilities(yes, yes, yes, yes, yes, yes, writable, notes)
+        self._capabilities = Capabilities(yes, yes, yes, yes, yes, yes, writable, notes=notes)
         return self._capabilities
 
     def head(self, key: Key) -> ObjectInfo:

@@ -33,6 +33,8 @@ class Capabilities:
     copy: Support = Support.UNKNOWN
     writable: bool | None = None
     """None: not probed."""
+    is_many: bool = False
+    """Keys begin with the name of a bucket, and nothing can be copied from one bucket to another."""
     notes: tuple[str, ...] = field(default=())
     """Quirks found, in words for the operator (for instance: If-Match wants the ETag unquoted)."""
 

@@ -87,6 +87,22 @@ async def test_what_has_just_been_made_is_stored_under_its_new_name_with_all_tha
         assert rig.objects() == {"old": b"the new one"}
 
 
+async def test_what_was_stored_under_its_new_name_without_an_answer_is_recognised(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "c") as rig:
+        await rig.write("old", b"the old one")
+        await rig.write("new.tmp", b"the new one")
+
+        def lose() -> None:
+            raise Fault("lost")
+
+        rig.watched.on("after", "put", lose, key="old")
+        await rig.rename("new.tmp", "old")
+        assert rig.objects() == {"old": b"the new one"}
+        assert rig.service._disk.journal.conflicts() == []
+
+
 async def test_a_file_moves_with_its_bytes_and_without_fetching_them(
     tmp_path: Path, memory: MemoryStore
 ) -> None:
