@@ -65,7 +65,9 @@ def translated(meta: Mapping[str, str], content_type: str | None) -> Mapping[str
     }
     if added.get("mode", "") == meta.get("goog-reserved-posix-mode"):
         added["mode"] = f"0{added['mode']}"  # octal
-    added.update((TARGET, quote(meta[name])) for name in _TARGETS if name in meta)
+    added.update(
+        (TARGET, quote(meta[name], errors="surrogateescape")) for name in _TARGETS if name in meta
+    )
     if "attr" in meta:
         added |= _yas3fs(meta["attr"])
     kind = (content_type or "").partition(";")[0]
@@ -78,7 +80,7 @@ def translated(meta: Mapping[str, str], content_type: str | None) -> Mapping[str
 def _yas3fs(text: str) -> dict[str, str]:
     try:
         said = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(said, dict):
         return {}

@@ -38,6 +38,7 @@ _FORMAT: Final = {
     Kind.SOCKET: stat.S_IFSOCK,
 }
 _KIND: Final = {bits: kind for kind, bits in _FORMAT.items() if kind is not Kind.DIR}
+_ENCODED: Final = "=?UTF-8?B??="
 _BILLION: Final = 10**9
 _PROOF_LENGTH: Final = 8
 _TOKEN_LENGTH: Final = 32 + 1 + _PROOF_LENGTH
@@ -89,7 +90,7 @@ def decode(meta: Mapping[str, str], content_type: str | None = None) -> Posix:
         mtime_ns=foreign.parse_time(said.get("mtime")),
         atime_ns=foreign.parse_time(said.get("atime")),
         ctime_ns=foreign.parse_time(said.get("ctime")),
-        target=unquote_to_bytes(target) if target else None,
+        target=unquote_to_bytes(target.encode("utf-8", "surrogateescape")) if target else None,
     )
 
 
@@ -128,10 +129,14 @@ def pointing_to(target: bytes) -> dict[str, str]:
 def size_of(meta: Mapping[str, str]) -> int:
     """Return how many bytes of names and values *meta* takes, as S3 counts them (headers do not count)."""
     return sum(
-        len(key.encode("utf-8", "surrogateescape")) + len(value.encode("utf-8", "surrogateescape"))
-        for key, value in meta.items()
-        if not key.startswith(HEADER)
+        _length(key) + _length(value) for key, value in meta.items() if not key.startswith(HEADER)
     )
+
+
+def _length(text: str) -> int:
+    """Return how long a header makes it: what is not ASCII travels in base64 (RFC 2047)."""
+    raw = text.encode("utf-8", "surrogateescape")
+    return len(raw) if text.isascii() else len(_ENCODED) + 4 * -(-len(raw) // 3)
 
 
 def require_room(attrs: Attrs, others: Mapping[str, str]) -> None:

@@ -29,8 +29,14 @@ _PRINTABLE: Final = "".join(
 
 
 def decode(meta: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Return every ``user.*`` attribute that *meta* holds."""
-    return _plain(meta) | _packed(meta)
+    """Return every ``user.*`` attribute that *meta* holds, and that a program could have set."""
+    return {
+        name: value for name, value in (_plain(meta) | _packed(meta)).items() if _is_name(name)
+    }
+
+
+def _is_name(name: bytes) -> bool:
+    return len(PREFIX) < len(name) <= _NAME_MAX and b"\0" not in name and not name.startswith(OWN)
 
 
 def changed(meta: Mapping[str, str], name: bytes, value: bytes | None) -> dict[str, str]:
@@ -58,9 +64,7 @@ def _plain(meta: Mapping[str, str]) -> dict[bytes, bytes]:
     return {
         PREFIX + _to_bytes(key): unquote_to_bytes(_to_bytes(value))
         for key, value in meta.items()
-        if key not in _HIDDEN
-        and not key.startswith(HEADER)
-        and len(PREFIX) + len(_to_bytes(key)) <= _NAME_MAX
+        if key not in _HIDDEN and not key.startswith(HEADER)
     }
 
 
@@ -76,11 +80,22 @@ def _unpacked(text: str) -> dict[str, str]:
     """Return names of any kind and their values as they are written; nothing for what makes no sense."""
     try:
         said = json.loads(unquote(text, errors="surrogateescape") or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(said, dict):
         return {}
-    return {name: value for name, value in said.items() if isinstance(value, str)}
+    return {
+        name: value
+        for name, value in said.items()
+        if isinstance(value, str) and _is_bytes(name) and _is_bytes(value)
+    }
+
+
+def _is_bytes(text: str) -> bool:
+    try:
+        return _to_bytes(text) is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _pack(attributes: Mapping[str, str]) -> str:

@@ -288,10 +288,15 @@ class OpenFiles:
             if not file.is_promised:
                 return
             generation = -1
-            while generation != file.generation or file.is_changing:
-                await file.wait_still()
-                generation = file.generation
-                await file.sync()
+            with contextlib.ExitStack() as stack:
+                while generation != file.generation or file.is_changing:
+                    if generation >= 0:
+                        stack.enter_context(
+                            file.held()
+                        )  # or a writer without a pause would make this endless
+                    await file.wait_still()
+                    generation = file.generation
+                    await file.sync()
             await self._seal(file, delay_s=self._closing.upload_delay_s, is_synced=True)
             self._rooms.cache.supersede_sealed(file.entry.id)
             await self._rooms.threads.disk(self._db.sync_wal, self._db.path)

@@ -154,11 +154,11 @@ class Names:
 
     def is_moving(self, key: Key) -> bool:
         """Whether a rename is changing *key* at this moment."""
-        return _reaches(self._moving, key)
+        return reaches(self._moving, key)
 
     def is_unsettled(self, key: Key) -> bool:
         """Whether it is not known yet where a rename that was cut off leaves *key*."""
-        return _reaches(self.unsettled, key)
+        return reaches(self.unsettled, key)
 
     def new_component(self, parent: Ino, name: Name, *, is_dir: bool) -> str:
         """Return the component of a name that nothing has yet. Raise where nothing new can have it.
@@ -631,6 +631,6 @@ def _head_each(store: ObjectStore, keys: list[Key]) -> dict[Key, ObjectInfo]:
     return found
 
 
-def _reaches(moved: Collection[Key], key: Key) -> bool:
+def reaches(moved: Collection[Key], key: Key) -> bool:
     """Whether *key* is one of *moved*, or below one."""
     return any(key == each or (each.endswith("/") and key.startswith(each)) for each in moved)

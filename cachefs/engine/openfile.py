@@ -7,6 +7,8 @@ byte, a full cache), promises, and then writes.
 import errno
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -118,6 +120,8 @@ class OpenFile:
         self.is_altered = False
         """Size or times differ from the inode's row."""
         self._stream = Stream(entry)
+        self._holds = 0
+        self._let_go = trio.Event()
         self._preparing = trio.Lock()
         """Held by the one writer that keeps a copy or promises, while the others wait for it."""
         self.flushing = trio.Lock()
@@ -130,6 +134,21 @@ class OpenFile:
     def size(self) -> int:
         """The file's length in bytes."""
         return self.entry.size
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make whoever is about to change bytes wait until this is over."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._let_go.set()
+            self._let_go = trio.Event()
+
+    async def _wait_let_go(self) -> None:
+        while self._holds:
+            await self._let_go.wait()
 
     def opened(self) -> None:
         """Begin to fetch, where that is wanted."""
@@ -279,6 +298,7 @@ class OpenFile:
         reservation: Reservation | None = None
         try:
             while True:
+                await self._wait_let_go()
                 keep = min(keep, self.entry.size)
                 if self._rooms.uploader.is_uploading(self.entry.id):
                     await self._rooms.uploader.stop(self.entry.id)

@@ -89,9 +89,9 @@ def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
         case Remedy.KEEP if not is_dirty:
             disk.cache.remeasure(entry)
         case Remedy.QUEUE:
-            if _was_being_overwritten(disk.cache, entry):
-                disk.cache.restore_sealed(entry)
-            _queue(disk, entry, now_ns)
+            is_restored = _was_being_overwritten(disk.cache, entry)
+            is_restored = is_restored and disk.cache.restore_sealed(entry)
+            _queue(disk, entry, now_ns, is_acknowledged=not is_restored)
         case Remedy.SET_ASIDE | Remedy.PARK_UNSYNCED if disk.cache.restore_sealed(entry):
             # What was written after the last acknowledged close had not been acknowledged yet.
             _queue(disk, entry, now_ns, is_synced=True)
@@ -131,11 +131,19 @@ def _disown(disk: Disk, entry: Entry) -> None:
         disk.cache.end_promise(entry.id)
 
 
-def _queue(disk: Disk, entry: Entry, now_ns: int, *, is_synced: bool = False) -> None:
-    disk.cache.take_whole(entry)
+def _queue(
+    disk: Disk,
+    entry: Entry,
+    now_ns: int,
+    *,
+    is_synced: bool = False,
+    is_acknowledged: bool = False,
+) -> None:
+    intent = disk.journal.of(entry.id)
+    is_acknowledged = is_acknowledged and intent is not None and intent.boot is None
+    disk.cache.take_whole(entry, is_acknowledged=is_acknowledged)
     disk.cache.drop_sealed(entry.id)
     disk.inodes.update(entry.ino, size=entry.size)
-    intent = disk.journal.of(entry.id)
     if intent is not None and intent.state is State.UPLOADING:
         disk.journal.requeue(entry.id, due_ns=now_ns)
     if is_synced:

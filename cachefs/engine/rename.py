@@ -349,7 +349,13 @@ class Renamer:
             intent = self._journal.of(entry.id) if entry is not None else None
             key = self._inodes.key_of(ino)
             if entry is not None and intent is not None and key is not None:
-                promise = Promise(key, entry.etag, intent.token, is_sealed=intent.boot is None)
+                promise = Promise(
+                    key,
+                    entry.etag,
+                    intent.token,
+                    is_sealed=intent.boot is None,
+                    check=entry.sums.check if entry.sums else None,
+                )
                 await self._threads.disk(self._cache.write_promise, entry.id, promise.encode())
 
     # ---- a directory ------------------------------------------------------------------------

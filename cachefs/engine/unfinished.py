@@ -14,7 +14,7 @@ from cachefs.core.extents import Extent
 from cachefs.core.keys import last_component, name_of
 from cachefs.core.types import Key, ObjectInfo
 from cachefs.engine.conflict import Conflicts
-from cachefs.engine.names import Names
+from cachefs.engine.names import Names, reaches
 from cachefs.engine.threads import Threads
 from cachefs.engine.upload import Uploader
 from cachefs.local.cache import Cache
@@ -42,9 +42,8 @@ class _Left:
 
     def touches(self, key: Key) -> bool:
         """Whether any of it is at, above or below *key*."""
-        return any(
-            key.startswith(each) or each.startswith(key) for each in (self.source, self.target)
-        )
+        own = (self.source, self.target)
+        return reaches(own, key) or any(reaches((key,), each) for each in own)
 
 
 class Unfinished:
@@ -173,6 +172,8 @@ class Unfinished:
     async def finish(self) -> bool:
         """Try to bring every rename that was cut off to its end. Return whether all are."""
         for left in list(self._left.values()):
+            if left.batch not in self._left:
+                continue  # somebody else has ended it meanwhile
             keys = {
                 key for move in self._moves_of(left.batch) for key in (move.source, move.target)
             }

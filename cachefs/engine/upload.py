@@ -1,6 +1,5 @@
 """Drains the journal: each promise is put to the store, on the condition that its base still stands there."""
 
-import contextlib
 import logging
 import math
 import random
@@ -260,9 +259,7 @@ class Uploader:
             entry = self._cache.load(upload.entry_id)
             pinned = self._cache.pin(entry, self._names.now_ns()) if entry is not None else None
             if pinned is None:
-                self._give_up(
-                    upload, BytesLost("the bytes promised to the store are gone from the cache")
-                )
+                await self._give_lost_up(upload, entry)
             else:
                 await self._attempt(upload, pinned)
         except UploadStopped:
@@ -325,6 +322,9 @@ class Uploader:
             return
         if inode.meta_json is None and entry.etag is not None:
             inode = await self._describe(inode, key)
+            # Whoever renames or removes it stops uploads that have a body: this one had none yet.
+            if self._names.is_moving(key) or self._inodes.key_of(entry.ino) != key:
+                raise UploadStopped
             if upload.is_stopped:
                 raise UploadStopped
         if inode.content_type is None:
@@ -351,13 +351,38 @@ class Uploader:
             return
         self._settle(entry, info, meta, sums)
 
+    async def _is_stored(self, key: Key, intent: Intent) -> bool:
+        """Whether the store has what was promised already, and only the word of it was lost."""
+        try:
+            found = await self._threads.ask(self._store.head, key)
+        except NotFound:
+            return False
+        return metadata.token_of(found) == intent.token
+
+    async def _give_lost_up(self, upload: Upload, entry: Entry | None) -> None:
+        """Park a promise whose bytes are gone, unless the store has them."""
+        intent = self._journal.of(upload.entry_id)
+        key = None if entry is None else await self._names.settled_key(entry.ino)
+        if (
+            entry is None
+            or intent is None
+            or key is None
+            or not await self._is_stored(key, intent)
+        ):
+            reason = "the bytes promised to the store are gone from the cache"
+            self._give_up(upload, BytesLost(reason))
+            return
+        self._journal.discard(entry.id)
+        self._cache.end_promise(entry.id)
+        self._drop_name(entry.ino)
+        await self._room.delete(self._cache.drop(entry))
+        self._inodes.drop(entry.ino)
+
     async def _give_rot_up(self, key: Key, intent: Intent, entry: Entry) -> None:
         """Forget bytes that are not those that were acknowledged, if the store has those; else raise ``Refused``."""
-        with contextlib.suppress(NotFound):
-            found = await self._threads.ask(self._store.head, key)
-            if metadata.token_of(found) == intent.token:
-                self._yield_to_theirs(entry)
-                return
+        if await self._is_stored(key, intent):
+            self._yield_to_theirs(entry)
+            return
         raise Refused(
             "the bytes changed on the cache's disk after they were acknowledged: they are kept, not stored"
         )

@@ -546,18 +546,22 @@ class Cache:
                 "UPDATE sqlite_sequence SET seq = ? WHERE name = 'entries'", (highest,)
             )
 
-    def take_whole(self, entry: Entry) -> None:
-        """Believe the file of a dirty entry rather than its row: a dirty entry is whole."""
-        status = os.stat(self.path_of(entry.id))
+    def take_whole(self, entry: Entry, *, is_acknowledged: bool = False) -> None:
+        """Believe the file of a dirty entry rather than its row: a dirty entry is whole.
+
+        *is_acknowledged*: the row tells of bytes that were synced, so what the file has behind them was not.
+        """
+        path = self.path_of(entry.id)
+        if is_acknowledged and (entry.sums or not entry.size):
+            summed = max((piece.stop for piece, _ in entry.sums), default=0)
+            if os.stat(path).st_size > summed:
+                os.truncate(path, summed)
+        status = os.stat(path)
         self._usage.entries += status.st_blocks * 512 - entry.cost
         entry.size, entry.cost = status.st_size, status.st_blocks * 512
         summed = max((piece.stop for piece, _ in entry.sums), default=0)
-        if summed > entry.size:
-            entry.size = (
-                summed  # shorter than what was acknowledged: pin() will find that bytes are gone
-            )
-        elif summed < entry.size:
-            entry.sums.clear()
+        # Shorter than what was acknowledged: pin() will find that bytes are gone.
+        entry.size = max(entry.size, summed)
         entry.here = ExtentMap([Extent(0, entry.size)])
         self.save(entry)
 

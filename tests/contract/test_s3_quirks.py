@@ -352,7 +352,7 @@ def test_a_strict_store_is_trusted_though_its_etags_are_no_sums(
     found = store.probe()
 
     yes = Support.ENFORCED
-    assert found == Capabilities(yes, yes, yes, yes, yes, yes, True, found.notes)
+    assert found == Capabilities(yes, yes, yes, yes, yes, yes, True, notes=found.notes)
     assert found.notes == (
         "ETags are not MD5 sums: the content of what is fetched cannot be checked",
     )

@@ -352,8 +352,23 @@ def test_what_is_promised_room_loses_nothing_later(attrs: Attrs, length: int) ->
 
 @given(
     st.dictionaries(
-        st.sampled_from(["mode", "uid", "gid", "mtime", "atime", "ctime"]),
-        st.text() | st.text(alphabet="0123456789.e-"),
+        st.sampled_from(
+            [
+                "mode",
+                "uid",
+                "gid",
+                "mtime",
+                "atime",
+                "ctime",
+                "attr",
+                "--symlink-target",
+                "fs-link-source",
+            ]
+        ),
+        st.text()
+        | st.text(alphabet="0123456789.e-")
+        | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+        | st.just("[" * 100_000),
     )
 )
 def test_no_metadata_whatever_stops_an_object_from_being_shown(meta: dict[str, str]) -> None:

@@ -82,3 +82,16 @@ def test_what_makes_no_sense_counts_as_absent(text: str) -> None:
 
 def test_a_value_that_is_no_base64_is_taken_as_it_is() -> None:
     assert decode({KEY: '{"user.a":"plain text"}'}) == {b"user.a": b"plain text"}
+
+
+def test_an_attribute_that_no_program_could_have_set_is_not_shown_and_survives() -> None:
+    packed = changed({}, b"user.fine", b"1")[KEY]
+    odd = changed({KEY: packed}, b"user.cachefs.state", b"a lie")
+    meta = {**odd, "cachefs.key": "a lie", "n" * 300: "too long", "": "no name"}
+    assert decode(meta) == {b"user.fine": b"1"}
+    assert changed(meta, b"user.fine", b"2").keys() == meta.keys()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"user.\ud800":"AA=="}', '{"user.a":"\ud800"}'])
+def test_text_that_is_no_text_counts_as_absent(text: str) -> None:
+    assert decode({KEY: text}) == {}

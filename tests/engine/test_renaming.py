@@ -20,7 +20,7 @@ from cachefs.core.errors import (
     NotEmpty,
     Stale,
 )
-from cachefs.core.types import ETag, Key, Name, ObjectInfo
+from cachefs.core.types import AttributeMode, ETag, Key, Name, ObjectInfo
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import (
@@ -516,3 +516,34 @@ async def test_a_rename_inside_a_directory_that_is_being_renamed_follows_it(
         await together(lambda: rig.rename("d", "e"), inner, let_go)
         assert rig.objects() == {"e/z": b"a", "e/b": b"b", "f": b"f"}
         assert objects(rig.memory) == await _tree(rig)
+
+
+class ForgivingStore(MemoryStore):
+    """A store that deletes whatever condition is named."""
+
+    def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
+        super().delete(key)
+
+
+async def test_an_upload_that_still_asks_what_it_replaces_does_not_go_to_a_name_that_is_leaving(
+    tmp_path: Path,
+) -> None:
+    memory = ForgivingStore()
+    store(memory, "f", b"old")
+    settings = {**LATER, "attributes": AttributeMode.LISTING}
+    async with serving(tmp_path / "c", memory, **settings) as rig:
+        await rig.names()
+        await rig.write("f", b"newer")
+        asked = rig.watched.gate("before", "head", key="f")
+        deleting = rig.watched.gate("before", "delete", key="f")
+        entry = rig.cache.find(await rig.ino("f"))
+        assert entry is not None
+        rig.service._uploader.hurry(entry.id)
+        await asked.reached.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.rename, "f", "g")
+            await deleting.reached.wait()
+            asked.open()
+            deleting.open()
+        await rig.flush()
+        assert rig.objects() == {"g": b"newer"}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from cachefs.core.errors import BytesLost, Stale
+from cachefs.core.types import Key
 from cachefs.local.db import NAME
 from cachefs.remote.memory import MemoryStore
+from tests.contract.bodies import BytesBody
 from tests.engine.rig import LATER, MIB, serving
 
 CONTENT = bytes(range(256)) * (3 * MIB // 256) + b"the end"
@@ -164,3 +167,45 @@ async def test_bytes_of_which_no_sum_is_known_are_not_believed(tmp_path: Path) -
     async with serving(tmp_path, memory) as rig:
         assert await rig.read("file") == CONTENT
         assert rig.service._fetcher.fetched == len(CONTENT)
+
+
+@pytest.mark.parametrize(
+    "content", [b"XX", b"XXknowledged", b"XX half written, and not closed"], ids=len
+)
+async def test_bytes_that_a_loss_of_power_left_of_a_newer_write_are_not_stored_over_the_old(
+    tmp_path: Path, content: bytes
+) -> None:
+    # The database goes back to the last commit that was synced, the file does not.
+    memory = MemoryStore()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("file", b"acknowledged")
+        before = rig.crash_image(tmp_path / "before")
+        await rig.flush()
+        flags = os.O_RDWR | (os.O_TRUNC if len(content) == 2 else 0)
+        fh = await rig.open("file", flags)
+        await rig.fs.write(fh, 0, content)
+        after = rig.crash_image(tmp_path / "after")
+        stored = memory.head(Key("file"))
+        await rig.close(fh)
+    shutil.rmtree(before / "data")
+    shutil.copytree(after / "data", before / "data")
+    memory = MemoryStore()
+    memory.put(Key("file"), BytesBody(b"acknowledged"), meta=stored.meta or {}, if_match=None)
+    async with serving(before, memory, **LATER) as rig:
+        await rig.flush()
+        assert rig.objects() == {"file": b"acknowledged"}
+        assert rig.service.dirty() == []
+        assert await rig.read("file") == b"acknowledged"
+        rig.check()
+
+
+async def test_what_a_crash_left_behind_acknowledged_bytes_is_cut_off(tmp_path: Path) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        await rig.write("file", b"acknowledged")
+        image = rig.crash_image(tmp_path / "image")
+    for path in (image / "data").iterdir():
+        if path.name.isdigit():
+            path.write_bytes(path.read_bytes() + b" and more that nobody acknowledged")
+    async with serving(image, **LATER) as rig:
+        await rig.flush()
+        assert rig.objects() == {"file": b"acknowledged"}
