@@ -146,8 +146,8 @@ class OpenFile:
             self._let_go.set()
             self._let_go = trio.Event()
 
-    async def _wait_let_go(self) -> None:
-        while self._holds:
+    async def _wait_let_go(self, *, is_holding: bool) -> None:
+        while self._holds and not is_holding:
             await self._let_go.wait()
 
     def opened(self) -> None:
@@ -257,17 +257,25 @@ class OpenFile:
     async def truncate(self, size: int) -> None:
         """Set the length; bytes beyond the old end read as zeros."""
         _require_bearable(size)
-        reservation = await self._get_ready(SLACK + BLOCK, keep=min(size, self.entry.size))
-        old_size = self.entry.size
-        self._begin_change()
-        try:
-            await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
-            self.entry.here.cut(size)
-            self.entry.trusted.cut(size)
-            self._now_here(Extent(min(old_size, size), size))
-            self.entry.size = size
-        finally:
-            self._end_change(reservation)
+        with self.held():  # a write that is under way would give the file its old length again
+            while True:
+                keep = min(size, self.entry.size)
+                reservation = await self._get_ready(SLACK + BLOCK, keep=keep, is_holding=True)
+                if not self.is_changing:
+                    break
+                self._rooms.cache.release(reservation)
+                self._rooms.room.freed()
+                await self.wait_still()
+            old_size = self.entry.size
+            self._begin_change()
+            try:
+                await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
+                self.entry.here.cut(size)
+                self.entry.trusted.cut(size)
+                self._now_here(Extent(min(old_size, size), size))
+                self.entry.size = size
+            finally:
+                self._end_change(reservation)
 
     def _now_here(self, extent: Extent) -> None:
         self.entry.here.add(extent)
@@ -290,15 +298,16 @@ class OpenFile:
         self._rooms.cache.account(self.entry)
         self._rooms.cache.release(reservation)
 
-    async def _get_ready(self, need: int, *, keep: int) -> Reservation:
+    async def _get_ready(self, need: int, *, keep: int, is_holding: bool = False) -> Reservation:
         """Wait until nothing is in the way of a change, and promise it. Return the room for it.
 
+        *is_holding*: it is the caller who makes others wait.
         *keep*: how many bytes from the start must be here first, because they stay.
         """
         reservation: Reservation | None = None
         try:
             while True:
-                await self._wait_let_go()
+                await self._wait_let_go(is_holding=is_holding)
                 keep = min(keep, self.entry.size)
                 if self._rooms.uploader.is_uploading(self.entry.id):
                     await self._rooms.uploader.stop(self.entry.id)

@@ -8,8 +8,9 @@ import trio
 import trio.testing
 
 from cachefs.core.errors import Denied, Exists, Fault, Stale, TimedOut
-from cachefs.core.types import FetchMode
+from cachefs.core.types import FetchMode, Fh
 from cachefs.engine.filesystem import Changes
+from cachefs.engine.openfile import OpenFile
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import FOREVER_ASKING, LATER, MIB, lose_answer, serving, store, together
 
@@ -305,3 +306,22 @@ async def test_a_drain_reports_lost_bytes_and_stores_the_rest(tmp_path: Path) ->
         left = await rig.service.drain(timeout_s=5)
         assert [(each["path"], each["state"]) for each in left] == [("a", "parked")]
         assert rig.objects() == {"b": b"y"}
+
+
+async def test_a_write_under_way_does_not_undo_a_truncation(tmp_path: Path) -> None:
+    async with serving(tmp_path) as rig:
+        for number in range(150):
+            fh = await rig.create(f"f{number}")
+            await rig.fs.write(fh, 0, bytes(9000))
+            file = rig.fs.files.of(fh)
+
+            async def write(fh: Fh = fh) -> None:
+                await rig.fs.write(fh, 200_000, bytes(100_000))
+
+            async def cut(file: OpenFile = file, number: int = number) -> None:
+                await file.truncate(number % 2 * 5)
+
+            await together(write, cut, write, cut)
+            assert os.fstat(file.entry.fd).st_size == file.size
+            await rig.close(fh)
+            assert len(rig.objects().pop(f"f{number}")) == file.size
