@@ -183,23 +183,30 @@ class Team:
     ) -> None:
         """Put what *send* returns for each number into *etags*.
 
-        At the first failure stops the others, waits for them, and raises it.
+        At the first failure stops the others, waits for them, and raises it. What succeeded nevertheless is
+        in *etags*, so that it need not be sent again.
         """
         stop = threading.Event()
         waiting = iter(numbers)
         running: dict[Future[str], int] = {}
-        try:
-            while True:
-                while len(running) < self._size and (number := next(waiting, 0)):
-                    running[self._pool.submit(send, number, stop)] = number
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    etags[running.pop(future)] = future.result()
-        finally:
-            stop.set()
+        failure: BaseException | None = None
+        while True:
+            while failure is None and len(running) < self._size and (number := next(waiting, 0)):
+                running[self._pool.submit(send, number, stop)] = number
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number = running.pop(future)
+                if (failed := future.exception()) is None:
+                    etags[number] = future.result()
+                elif failure is None:
+                    failure = failed
+                    stop.set()
             # An abort is only sure to leave no part behind when no part is on its way.
-            wait([future for future in running if not future.cancel()])
+            if failure is not None:
+                running = {each: number for each, number in running.items() if not each.cancel()}
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """End the threads, once they are done."""

@@ -29,6 +29,7 @@ from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key
 from cachefs.remote.s3 import S3Store
+from cachefs.remote.s3_multipart import Team
 from cachefs.remote.store import UploadStopped
 from tests.contract.bodies import BytesBody, BytesSink, StoppedBody, fetched
 from tests.contract.conftest import MIB
@@ -439,6 +440,24 @@ def test_the_next_try_of_an_upload_sends_only_what_is_missing(serve: Serve) -> N
 
     assert server.methods().count("PUT") == 4
     assert "DELETE" not in server.methods()
+
+
+def test_a_part_that_arrives_while_another_fails_counts_as_sent() -> None:
+    on_its_way = threading.Event()
+
+    def send(number: int, stop: threading.Event) -> str:
+        if number == 1:
+            assert on_its_way.wait(10)
+            raise Fault("this one is lost")
+        on_its_way.set()
+        assert stop.wait(10)
+        return "arrived nevertheless"
+
+    etags: dict[int, str] = {}
+    with closing(Team(2)) as team, pytest.raises(Fault):
+        team.work([1, 2, 3], send, etags)
+
+    assert etags == {2: "arrived nevertheless"}
 
 
 def test_another_upload_of_a_key_aborts_the_one_left_unfinished(serve: Serve) -> None:
