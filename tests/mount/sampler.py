@@ -5,11 +5,13 @@ import os
 import signal
 import stat
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 BLOCK: Final = 4096
+_PATIENCE_S: Final = 0.05
 
 
 class Sampler:
@@ -57,14 +59,28 @@ class Sampler:
     def _sample(self) -> None:
         os.kill(self._pid, signal.SIGSTOP)
         try:
-            # Returns when all of its threads stand still, or when it has ended.
-            os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if not self._stands_still():
+                return
             sizes = self._sizes()
         finally:
             os.kill(self._pid, signal.SIGCONT)
         self.samples += 1
         if (used := sum(sizes.values())) > self.peak:
             self.peak, self.files = used, len(sizes)
+
+    def _stands_still(self) -> bool:
+        """Whether all of its threads stopped at once, or it has ended.
+
+        A thread that tells the kernel of a change waits for a directory's lock, which a program may hold that
+        waits for another thread: these two stop only when they go on.
+        """
+        end = time.monotonic() + _PATIENCE_S
+        options = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while os.waitid(os.P_PID, self._pid, options) is None:
+            if time.monotonic() > end:
+                return False
+            self._end.wait(0.0005)
+        return True
 
     def _sizes(self) -> dict[int, int]:
         """Allocated bytes by inode: what is below the directory, and what is open and has no name left."""
