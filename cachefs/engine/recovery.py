@@ -12,7 +12,7 @@ from pathlib import Path
 from cachefs.core.errors import UsageError
 from cachefs.core.intent import Intent, State
 from cachefs.core.keys import name_of
-from cachefs.core.policy import Remains, Remedy, remedy
+from cachefs.core.policy import SECOND_NS, Remains, Remedy, remedy
 from cachefs.core.types import EntryId, Ino, Key, Kind
 from cachefs.engine.conflict import beside
 from cachefs.engine.promise import Promise
@@ -64,7 +64,26 @@ def recover(disk: Disk, *, now_ns: int) -> None:
     for ino in disk.inodes.detached():
         if disk.cache.find(ino) is None:
             disk.inodes.drop(ino)
+    with disk.db.transaction():
+        disk.inodes.forget_unmade()
     _adopt_strays(disk, now_ns)
+
+
+@contextmanager
+def ended_orderly(disk: Disk, *, ttl_s: float) -> Iterator[None]:
+    """Note for the next start whether the block came to its end.
+
+    Where the last one did not, the store may have done what the daemon did not live to hear of: then nothing
+    that could be believed for the rest of *ttl_s* seconds is, before it was asked about again.
+    """
+    boot = boot_id()
+    if disk.db.get_meta("ended") != boot:
+        disk.inodes.doubt_since(time.time_ns() - int(ttl_s * SECOND_NS))
+    disk.db.set_meta("ended", "")
+    yield
+    disk.db.set_meta(
+        "ended", boot
+    )  # which a loss of power takes back together with what came before
 
 
 def _remains(disk: Disk, entry: Entry) -> Remains:

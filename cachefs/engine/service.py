@@ -388,8 +388,9 @@ async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncItera
         try:
             _check_source(disk.db, store.description)
             recovery.recover(disk, now_ns=time.time_ns())
-            async with _serving(settings, store, disk) as service:
-                yield service
+            with recovery.ended_orderly(disk, ttl_s=settings.metadata_ttl_s):
+                async with _serving(settings, store, disk) as service:
+                    yield service
         finally:
             disk.db.close()
     finally:

@@ -131,6 +131,11 @@ def _size_of(info: ObjectInfo, kind: Kind) -> int:
     return info.size if target is None else len(target)
 
 
+_DOUBT: Final = (
+    "UPDATE inodes SET checked_ns = 0, listed_ns = CASE WHEN listed_ns IS NOT NULL THEN 0 END"
+)
+
+
 class InodeTable:
     """Every inode that this cache directory has seen, and still believes in.
 
@@ -344,6 +349,27 @@ class InodeTable:
         """Return the inodes that have no name: unlinked while open."""
         rows = self._db.all("SELECT ino FROM inodes WHERE parent IS NULL AND ino <> 1")
         return [Ino(row[0]) for row in rows]
+
+    def forget_unmade(self) -> None:
+        """Forget what was only being made when a daemon ended: nobody was told that it exists.
+
+        A file has no bytes then, and nothing else a version. Of a directory nothing but its marker can tell, nor of
+        a link that may have been stored after all: the store is asked again.
+        """
+        unmade = self._db.all(
+            "SELECT ino, parent, kind FROM inodes AS i WHERE etag IS NULL AND parent IS NOT NULL"
+            " AND CASE kind"
+            " WHEN 'dir' THEN listed_ns IS NOT NULL AND NOT EXISTS (SELECT 1 FROM inodes WHERE parent = i.ino)"
+            " ELSE NOT EXISTS (SELECT 1 FROM entries WHERE ino = i.ino) END"
+        )
+        for ino, parent, kind in unmade:
+            self._db.execute(f"{_DOUBT} WHERE ino IN (?, ?)", (ino, parent))
+            if kind != Kind.DIR:
+                self.drop(Ino(ino))
+
+    def doubt_since(self, since_ns: int) -> None:
+        """Make whatever was confirmed at *since_ns* or later be asked about before it is believed again."""
+        self._db.execute(f"{_DOUBT} WHERE checked_ns >= ? OR listed_ns >= ?", (since_ns, since_ns))
 
     def count(self) -> int:
         """Return how many inodes are known."""

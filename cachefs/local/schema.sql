@@ -4,6 +4,7 @@
 --   schema        version of these tables
 --   volume        random id of this cache directory
 --   source        which store it caches; another source is refused
+--   ended         boot id of the daemon that came to an orderly end last; empty while one lives, or after a crash
 --   capabilities  JSON: what the last probe of the store found, shown by `status`
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 
 from cachefs.core.errors import InUse, UsageError
 from cachefs.core.source import Source, StoreKind
+from cachefs.core.types import Name
 from cachefs.engine.recovery import open_cache
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import LATER, serving, store
@@ -174,3 +176,66 @@ async def test_another_store_is_refused(tmp_path: Path, memory: MemoryStore) -> 
     with pytest.raises(UsageError, match="s3://other"):
         async with serving(tmp_path / "c", memory, source=Source(StoreKind.MEMORY)):
             pass
+
+
+async def test_what_was_only_being_made_does_not_exist_afterwards(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    elsewhere = MemoryStore()  # which never gets what the killed daemon was about to send
+    store(elsewhere, "d/old", b"base")
+    async with serving(tmp_path / "c", memory) as rig, trio.open_nursery() as nursery:
+        assert await rig.names("d") == ["old"]
+        gates = [rig.watched.gate("before", "put", key=key) for key in ("d/link", "d/made/")]
+        parent, _ = await rig.spot("d/link")
+        nursery.start_soon(lambda: rig.fs.symlink(parent, Name(b"link"), b"nowhere", uid=1, gid=1))
+        nursery.start_soon(rig.mkdir, "d/made")
+        for gate in gates:
+            await gate.reached.wait()
+        image = rig.crash_image(tmp_path / "image")
+        for gate in gates:
+            gate.open()
+    async with serving(image, elsewhere) as rig:
+        assert await rig.names("d") == ["old"]
+        rig.check()
+
+
+async def test_a_link_that_was_stored_while_it_was_being_made_is_there_afterwards(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    async with serving(tmp_path / "c", memory) as rig, trio.open_nursery() as nursery:
+        assert await rig.names("d") == ["old"]
+        gate = rig.watched.gate("after", "put", key="d/link")
+        parent, _ = await rig.spot("d/link")
+        nursery.start_soon(lambda: rig.fs.symlink(parent, Name(b"link"), b"nowhere", uid=1, gid=1))
+        await gate.reached.wait()
+        image = rig.crash_image(tmp_path / "image")
+        gate.open()
+    async with serving(image, memory) as rig:
+        assert await rig.names("d") == ["link", "old"]
+        rig.check()
+
+
+async def test_what_the_store_did_unheard_is_asked_about_after_a_crash(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    async with serving(tmp_path / "c", memory) as rig, trio.open_nursery() as nursery:
+        assert await rig.names("d") == ["old"]
+        gate = rig.watched.gate("after", "delete", key="d/old")
+        nursery.start_soon(rig.unlink, "d/old")
+        await gate.reached.wait()
+        image = rig.crash_image(tmp_path / "image")
+        gate.open()
+    async with serving(image, memory) as rig:
+        assert await rig.names("d") == []
+        assert not await rig.exists("d/old")
+
+
+async def test_what_was_known_at_an_orderly_end_is_still_believed(
+    tmp_path: Path, memory: MemoryStore
+) -> None:
+    async with serving(tmp_path / "c", memory) as rig:
+        assert await rig.names("d") == ["old"]
+    async with serving(tmp_path / "c", memory) as rig:
+        rig.watched.forget()
+        assert await rig.names("d") == ["old"]
+        assert rig.watched.count() == {}

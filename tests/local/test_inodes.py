@@ -652,3 +652,15 @@ def test_a_directory_whose_contents_are_promised_is_not_replaced_by_an_object(tr
     tree.list(ROOT, page(obj("d")))
     assert tree.table.path_of(inside) == b"d/a"
     assert tree.names() == {"d": Kind.DIR, "d~cachefs~object": Kind.FILE}
+
+
+def test_a_file_without_bytes_and_version_was_only_being_made(tree: Tree) -> None:
+    directory = tree.mint(ROOT, "directory", Kind.DIR)
+    made, stored = tree.mint(directory.ino, "made"), tree.mint(directory.ino, "stored")
+    tree.table.update(stored.ino, etag=ETag("stored"))
+
+    tree.table.forget_unmade()
+
+    assert tree.table.get(made.ino) is None
+    assert tree.table.get(stored.ino) is not None
+    assert tree.table.get(directory.ino) is not None
