@@ -436,10 +436,12 @@ async def serve(
     kernel_options: Sequence[str] = (),
     on_ready: Callable[[], None],
     stop: trio.Event,
+    is_ours: Callable[[], bool],
 ) -> None:
     """Mount, answer the kernel, and return after the unmount, whoever asked for it.
 
-    *kernel_options* are passed on as they are (``nosuid``, ``noexec`` …). *on_ready* is called once the kernel has answered; *stop* unmounts.
+    *kernel_options* are passed on as they are (``nosuid``, ``noexec`` …). *on_ready* is called once the kernel has answered; *stop* unmounts,
+    if *is_ours* says that what is to be seen at *mountpoint* is this mount, and not another that covers it.
     """
     options = {*pyfuse3.default_options, f"fsname={fsname.replace(',', ';')}", "subtype=cachefs"}
     options |= {"allow_other"} if allow_other else set()
@@ -471,4 +473,4 @@ async def serve(
             nursery.cancel_scope.cancel()
     finally:
         logging.getLogger("pyfuse3").addFilter(_is_no_late_word)
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=is_ours())

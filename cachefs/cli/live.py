@@ -17,8 +17,12 @@ def mount_containing(path: str, environment: Environment) -> tuple[Registration,
     """Return the running mount in which *path* lies, and *path* relative to its root (empty: the root)."""
     place = locate(environment.absolute(path))
     holding = mount_of(place)
-    running = registry_of(environment).at(holding.mountpoint) if holding else None
-    if running is None:
+    registry = registry_of(environment)
+    # By its number, where its directory has been moved.
+    running = (
+        registry.serving(holding.device) or registry.at(holding.mountpoint) if holding else None
+    )
+    if holding is None or running is None:
         raise UsageError(f"{path} is in no running cachefs mount — cachefs status lists them")
-    relative = place.relative_to(running.mountpoint)
+    relative = place.relative_to(holding.mountpoint)
     return running, "" if relative == Path() else str(relative)

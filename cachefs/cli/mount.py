@@ -12,7 +12,7 @@ from cachefs.cli.daemon import OWN_LOG_NAME, Announcer, launch, redirect_to
 from cachefs.cli.failures import EXIT_DONE, EXIT_WAITING, Failure, explain
 from cachefs.cli.logs import log_of_daemon
 from cachefs.cli.mounts import mount_at
-from cachefs.cli.output import complain, counted
+from cachefs.cli.output import complain, counted, named
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.config import MountConfig, mount_config, read_config_file
 from cachefs.config.option import Group
@@ -119,8 +119,17 @@ def _hold(
 
     from cachefs.cli.serve import Daemon
 
+    def leave(left: Sequence[Mapping[str, object]] | None) -> None:
+        if left is None:
+            failure = explain(KeyboardInterrupt(), doing=f"cannot mount {config.source}")
+            code = _end(call, failure, None)
+        else:
+            code = _farewell(call, config, left)
+        logging.shutdown()
+        os._exit(code)
+
     os.chdir("/")
-    daemon = Daemon(config, mountpoint, call.environment, store, on_ready)
+    daemon = Daemon(config, mountpoint, call.environment, store, on_ready, leave)
     return trio.run(daemon.run)
 
 
@@ -129,12 +138,18 @@ def _farewell(call: Call, config: MountConfig, left: Sequence[Mapping[str, objec
         _log.info("unmounted %s", config.source)
         return EXIT_DONE
     lists = f"cachefs recover list --cache-dir {config.cache_dir}"
-    if any(file.get("state") == "parked" for file in left):
+    states = {file.get("state") for file in left}
+    if "open" in states:
+        advice = f"{lists} keeps what was being written; the next mount uploads the rest"
+    elif "parked" in states:
         advice = f"{lists} tells why, cachefs recover upload tries again"
     else:
         advice = f"the next mount uploads what waits; {lists} tells what does"
     verb = "waits" if len(left) == 1 else "wait"
-    line = f"{config.source} is unmounted, but {counted(len(left), 'file')} still {verb} for upload — {advice}"
+    line = (
+        f"{config.source} is unmounted, but {counted(len(left), 'file')} still {verb} for upload: "
+        f"{named(left)} — {advice}"
+    )
     return _end(call, Failure(line, EXIT_WAITING), None)
 
 

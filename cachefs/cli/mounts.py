@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from cachefs.core.errors import UsageError
 _TABLE: Final = Path("/proc/self/mountinfo")
 _MOST_LINKS: Final = 40
 _PATIENCE_S: Final = 3.0
-_GRACE_S: Final = 1.0
+_UNMOUNT_S: Final = 10.0
 # statvfs, not stat: the kernel answers a stat of a dead mount from its attribute cache.
 _ASK: Final = (
     "import os, sys\ntry: os.statvfs(sys.argv[1])\nexcept OSError as error: sys.exit(error.errno)"
@@ -33,6 +34,10 @@ class Mount:
     source: str
     kind: str
     """The file system's type: ``fuse.cachefs``."""
+    device: str = ""
+    """The kernel's number of the file system, ``0:52``: no other one has it while this one is mounted."""
+    number: int = 0
+    """The kernel's number of the mount."""
 
     @property
     def is_cachefs(self) -> bool:
@@ -45,7 +50,8 @@ def mounted() -> Iterator[Mount]:
     for line in _TABLE.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         kind, source, *_ = after.split(" ")
-        yield Mount(Path(_unescaped(before.split(" ")[4])), _unescaped(source), kind)
+        number, _, device, _, mountpoint, *_ = before.split(" ")
+        yield Mount(Path(_unescaped(mountpoint)), _unescaped(source), kind, device, int(number))
 
 
 def mount_at(mountpoint: Path) -> Mount | None:
@@ -54,10 +60,15 @@ def mount_at(mountpoint: Path) -> Mount | None:
     return found[-1] if found else None
 
 
+def mounts_of(device: str) -> list[Mount]:
+    """Return where the file system *device* is mounted: nowhere, or more than once."""
+    return [mount for mount in mounted() if mount.device == device]
+
+
 def mount_of(path: Path) -> Mount | None:
-    """Return the mount in which *path* (from :func:`locate`) lies."""
+    """Return the mount in which *path* (from :func:`locate`) lies: the topmost, if several are at one place."""
     holding = [mount for mount in mounted() if path.is_relative_to(mount.mountpoint)]
-    return max(holding, key=lambda mount: len(mount.mountpoint.parts), default=None)
+    return max(reversed(holding), key=lambda mount: len(mount.mountpoint.parts), default=None)
 
 
 def locate(path: Path) -> Path:
@@ -121,40 +132,68 @@ def unmount(mountpoint: Path, *, as_root: bool, lazily: bool = False) -> str | N
             text=True,
             errors="replace",
             check=False,
+            timeout=_UNMOUNT_S,
         )
     except FileNotFoundError:
         return f"{command[0]} is not installed"
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} does not end"
     if done.returncode == 0:
         return None
     return " ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}"
 
 
-def holders(mountpoint: Path) -> list[str]:
-    """Return the processes that keep *mountpoint* busy, as ``NAME (PID)``: those that we may look at."""
-    return [
-        f"{_name_of(process)} ({process.name})"
-        for process in Path("/proc").glob("[0-9]*")
-        if any(_points_into(link, mountpoint) for link in _links_of(process))
-    ]
+def holders(mount: Mount) -> list[str]:
+    """Return the processes that keep *mount* busy, as ``NAME (PID)``: those that we may look at.
+
+    Nothing in the mount is touched, and nobody who is stuck in it is waited for longer than a moment.
+    """
+    found: list[str] = []
+
+    def look() -> None:
+        processes = sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name))
+        found.extend(f"{_name_of(each)} ({each.name})" for each in processes if _uses(each, mount))
+
+    # The maps of a process that is stuck in a page fault may not be readable before it goes on.
+    looking = threading.Thread(target=look, name="holders", daemon=True)
+    looking.start()
+    looking.join(_PATIENCE_S)
+    return list(found)
 
 
-def _links_of(process: Path) -> Iterator[Path]:
-    yield process / "cwd"
-    yield process / "root"
-    yield process / "exe"
+def _uses(process: Path, mount: Mount) -> bool:
     try:
-        yield from (process / "fd").iterdir()
+        return (
+            any(_points_into(process / name, mount.mountpoint) for name in ("cwd", "root", "exe"))
+            or any(_is_in(info, mount.number) for info in (process / "fdinfo").iterdir())
+            or _maps(process, mount.device)
+        )
     except OSError:
-        return  # another user's, or it ended
+        return False  # another user's, or it has ended
 
 
 def _points_into(link: Path, mountpoint: Path) -> bool:
     try:
-        return Path(os.readlink(link)).is_relative_to(
-            mountpoint
-        )  # the kernel's word; nothing is touched
+        # The kernel's word; nothing is touched.
+        return Path(os.readlink(link)).is_relative_to(mountpoint)
     except OSError:
-        return False
+        return False  # a thread of the kernel has none
+
+
+def _is_in(info: Path, number: int) -> bool:
+    """Whether the descriptor that *info* is about is one of the mount *number*."""
+    try:
+        return f"mnt_id:\t{number}\n" in info.read_text(errors="replace")
+    except OSError:
+        return False  # closed meanwhile
+
+
+def _maps(process: Path, device: str) -> bool:
+    """Whether *process* has a file of the file system *device* in its memory, open or not."""
+    major, _, minor = device.partition(":")
+    wanted = f"{int(major):02x}:{int(minor):02x}"
+    with (process / "maps").open(errors="replace") as lines:
+        return any(line.split(maxsplit=4)[3] == wanted for line in lines)
 
 
 def _name_of(process: Path) -> str:

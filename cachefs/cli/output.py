@@ -1,18 +1,28 @@
 """How results and complaints are written: results to stdout, everything else to stderr."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+_MOST_NAMES = 3
+_STATES = {
+    "open": "being written",
+    "queued": "queued",
+    "uploading": "uploading",
+    "parked": "given up",
+}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def complain(line: str) -> None:
-    """Write *line* to standard error, as one line, after the command's name."""
-    flat = " ".join(line.split())
-    print(
-        f"cachefs: {flat}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True
-    )
+    """Write *line* to standard error, as one line, after the command's name.
+
+    A mount may outlive the terminal that it was started from: then there is nobody to complain to.
+    """
+    flat = f"cachefs: {' '.join(line.split())}".encode(errors="backslashreplace").decode()
+    with contextlib.suppress(OSError):
+        print(flat, file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:
@@ -46,6 +56,16 @@ def human_size(size: int) -> str:
 def counted(number: int, noun: str) -> str:
     """Return ``1 file``, ``2 files``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def named(files: Sequence[Mapping[str, object]]) -> str:
+    """Return the first of *files* that wait for upload, each with the reason, and how many more there are."""
+    names = [
+        f"{file.get('path')} ({file.get('error') or _STATES.get(str(file.get('state')))})"
+        for file in files[:_MOST_NAMES]
+    ]
+    more = f" and {len(files) - _MOST_NAMES} more" if len(files) > _MOST_NAMES else ""
+    return printable(", ".join(names)) + more
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:

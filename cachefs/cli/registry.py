@@ -28,6 +28,8 @@ class Registration:
     pid: int
     started: int
     """When the process began, in the kernel's ticks since boot: tells it from another with the same pid."""
+    device: str = ""
+    """The kernel's number of the file system (``0:52``), by which it is found where somebody has moved it."""
 
 
 class Registry:
@@ -70,6 +72,10 @@ class Registry:
     def at(self, mountpoint: Path) -> Registration | None:
         """Return the mount at *mountpoint*, if its daemon lives."""
         return next((each for each in self.running() if each.mountpoint == str(mountpoint)), None)
+
+    def serving(self, device: str) -> Registration | None:
+        """Return the mount whose file system has the number *device*, if its daemon lives."""
+        return next((each for each in self.running() if device and each.device == device), None)
 
     def _path(self, mountpoint: str) -> Path:
         name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]

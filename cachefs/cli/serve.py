@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -10,6 +12,7 @@ from typing import Final
 import trio
 
 from cachefs import fuse
+from cachefs.cli.mounts import mount_at, mounts_of, unmount
 from cachefs.cli.notify import notify
 from cachefs.cli.output import counted
 from cachefs.cli.registry import Registration, Registry, process_start
@@ -20,6 +23,10 @@ from cachefs.remote.retry import Retrying
 from cachefs.server import SOCKET_NAME, serve_control
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_END_S: Final = 10.0
+"""So long what is under way may take to end when the uploads are over; then the process ends without it."""
+_HURRIED_END_S: Final = 2.0
+"""The same, for whoever has sent a second signal."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +68,11 @@ def disk_size(directory: Path) -> int:
 class Daemon:
     """One mount, from start to end.
 
-    The first signal (or the unmount) takes no more writes and uploads what waits, until nothing has moved for the
-    mount's deadline; a second signal cuts that short. What is not uploaded then stays in the cache directory.
+    The first SIGTERM or SIGINT (or the unmount) takes no more writes and uploads what waits, until the store has
+    taken nothing new for the mount's deadline; a second signal cuts that short. What is not uploaded then stays in
+    the cache directory. A request that hangs does not hold up the end: :attr:`_leave` is called where the process
+    should end without waiting for it, which is no worse than being killed. SIGHUP, which a terminal sends that goes
+    away, changes nothing.
     """
 
     def __init__(
@@ -72,22 +82,32 @@ class Daemon:
         environment: Environment,
         store: Retrying,
         on_ready: Callable[[], None],
+        leave: Callable[[Left | None], None],
     ) -> None:
+        """*leave* ends the process, and says before what is left (None: it was interrupted while it started)."""
         self._config = config
         self._mountpoint = mountpoint
+        self._is_root = environment.is_root
         self._store = store
         self._on_ready = on_ready
+        self._leave = leave
         self._manager = environment.get("NOTIFY_SOCKET")
         self._registry = Registry(environment.runtime_dir, environment.uid)
         self._stop = trio.Event()
+        # The kernel's number of our file system; empty: it is not there yet.
+        self._device = ""
         # None: not opened yet; a signal then ends everything at once.
         self._service: Service | None = None
         # None: no drain has begun.
         self._draining: trio.CancelScope | None = None
         # None: no drain has ended.
         self._left: Left | None = None
+        self._drained = trio.Event()
+        self._is_told = False
+        """A signal has asked for the end."""
         self._interrupted = False
         self._is_ready = False
+        self._last_resort: threading.Timer | None = None
 
     async def run(self) -> Left:
         """Hold the mount until it ends. Return what still waits for upload."""
@@ -99,6 +119,9 @@ class Daemon:
                     self._service = service
                     await self._hold(service)
                 nursery.cancel_scope.cancel()
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+            self._last_resort.join()  # for good, if it has begun to end the process
         if self._interrupted:
             raise KeyboardInterrupt
         return self._left or []
@@ -110,8 +133,11 @@ class Daemon:
                 await self._serve_kernel(service)
             finally:
                 self._registry.remove(str(self._mountpoint), os.getpid())
-            if self._left is None:
-                self._left = await self._drain(service)
+            self._clear_away()
+            if self._draining is None:
+                _log.info("unmounted by somebody else: uploading what waits")
+                await self._drain(service)
+            await self._drained.wait()
             nursery.cancel_scope.cancel()
 
     async def _serve_kernel(self, service: Service) -> None:
@@ -125,6 +151,7 @@ class Daemon:
                 kernel_options=self._config.kernel_options,
                 on_ready=self._ready,
                 stop=self._stop,
+                is_ours=self._is_seen,
             )
         except RuntimeError as error:
             if self._is_ready:
@@ -137,6 +164,8 @@ class Daemon:
 
     def _ready(self) -> None:
         self._is_ready = True
+        found = mount_at(self._mountpoint)
+        self._device = found.device if found else ""
         pid = os.getpid()
         registration = Registration(
             mountpoint=str(self._mountpoint),
@@ -145,6 +174,7 @@ class Daemon:
             socket=str(self._config.cache_dir / SOCKET_NAME),
             pid=pid,
             started=process_start(pid) or 0,
+            device=self._device,
         )
         try:
             self._registry.add(registration)
@@ -158,41 +188,96 @@ class Daemon:
         )
         self._on_ready()
 
+    # ---- the end ----------------------------------------------------------------------------
+
     async def _heed(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in signals:
             name = signal.Signals(number).name
-            if self._service is None:
+            if number == signal.SIGHUP:
+                _log.warning("%s: the mount stays; SIGTERM or cachefs umount ends it", name)
+            elif self._service is None:
                 self._interrupted = True
                 nursery.cancel_scope.cancel()
-                return
-            if self._draining is not None:
+                self._insist(None, _HURRIED_END_S)
+            elif self._is_told:
                 _log.warning("%s again: what waits for upload stays in the cache directory", name)
-                self._draining.cancel()
-                continue
-            _log.info("%s: uploading what waits, then unmounting", name)
-            nursery.start_soon(self._end, self._service)
+                self._hurry()
+            else:
+                self._is_told = True
+                _log.info("%s: uploading what waits, then unmounting", name)
+                nursery.start_soon(self._end, self._service)
 
     async def _end(self, service: Service) -> None:
-        self._left = await self._drain(service)
-        self._stop.set()
+        if self._draining is None:  # else it was unmounted already, and the same is under way
+            await self._drain(service)
+            self._stop.set()
 
-    async def _drain(self, service: Service) -> Left:
-        """Upload what waits, for as long as the store takes it in; return what is left."""
+    def _hurry(self) -> None:
+        if self._draining is not None:
+            self._draining.cancel()
+        if self._left is not None:
+            self._insist(self._left, _HURRIED_END_S)
+
+    async def _drain(self, service: Service) -> None:
+        """Upload what waits, for as long as the store takes it in, and note what is left."""
         waiting = counted(len(service.dirty()), "file")
         notify(self._manager, STOPPING="1", STATUS=f"uploading {waiting} before the end")
+        left: Left | None = None
         with trio.CancelScope() as self._draining:
-            while True:
-                before = len(service.dirty())
-                left = await service.drain(timeout_s=self._config.timeout_s)
-                if not left or not _is_moving(service, before, left):
-                    return left
-        return service.dirty()
+            left = await self._upload_all(service)
+        for file in (left := service.dirty() if left is None else left):
+            _log.warning("not stored: %s (%s)", ascii(file.get("path")), file.get("error"))
+        self._left = left
+        self._drained.set()
+        self._insist(left, _HURRIED_END_S if self._draining.cancel_called else _END_S)
 
+    async def _upload_all(self, service: Service) -> Left:
+        patience_s = self._config.timeout_s
+        began = time.monotonic()
+        while True:
+            before = len(service.dirty())
+            since = max(began, service.advanced_at)
+            # A manager that is waiting for the end is told that it is still coming.
+            notify(self._manager, EXTEND_TIMEOUT_USEC=str(int((patience_s + _END_S + 5) * 1e6)))
+            left_s = max(0.0, since + patience_s - time.monotonic())
+            left = await service.drain(timeout_s=left_s, is_final=True)
+            is_moving = len(left) < before or service.advanced_at > since
+            if not left or not is_moving:
+                return left
 
-def _is_moving(service: Service, before: int, left: Left) -> bool:
-    """Whether it is worth to go on: some were stored, or one is under way and the store answers."""
-    if len(left) < before:
-        return True
-    remote = service.status()["remote"]
-    answers = isinstance(remote, dict) and remote.get("offline_since") is None
-    return answers and any(file.get("state") == "uploading" for file in left)
+    def _insist(self, left: Left | None, within_s: float) -> None:
+        """Let the process end *within_s*, whatever does not: a request to a store that is silent, say."""
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+        # A thread: the loop may be what stands still.
+        self._last_resort = threading.Timer(within_s, self._give_up, (left,))
+        self._last_resort.daemon = True
+        self._last_resort.start()
+
+    def _give_up(self, left: Left | None) -> None:
+        _log.warning("requests to the store do not end: leaving without their answers")
+        self._registry.remove(str(self._mountpoint), os.getpid())
+        self._clear_away()
+        (self._config.cache_dir / SOCKET_NAME).unlink(missing_ok=True)
+        self._leave(left)
+
+    def _is_seen(self) -> bool:
+        """Whether what is seen at the mountpoint is our file system."""
+        found = mount_at(self._mountpoint)
+        return not self._device or (found is not None and found.device == self._device)
+
+    def _clear_away(self) -> None:
+        """Take our file system out of the tree, wherever it is by now, unless something else covers it."""
+        for mount in mounts_of(self._device) if self._device else ():
+            above = mount_at(mount.mountpoint)
+            if above is None:
+                continue  # it has gone meanwhile
+            if above.number != mount.number:
+                _log.error(
+                    "%s stays mounted, for %s is mounted over it — unmount that, then: cachefs umount %s",
+                    *(mount.mountpoint, above.kind, mount.mountpoint),
+                )
+                continue
+            reason = unmount(mount.mountpoint, as_root=self._is_root, lazily=True)
+            if reason is not None and mount in mounts_of(self._device):
+                _log.error("cannot unmount %s: %s", mount.mountpoint, reason)

@@ -7,8 +7,17 @@ from pathlib import Path
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
-from cachefs.cli.mounts import Mount, answer_of, holders, locate, mount_at, unmount
-from cachefs.cli.output import complain, counted, printable, say_json
+from cachefs.cli.mounts import (
+    Mount,
+    answer_of,
+    holders,
+    locate,
+    mount_at,
+    mounted,
+    mounts_of,
+    unmount,
+)
+from cachefs.cli.output import complain, counted, named, printable, say_json
 from cachefs.cli.parser import Parser
 from cachefs.cli.progress import uploads_shown
 from cachefs.cli.registry import Registration, registry_of
@@ -18,7 +27,6 @@ from cachefs.core.errors import UsageError
 
 _END_PATIENCE_S = 30.0
 _ANSWER_GRACE_S = 10.0
-_MOST_NAMES = 3
 
 
 def _configure(parser: Parser) -> None:
@@ -37,17 +45,39 @@ def _configure(parser: Parser) -> None:
 def _run(call: Call) -> int:
     timeout_s = _timeout(call.arguments.timeout)
     mountpoint = locate(call.environment.absolute(call.arguments.mountpoint))
+    registry = registry_of(call.environment)
+    registration = registry.at(mountpoint)
     mount = mount_at(mountpoint)
     if mount is None:
         raise UsageError(
-            f"{call.arguments.mountpoint} is not mounted — cachefs status lists what is"
+            f"{call.arguments.mountpoint} is not mounted — {_elsewhere(registration)}"
         )
-    registration = registry_of(call.environment).at(mountpoint)
-    if registration is not None:
-        return _by_daemon(call, registration, mountpoint, timeout_s)
     if not mount.is_cachefs:
-        raise UsageError(f"{mountpoint} is no cachefs mount but {mount.kind} — use umount")
-    return _without_daemon(call, mount)
+        raise UsageError(_not_ours(mount))
+    registration = registry.serving(mount.device) or registration
+    if registration is None:
+        return _without_daemon(call, mount)
+    return _by_daemon(call, registration, mount, timeout_s)
+
+
+def _elsewhere(registration: Registration | None) -> str:
+    """Return where the mount is that was made here, for its directory may have been moved; or how to find out."""
+    moved = mounts_of(registration.device) if registration and registration.device else []
+    if moved:
+        where = printable(str(moved[0].mountpoint))
+        return f"it has been moved to {where}: cachefs umount {where}"
+    return "cachefs status lists what is"
+
+
+def _not_ours(mount: Mount) -> str:
+    """Return what to say of a file system of another kind: it may cover one of ours."""
+    where = printable(str(mount.mountpoint))
+    if any(each.is_cachefs and each.mountpoint == mount.mountpoint for each in mounted()):
+        return (
+            f"the cachefs mount at {where} is covered by another ({mount.kind}) — "
+            f"unmount that first: umount {where}"
+        )
+    return f"{where} is no cachefs mount but {mount.kind} — use umount"
 
 
 def _timeout(text: str) -> float:
@@ -57,12 +87,12 @@ def _timeout(text: str) -> float:
         raise UsageError(f"--timeout {text} {error} — for example --timeout 60s") from None
 
 
-def _by_daemon(call: Call, registration: Registration, mountpoint: Path, timeout_s: float) -> int:
+def _by_daemon(call: Call, registration: Registration, mount: Mount, timeout_s: float) -> int:
+    mountpoint = mount.mountpoint
     try:
         process = os.pidfd_open(registration.pid)
     except ProcessLookupError:
-        mount = mount_at(mountpoint)
-        return _without_daemon(call, mount) if mount else _report(call, mountpoint, [])
+        return _after_daemon(call, mountpoint)
     try:
         # The connection stays open over the unmount: when it closes, the daemon takes writes again.
         with ControlClient(Path(registration.socket)) as client:
@@ -73,24 +103,31 @@ def _by_daemon(call: Call, registration: Registration, mountpoint: Path, timeout
             left = answer["left"] if isinstance(answer, dict) else []
             if left:
                 return _report(call, mountpoint, left)
+            if (above := mount_at(mountpoint)) is not None and above.number != mount.number:
+                raise UsageError(_not_ours(above))
             reason = unmount(mountpoint, as_root=call.environment.is_root)
             if reason is not None:
-                return _busy(call, mountpoint, reason)
+                return _busy(call, mount, reason)
             client.wait_end(timeout_s=_END_PATIENCE_S)
         _wait_for_end(process)
     except NoDaemon:
-        if (mount := mount_at(mountpoint)) is not None:
-            return _without_daemon(call, mount)
+        return _after_daemon(call, mountpoint)
     finally:
         os.close(process)
     return _report(call, mountpoint, [])
+
+
+def _after_daemon(call: Call, mountpoint: Path) -> int:
+    """Take away what a daemon has left that has just ended."""
+    mount = mount_at(mountpoint)
+    return _without_daemon(call, mount) if mount else _report(call, mountpoint, [])
 
 
 def _without_daemon(call: Call, mount: Mount) -> int:
     is_dead = answer_of(mount.mountpoint) == errno.ENOTCONN
     reason = unmount(mount.mountpoint, as_root=call.environment.is_root, lazily=is_dead)
     if reason is not None:
-        return _busy(call, mount.mountpoint, reason)
+        return _busy(call, mount, reason)
     if is_dead and not call.quiet:
         complain(
             f"the daemon of {mount.mountpoint} was dead — the next mount uploads what waits; "
@@ -104,23 +141,16 @@ def _report(call: Call, mountpoint: Path, left: list[dict[str, object]]) -> int:
         say_json({"mountpoint": str(mountpoint), "unmounted": not left, "left": left})
     if not left:
         return EXIT_DONE
-    names = [
-        f"{file.get('path')} ({file.get('error') or file.get('state')})"
-        for file in left[:_MOST_NAMES]
-    ]
-    more = f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""
     complain(
-        printable(
-            f"cannot unmount {mountpoint}: {counted(len(left), 'file')} could not be uploaded: "
-            f"{', '.join(names)}{more} — it stays mounted; try again with a longer --timeout, "
-            f"or see cachefs status {mountpoint}"
-        )
+        f"cannot unmount {printable(str(mountpoint))}: {counted(len(left), 'file')} could not be uploaded: "
+        f"{named(left)} — it stays mounted; try again with a longer --timeout, "
+        f"or see cachefs status {printable(str(mountpoint))}"
     )
     return EXIT_WAITING
 
 
-def _busy(call: Call, mountpoint: Path, reason: str) -> int:
-    using = holders(mountpoint)
+def _busy(call: Call, mount: Mount, reason: str) -> int:
+    mountpoint, using = mount.mountpoint, holders(mount)
     why = f"it is in use by {', '.join(using)}" if using else reason
     if call.as_json:
         say_json({"mountpoint": str(mountpoint), "unmounted": False, "left": [], "holders": using})

@@ -2,14 +2,17 @@
 
 import hashlib
 import os
+import threading
 import time
 
 from cachefs.core.errors import BytesLost
-from cachefs.core.extents import Extent
+from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.sums import PieceSums, Summing
 from cachefs.remote.store import UploadStopped
 
 _CHUNK = 2**18
+_PASSES = 3
+"""So often an adapter reads bytes to send them once: for a checksum, for the signature, and for the wire."""
 
 
 class FileBody:
@@ -22,6 +25,10 @@ class FileBody:
         self.md5: str | None = None
         self.progress_at = time.monotonic()
         """When bytes were last read, on the monotonic clock: what tells a slow upload from a stuck one."""
+        self.advanced_at = self.progress_at
+        """As ``progress_at``, but bytes that are only sent once more do not count."""
+        self._read = [ExtentMap() for _ in range(_PASSES)]
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -34,6 +41,7 @@ class FileBody:
         md5 = hashlib.md5(usedforsecurity=False)
         while chunk := self.read_at(position, min(_CHUNK, self._size - position)):
             md5.update(chunk)
+            self.advanced_at = self.progress_at
             position += len(chunk)
             for piece, total in summing.take(memoryview(chunk)):
                 known.add(piece, total)
@@ -59,6 +67,17 @@ class FileBody:
         self.progress_at = time.monotonic()
         return os.pread(self._fd, size, offset)
 
+    def send_at(self, offset: int, size: int) -> bytes:
+        """Return up to *size* bytes at *offset*, which are about to be sent."""
+        chunk = self.read_at(offset, size)
+        extent = Extent(offset, offset + len(chunk))
+        with self._lock:  # the parts of an upload are read by several threads
+            fresh = next((each for each in self._read if not each.covers(extent)), None)
+            if fresh is not None:
+                fresh.add(extent)
+                self.advanced_at = self.progress_at
+        return chunk
+
 
 class _FileReader:
     def __init__(self, body: FileBody, extent: Extent) -> None:
@@ -73,7 +92,7 @@ class _FileReader:
         left = self._extent.stop - self._position
         wanted = left if size is None or size < 0 else min(size, left)
         chunks: list[bytes] = []
-        while wanted > 0 and (chunk := self._body.read_at(self._position, wanted)):
+        while wanted > 0 and (chunk := self._body.send_at(self._position, wanted)):
             chunks.append(chunk)
             self._position += len(chunk)
             wanted -= len(chunk)

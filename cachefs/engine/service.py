@@ -90,6 +90,7 @@ class Service:
         self._disk = disk
         self._background = background
         self._began_ns = time.time_ns()
+        self._is_ending = False
         held: set[Ino] = set()
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
         self._threads = Threads(transfers=settings.transfers, timeout_s=settings.timeout_s)
@@ -342,11 +343,17 @@ class Service:
 
     # ---- the end ----------------------------------------------------------------------------
 
-    async def drain(self, *, timeout_s: float) -> list[dict[str, object]]:
+    @property
+    def advanced_at(self) -> float:
+        """When an upload last got on, on the monotonic clock; what is only sent again does not count."""
+        return self._uploader.advanced_at
+
+    async def drain(self, *, timeout_s: float, is_final: bool = False) -> list[dict[str, object]]:
         """Take no more writes and upload everything that is complete. Return what could not be stored.
 
-        Each has been tried, or *timeout_s* has passed; :meth:`resume` takes writes again.
+        Each has been tried, or *timeout_s* has passed; :meth:`resume` takes writes again, unless *is_final*.
         """
+        self._is_ending |= is_final
         self.fs.is_closing = True
         await self.fs.files.seal_closed()
         for entry in self._choose(()):
@@ -367,7 +374,7 @@ class Service:
 
     def resume(self) -> None:
         """Take writes again, after a drain that left something behind."""
-        self.fs.is_closing = False
+        self.fs.is_closing = self._is_ending
 
 
 @asynccontextmanager

@@ -52,6 +52,7 @@ class Upload:
     body: FileBody | None = None
     is_stopped: bool = False
     done: trio.Event = field(default_factory=trio.Event)
+    began_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ class Uploader:
         self._failures: dict[EntryId, tuple[int, CachefsError]] = {}
         self.uploaded = 0
         """Objects stored since the start."""
+        # On the monotonic clock: when the store last took an object, and when an upload failed first after that.
+        self._settled_at = self._failed_at = -math.inf
 
     # ---- what writers need ------------------------------------------------------------------
 
@@ -201,6 +204,17 @@ class Uploader:
             if time.monotonic() - latest > self._timeout_s:
                 raise TimedOut("the store did not take the file in time; it stays queued")
         return True
+
+    @property
+    def advanced_at(self) -> float:
+        """When the store last took something that it had not been sent before, on the monotonic clock.
+
+        What is handed to the network may never arrive: once an upload has failed, one that begins afterwards
+        counts only when it is stored.
+        """
+        doubted_from = self._failed_at if self._failed_at > self._settled_at else math.inf
+        bodies = (each.body for each in self._running.values() if each.began_at < doubted_from)
+        return max([self._settled_at, *(body.advanced_at for body in bodies if body is not None)])
 
     def _failed(self, entry_id: EntryId) -> tuple[int, CachefsError | None]:
         return self._failures.get(entry_id, (0, None))
@@ -302,6 +316,8 @@ class Uploader:
 
     def _put_off(self, upload: Upload, error: CachefsError) -> None:
         self._note_failure(upload.entry_id, error)
+        if self._failed_at <= self._settled_at:
+            self._failed_at = time.monotonic()
         intent = self._journal.of(upload.entry_id)
         due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())
         self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
@@ -428,6 +444,7 @@ class Uploader:
             self._inodes.update(entry.ino, **columns)
         self._cache.end_promise(entry.id)
         self._failures.pop(entry.id, None)
+        self._settled_at = time.monotonic()
         self.uploaded += 1
 
     def _apply(

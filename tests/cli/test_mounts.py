@@ -2,12 +2,11 @@
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from cachefs.cli.mounts import answer_of, holders, locate, mount_at, mount_of, mounted, unmount
+from cachefs.cli.mounts import answer_of, locate, mount_at, mount_of, mounted, unmount
 from cachefs.core.errors import UsageError
 
 
@@ -49,14 +48,6 @@ def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
 def test_a_place_answers_by_its_errno(tmp_path: Path) -> None:
     assert answer_of(tmp_path) == 0
     assert answer_of(tmp_path / "none") == errno.ENOENT
-
-
-def test_whoever_stays_in_a_directory_is_named(tmp_path: Path) -> None:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, cwd=tmp_path) as process:
-        assert f"cat ({process.pid})" in holders(tmp_path)
-        process.communicate()
-
-    assert holders(tmp_path) == []
 
 
 def test_a_refused_unmount_gives_its_reason(tmp_path: Path) -> None:

@@ -276,6 +276,13 @@ def outcome_of_stat(path: Path) -> int:
     return 0
 
 
+def stat_until_gone(path: Path) -> int:
+    """Ask for attributes again and again, until that fails; returns the number of the error."""
+    while not (number := outcome_of_stat(path)):
+        pass
+    return number
+
+
 def _write_all(fd: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
