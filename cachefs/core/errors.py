@@ -5,11 +5,15 @@ CachefsError
 │   ├── NotFound        it said, with authority, that the object is not there
 │   ├── Changed         a condition did not hold: another version is there (or one is, where none should be)
 │   ├── Refused         it will not get better by asking again
-│   │   ├── Denied      credentials or permissions
+│   │   ├── Denied      credentials or permissions; others may be given
+│   │   ├── Untrusted   the store's certificate does not prove who it is; another may be had
 │   │   ├── NoBucket    the bucket itself is not there
 │   │   ├── Unsupported this store cannot do that
 │   │   ├── BadKey      this store cannot bear such a key
-│   │   └── TooMuchMetadata  nor so much metadata on one object
+│   │   ├── TooMuchMetadata  nor so much metadata on one object
+│   │   ├── ObjectTooLarge   nor so large an object
+│   │   └── StoreFull   all that can be stored there is
+│   │       └── OverQuota  all that may be
 │   └── Fault           it may get better: 5xx, cut, slow, garbled
 │       ├── Unreachable no connection at all
 │       └── TimedOut    the deadline of the operation has passed
@@ -48,6 +52,10 @@ class Denied(Refused):
     """The credentials are wrong, expired, or not allowed to do this."""
 
 
+class Untrusted(Refused):
+    """The store has not proved by a certificate that it is the one that is meant."""
+
+
 class NoBucket(Refused):
     """There is no such bucket or container."""
 
@@ -62,6 +70,18 @@ class BadKey(Refused):
 
 class TooMuchMetadata(Refused):
     """The store cannot bear so much metadata on one object."""
+
+
+class ObjectTooLarge(Refused):
+    """The store takes no object of that size."""
+
+
+class StoreFull(Refused):
+    """The store has no space left."""
+
+
+class OverQuota(StoreFull):
+    """Nothing more may be stored in the bucket, or by its owner."""
 
 
 class Fault(StoreError):
@@ -174,10 +194,14 @@ _ERRNO: dict[type[CachefsError], int] = {
     Changed: errno.ESTALE,
     Refused: errno.EIO,
     Denied: errno.EACCES,
+    Untrusted: errno.EIO,
     NoBucket: errno.ENODEV,  # not ENOENT: a bucket that vanished must not look like an empty tree
     Unsupported: errno.ENOTSUP,
     BadKey: errno.EILSEQ,
     TooMuchMetadata: errno.ENOSPC,
+    ObjectTooLarge: errno.EFBIG,
+    StoreFull: errno.ENOSPC,
+    OverQuota: errno.EDQUOT,
     Fault: errno.EIO,
     Unreachable: errno.EHOSTUNREACH,
     TimedOut: errno.EIO,

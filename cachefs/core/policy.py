@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from cachefs.core.errors import CachefsError, Denied, Refused, Untrusted
 from cachefs.core.intent import State
 from cachefs.core.types import EntryId
 
@@ -51,6 +52,15 @@ def next_try_ns(tries: int, now_ns: int, jitter: float) -> int:
     """
     wait_ns = min(60 * SECOND_NS, SECOND_NS << min(tries, 10))
     return now_ns + wait_ns // 2 + int(jitter * (wait_ns // 2))
+
+
+def is_final(error: CachefsError) -> bool:
+    """Whether an upload that ended so waits for the operator or another write, not for its next try.
+
+    What the store refuses of the object itself it would refuse again. Credentials, permissions and certificates
+    are renewed without anybody telling.
+    """
+    return isinstance(error, Refused) and not isinstance(error, Denied | Untrusted)
 
 
 def is_due(due_ns: int, now_ns: int, longest_wait_ns: int) -> bool:

@@ -71,7 +71,7 @@ class Attributes:
 
     async def set(self, ino: Ino, columns: dict[str, object]) -> None:
         """Set columns of an inode, at the store too unless they will travel with an upload."""
-        columns.setdefault("ctime_ns", self._names.now_ns())
+        columns.setdefault("ctime_ns", self._names.wall_ns())
         entry = self._rooms.cache.find(ino)
         if entry is not None:
             while self._rooms.uploader.is_uploading(entry.id):

@@ -178,7 +178,7 @@ class Conflicts:
     def note(self, key: Key, outcome: str) -> None:
         """Say what was met at *key*, in the log and in ``status``."""
         _log.warning("conflict: %s: %s", ascii(key), outcome)
-        self._journal.note_conflict(key, outcome, self._names.now_ns())
+        self._journal.note_conflict(key, outcome, self._names.wall_ns())
 
 
 def beside(inode: Inode, turn: int) -> tuple[Name, str]:

@@ -215,12 +215,20 @@ class FileSystem:
         if above.mode & stat.S_ISGID:  # whatever is made in such a directory is of its group
             gid = above.gid
             mode |= stat.S_ISGID if kind is Kind.DIR else 0
-        now_ns = self._names.now_ns()
+        wall_ns = self._names.wall_ns()
         with self._db.transaction():
             made = self._inodes.mint(
-                parent, name, component, kind, now_ns=now_ns, mode=mode & 0o7777, uid=uid, gid=gid
+                parent,
+                name,
+                component,
+                kind,
+                now_ns=self._names.now_ns(),
+                wall_ns=wall_ns,
+                mode=mode & 0o7777,
+                uid=uid,
+                gid=gid,
             )
-            self._inodes.update(directory.ino, mtime_ns=now_ns, ctime_ns=now_ns)
+            self._inodes.update(directory.ino, mtime_ns=wall_ns, ctime_ns=wall_ns)
         self._names.forget_absent(parent, name)
         return made
 
@@ -395,8 +403,8 @@ class FileSystem:
         return intent is not None and intent.was_sent
 
     def _touch_directory(self, ino: Ino) -> None:
-        now_ns = self._names.now_ns()
-        self._inodes.update(ino, mtime_ns=now_ns, ctime_ns=now_ns)
+        wall_ns = self._names.wall_ns()
+        self._inodes.update(ino, mtime_ns=wall_ns, ctime_ns=wall_ns)
 
     async def rmdir(self, parent: Ino, name: Name) -> None:
         """Remove an empty directory."""

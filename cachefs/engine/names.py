@@ -11,6 +11,7 @@ from cachetools import TTLCache
 
 from cachefs.core import metadata
 from cachefs.core.errors import (
+    Denied,
     Fault,
     InvalidName,
     NameTooLong,
@@ -23,6 +24,7 @@ from cachefs.core.errors import (
 from cachefs.core.keys import NAME_MAX, child_key, component_of, name_of
 from cachefs.core.policy import SECOND_NS, is_fresh
 from cachefs.core.types import AttributeMode, Ino, Key, Name, ObjectInfo
+from cachefs.engine.clock import Clock
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache
@@ -98,7 +100,7 @@ class Names:
         freshness: Freshness,
         *,
         held: Collection[Ino],
-        now_ns: Callable[[], int],
+        clock: Clock,
     ) -> None:
         """*held*: the inodes that are open, kept up to date by who opens them."""
         self._store = store
@@ -109,7 +111,8 @@ class Names:
         self._threads = threads
         self._freshness = freshness
         self._held = held
-        self.now_ns = now_ns
+        self.now_ns = clock.now_ns
+        self.wall_ns = clock.wall_ns
         self._flights = SingleFlight()
         self._moving: list[Key] = []
         self.unsettled: list[Key] = []
@@ -199,7 +202,7 @@ class Names:
         self._inodes.update(ino, checked_ns=0)
 
     def _later(self, when_ns: int) -> int:
-        """Return the time, or *when_ns* where the clock has gone back since: what is newer stays newer."""
+        """Return the time, or *when_ns* if that is later: what is newer stays newer."""
         return max(when_ns, self.now_ns())
 
     def forget_absent(self, parent: Ino, name: Name) -> None:
@@ -234,11 +237,11 @@ class Names:
                 was_asked = await self._flights.run(
                     (parent, name), lambda: self._ask(parent, name)
                 )
-            except Fault as fault:
+            except (Fault, Denied) as error:
                 known = self._inodes.child(parent, name)
-                if known is None:
+                if known is None or (isinstance(error, Denied) and not known.is_dir):
                     raise
-                return _as_last_known(known, fault)
+                return _as_last_known(known, error)
             if was_asked:
                 found = self._inodes.child(parent, name)
                 if found is None:
@@ -611,9 +614,12 @@ class Names:
             _log.debug("too many changes: the kernel will learn of %s by its time-out", what)
 
 
-def _as_last_known(inode: Inode, fault: Fault) -> Inode:
-    """Return *inode*: while the store cannot be asked, what it said last is shown rather than an error."""
-    _log.info("shown as last known, for the store cannot be asked: inode %s: %s", inode.ino, fault)
+def _as_last_known(inode: Inode, error: StoreError) -> Inode:
+    """Return *inode*: while the store cannot be asked, what it said last is shown rather than an error.
+
+    Where it denies access that goes for directories only: the way to what is not stored yet leads through them.
+    """
+    _log.info("shown as last known, for the store cannot be asked: inode %s: %s", inode.ino, error)
     return inode
 
 

@@ -292,7 +292,7 @@ class OpenFile:
         self._rooms.uploader.end_write(self.entry.id)
 
     def _changed(self, reservation: Reservation) -> None:
-        self.mtime_ns = self.ctime_ns = self._rooms.names.now_ns()
+        self.mtime_ns = self.ctime_ns = self._rooms.names.wall_ns()
         self.generation += 1
         self.is_altered = True
         self._rooms.cache.account(self.entry)

@@ -54,6 +54,8 @@ def open_disk(directory: Path, *, limit: int, min_free: int, now_ns: int) -> Dis
 def recover(disk: Disk, *, now_ns: int) -> None:
     """Bring a cache directory into order after the last daemon, however it ended."""
     boot = boot_id()
+    disk.inodes.distrust_future(now_ns)
+    disk.cache.age_future(now_ns)
     disk.cache.skip_numbers()
     for entry_id in disk.cache.all_ids():
         entry = disk.cache.load(entry_id)

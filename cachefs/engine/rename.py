@@ -292,7 +292,7 @@ class Renamer:
         entry = self._cache.find(source.ino)
         if entry is None or not entry.is_whole or entry.etag != etag or entry.size > _SMALL:
             return None
-        is_new = is_fresh(source.ctime_ns, _NEW_NS, self._names.now_ns())
+        is_new = is_fresh(source.ctime_ns, _NEW_NS, self._names.wall_ns())
         if not is_new or source.kind is not Kind.FILE or source.meta_json is None:
             return None
         if self._journal.of(entry.id) is not None:
@@ -324,7 +324,14 @@ class Renamer:
         lost = [] if holder is None else [holder, *self._inodes.below(holder.ino)]
         for inode in reversed(lost):
             self._inodes.detach(inode.ino, now_ns)
-        self._inodes.move(plan.source.ino, plan.parent, plan.name, plan.component, now_ns)
+        self._inodes.move(
+            plan.source.ino,
+            plan.parent,
+            plan.name,
+            plan.component,
+            now_ns,
+            wall_ns=self._names.wall_ns(),
+        )
         return [inode.ino for inode in reversed(lost)]
 
     def _follow(self, inode: Inode, info: ObjectInfo) -> None:

@@ -27,6 +27,7 @@ from cachefs.core.types import (
 from cachefs.engine import recovery
 from cachefs.engine.attributes import Attributes
 from cachefs.engine.background import Background
+from cachefs.engine.clock import Clock
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem
@@ -89,7 +90,7 @@ class Service:
         self._store = store
         self._disk = disk
         self._background = background
-        self._began_ns = time.time_ns()
+        self._began_s = time.monotonic()
         self._is_ending = False
         held: set[Ino] = set()
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
@@ -109,7 +110,7 @@ class Service:
             self._threads,
             freshness,
             held=held,
-            now_ns=time.time_ns,
+            clock=Clock(),
         )
         conflicts = Conflicts(
             store, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
@@ -224,7 +225,7 @@ class Service:
             "source": str(self._settings.source),
             "store": self._store.description,
             "pid": os.getpid(),
-            "uptime_s": (time.time_ns() - self._began_ns) // SECOND_NS,
+            "uptime_s": int(time.monotonic() - self._began_s),
             "cache": {
                 **self._disk.cache.statistics(),
                 "directory": str(self._settings.cache_dir),

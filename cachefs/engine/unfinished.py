@@ -250,7 +250,14 @@ class Unfinished:
         now_ns = self._names.now_ns()
         if holder is not None:
             self._inodes.detach(holder.ino, now_ns)
-        self._inodes.move(inode.ino, parent.ino, name_of(component), component, now_ns)
+        self._inodes.move(
+            inode.ino,
+            parent.ino,
+            name_of(component),
+            component,
+            now_ns,
+            wall_ns=self._names.wall_ns(),
+        )
         self._inodes.update(inode.ino, etag=target.etag)
         entry.etag = target.etag
         self._cache.save(entry)

@@ -14,13 +14,14 @@ from cachefs.core.errors import (
     BytesLost,
     CachefsError,
     Changed,
+    Denied,
     Fault,
     NotFound,
     Refused,
     TimedOut,
 )
 from cachefs.core.intent import Intent, State
-from cachefs.core.policy import SECOND_NS, is_due, next_try_ns
+from cachefs.core.policy import SECOND_NS, is_due, is_final, next_try_ns
 from cachefs.core.sums import PieceSums
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.background import Background
@@ -120,6 +121,8 @@ class Uploader:
         self._outcome = trio.Event()
         # How often an upload of the entry has failed, and why at last: each waiter tells its own failure by the count.
         self._failures: dict[EntryId, tuple[int, CachefsError]] = {}
+        self._denied: set[EntryId] = set()
+        """What waits because access was denied, and not yet been hurried because somebody had access again."""
         self.uploaded = 0
         """Objects stored since the start."""
         # On the monotonic clock: when the store last took an object, and when an upload failed first after that.
@@ -278,10 +281,11 @@ class Uploader:
                 await self._attempt(upload, pinned)
         except UploadStopped:
             self._put_back(upload, delay_ns=_AFTER_STOP_NS)
-        except Refused as error:
-            self._give_up(upload, error)
         except CachefsError as error:
-            self._put_off(upload, error)
+            if is_final(error):
+                self._give_up(upload, error)
+            else:
+                self._put_off(upload, error)
         except Exception as error:
             self._put_off(upload, Fault(f"the upload broke off: {error!r}"))
             raise
@@ -321,6 +325,8 @@ class Uploader:
         intent = self._journal.of(upload.entry_id)
         due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())
         self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
+        if isinstance(error, Denied):
+            self._denied.add(upload.entry_id)
         _log.warning("upload of %s is put off: %s", ascii(upload.key), error)
 
     # ---- one attempt ------------------------------------------------------------------------
@@ -446,6 +452,17 @@ class Uploader:
         self._failures.pop(entry.id, None)
         self._settled_at = time.monotonic()
         self.uploaded += 1
+        if entry.id in self._denied:
+            self._hurry_denied()
+
+    def _hurry_denied(self) -> None:
+        """Try at once whatever was denied access: what has just been stored had been denied it, too."""
+        waiting, self._denied = self._denied, set()
+        for entry_id in waiting:
+            intent = self._journal.of(entry_id)
+            if intent is not None and intent.state is State.QUEUED:
+                self._journal.hurry(entry_id, self._names.now_ns())
+        self._kicked.set()
 
     def _apply(
         self,
@@ -483,7 +500,14 @@ class Uploader:
                 other = self._inodes.child(inode.parent, verdict.name)
                 if other is not None:
                     self._inodes.detach(other.ino, now_ns)
-                self._inodes.move(entry.ino, inode.parent, verdict.name, verdict.component, now_ns)
+                self._inodes.move(
+                    entry.ino,
+                    inode.parent,
+                    verdict.name,
+                    verdict.component,
+                    now_ns,
+                    wall_ns=self._names.wall_ns(),
+                )
                 self._inodes.insert_seen(
                     inode.parent, inode.name, inode.component, inode.kind, verdict.theirs, now_ns
                 )

@@ -584,6 +584,10 @@ class Cache:
         """Delete a file that no row stands for."""
         os.unlink(path)
 
+    def age_future(self, now_ns: int) -> None:
+        """Let nothing be kept for longer because a clock that was ahead says that it was used after *now_ns*."""
+        self._db.execute("UPDATE entries SET used_ns = ? WHERE used_ns > ?", (now_ns, now_ns))
+
     def adopt(self, path: Path, ino: Ino, *, etag: ETag | None, now_ns: int) -> Entry:
         """Make an entry of a dirty file that lost its row, keeping its bytes. Unpinned."""
         status = path.stat()

@@ -243,6 +243,11 @@ class InodeTable:
             inode = None if row is None else _inode(row)
         return inode
 
+    def distrust_future(self, now_ns: int) -> None:
+        """Have asked again what a clock that was ahead says was asked for after *now_ns*."""
+        for column in ("checked_ns", "listed_ns"):
+            self._db.execute(f"UPDATE inodes SET {column} = 0 WHERE {column} > ?", (now_ns,))
+
     # ---- changes made here ------------------------------------------------------------------
 
     def mint(
@@ -257,8 +262,9 @@ class InodeTable:
         uid: int,
         gid: int,
         size: int = 0,
+        wall_ns: int | None = None,
     ) -> Inode:
-        """Make an inode for something new of ours, not yet stored. The name must be free.
+        """Make an inode for something new of ours, not yet stored, with the times *wall_ns*. The name must be free.
 
         Until :meth:`made` is called no listing can take it away, for the store knows nothing of it.
         """
@@ -275,9 +281,7 @@ class InodeTable:
                 mode,
                 uid,
                 gid,
-                now_ns,
-                now_ns,
-                now_ns,
+                *((now_ns if wall_ns is None else wall_ns,) * 3),
                 now_ns,
                 listed_ns,
             ),
@@ -320,12 +324,28 @@ class InodeTable:
         """Note that the store has confirmed the row as it stands."""
         self._db.execute("UPDATE inodes SET checked_ns = ? WHERE ino = ?", (now_ns, ino))
 
-    def move(self, ino: Ino, parent: Ino, name: Name, component: str, now_ns: int) -> None:
-        """Give the inode another name, which must be free."""
+    def move(
+        self,
+        ino: Ino,
+        parent: Ino,
+        name: Name,
+        component: str,
+        now_ns: int,
+        *,
+        wall_ns: int | None = None,
+    ) -> None:
+        """Give the inode another name, which must be free; it was changed at *wall_ns*."""
         self._note_removed(ino, now_ns)
         self._db.execute(
             "UPDATE inodes SET parent = ?, name = ?, component = ?, ctime_ns = ?, checked_ns = ? WHERE ino = ?",
-            (parent, bytes(name), _to_bytes(component), now_ns, now_ns, ino),
+            (
+                parent,
+                bytes(name),
+                _to_bytes(component),
+                now_ns if wall_ns is None else wall_ns,
+                now_ns,
+                ino,
+            ),
         )
         moved = self.get(ino)
         if moved is not None:

@@ -164,8 +164,8 @@ class Buckets:
         store = self._bucket(name)
         if store is None:
             raise NoBucket(f"there is no bucket {name!r}")
-        if name not in self._probed:
-            store.probe()
+        # Where writing is refused nothing can be found out: the next write tries again.
+        if name not in self._probed and store.probe().writable:
             self._probed.add(name)
         return name, inner, store
 

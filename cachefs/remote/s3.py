@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl, quote, urlencode
 
 from cachefs.core.errors import Changed, Denied, Fault, NotFound, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.remote.clocks import answered_at
 from cachefs.remote.pages import Pages
 from cachefs.remote.s3_client import Answer, S3Bucket, S3Client, said
 from cachefs.remote.s3_errors import OutOfRange, UploadGone
@@ -352,8 +351,8 @@ class S3Store:
         except UploadGone:
             self._forget(key)
             raise
-        except Fault:
-            raise
+        except (Fault, Denied):
+            raise  # denied, nobody could abort it either: the next try at this key does
         except BaseException:
             self._forget(key)
             upload.abort()
@@ -455,7 +454,4 @@ def _answered_ns(answer: Answer) -> int:
     if "LastModified" in answer:
         return seconds_ns(answer["LastModified"])
     said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    try:
-        return seconds_ns(parsedate_to_datetime(said) if said else datetime.now(UTC))
-    except ValueError:
-        return seconds_ns(datetime.now(UTC))
+    return seconds_ns(answered_at(said or ""))

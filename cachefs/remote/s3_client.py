@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 import boto3
 import botocore
+import botocore.session
 from botocore.config import Config
 
 from cachefs.core.errors import Denied, Fault
 from cachefs.core.source import StoreOptions
+from cachefs.remote.s3_credentials import Chain
 from cachefs.remote.s3_errors import SDK_ERRORS, translate
 from cachefs.remote.s3_head import LeanHeads
 
@@ -23,7 +25,6 @@ Answer = dict[str, Any]
 _ANONYMOUS_REGION = "us-east-1"
 _SMALL_BODY = 2**20
 """A body below this is sent at once: waiting for ``100 Continue`` would cost a round trip for nothing."""
-_TRUSTED_S = 5.0
 _UNPAID = frozenset({"list_buckets", "head_bucket"})
 """Operations that know no RequestPayer."""
 
@@ -31,18 +32,16 @@ _UNPAID = frozenset({"list_buckets", "head_bucket"})
 class S3Client:
     """Makes requests, one each, and raises nothing but our errors (and what a body's reader raises).
 
-    The client is made at the first request, after any fork. When the store denies something it is made anew
-    for the next request, though not more than once in five seconds, so that credentials that were renewed
-    on disk are taken up.
+    The client is made at the first request, after any fork. A request that is denied is made once more if
+    there are other credentials by then (see :class:`Chain`).
     """
 
     def __init__(self, options: StoreOptions) -> None:
         self._options = options
         self._lock = threading.Lock()
         self._sdk: Any = None
+        self._chain: Chain | None = None
         self._heads: LeanHeads | None = None
-        self._replaced: list[Any] = []
-        self._distrusted_s = -math.inf
 
     @property
     def endpoint(self) -> str:
@@ -54,16 +53,16 @@ class S3Client:
         """Make the request *operation* (boto3's name for it)."""
         if self._options.request_payer and operation not in _UNPAID:
             params["RequestPayer"] = "requester"
-        sdk = None
+        generation = self._generation
         try:
-            sdk = self._connected()
-            answer: Answer = getattr(sdk, operation)(**params)
-        except SDK_ERRORS as error:
-            verdict = translate(error, operation)
-            if isinstance(verdict, Denied):
-                self._distrust(sdk)
-            raise verdict from error
-        return answer
+            return self._ask(operation, params)
+        except Denied:
+            if self._chain is None or not self._chain.renewed(generation):
+                raise
+        # A body that was sent, in part or whole, is sent again from its start.
+        if callable(rewind := getattr(params.get("Body"), "seek", None)):
+            rewind(0)
+        return self._ask(operation, params)
 
     def head(self, bucket: str, key: str) -> Answer:
         """Make the request ``head_object``, as :class:`LeanHeads` does where it can."""
@@ -82,28 +81,29 @@ class S3Client:
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
-            clients = [*self._replaced, self._sdk]
-            self._sdk, self._heads, self._replaced = None, None, []
-        for client in filter(None, clients):
+            client, self._sdk, self._heads = self._sdk, None, None
+        if client is not None:
             client.close()
+
+    @property
+    def _generation(self) -> int:
+        return self._chain.generation if self._chain is not None else 0
+
+    def _ask(self, operation: str, params: Mapping[str, object]) -> Answer:
+        try:
+            answer: Answer = getattr(self._connected(), operation)(**params)
+        except SDK_ERRORS as error:
+            raise translate(error, operation) from error
+        return answer
 
     def _connected(self) -> Any:  # noqa: ANN401  # boto3 makes its clients at run time
         with self._lock:
             if self._sdk is None:
-                self._sdk = _new_client(self._options)
-                self._heads = LeanHeads(self._sdk)
+                if not self._options.no_sign_request:
+                    self._chain = Chain(self._options.profile)
+                self._sdk = _new_client(self._options, self._chain)
+                self._heads = LeanHeads(self._sdk, lambda: self._generation)
             return self._sdk
-
-    def _distrust(self, sdk: object) -> None:
-        now_s = time.monotonic()
-        with self._lock:
-            # A 403 may as well mean one object, and a client and its connections are dear: not each time.
-            if sdk is None or self._sdk is not sdk or now_s < self._distrusted_s + _TRUSTED_S:
-                return
-            # Other threads may be in the middle of requests with it: closed when all is.
-            self._replaced = [*self._replaced[-1:], sdk]
-            self._sdk = self._heads = None
-            self._distrusted_s = now_s
 
 
 class S3Bucket:
@@ -143,8 +143,23 @@ def without_secrets(url: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
-def _new_client(options: StoreOptions) -> Any:  # noqa: ANN401
-    session = boto3.session.Session(profile_name=options.profile, region_name=options.region)
+class _Provider:
+    """Has a session of botocore take its credentials from *chain*, if there is one."""
+
+    def __init__(self, chain: Chain | None) -> None:
+        self._chain = chain
+
+    def load_credentials(self) -> Chain | None:
+        """Return them; botocore asks by this name."""
+        return self._chain
+
+
+def _new_client(options: StoreOptions, chain: Chain | None) -> Any:  # noqa: ANN401
+    inner = botocore.session.Session()
+    inner.register_component("credential_provider", _Provider(chain))
+    session = boto3.session.Session(
+        botocore_session=inner, profile_name=options.profile, region_name=options.region
+    )
     region = session.region_name
     if region is None and options.endpoint_url is not None:
         region = _ANONYMOUS_REGION

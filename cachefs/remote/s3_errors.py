@@ -1,5 +1,6 @@
 """What botocore raises, and what S3s answer, in our own words: one verdict for each."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,17 @@ from cachefs.core.errors import (
     Fault,
     NoBucket,
     NotFound,
+    ObjectTooLarge,
+    OverQuota,
     Refused,
     StoreError,
+    StoreFull,
     TooMuchMetadata,
     Unreachable,
     Unsupported,
+    Untrusted,
 )
+from cachefs.remote.clocks import explained
 
 SDK_ERRORS = (
     sdk.BotoCoreError,
@@ -76,9 +82,11 @@ _CODES: dict[str, type[StoreError]] = {
     "MetadataTooLarge": TooMuchMetadata,
     "MethodNotAllowed": Unsupported,
     "NotImplemented": Unsupported,
-    "QuotaExceeded": Refused,
-    "InsufficientStorage": Refused,
-    "XMinioStorageFull": Refused,
+    "EntityTooLarge": ObjectTooLarge,
+    "QuotaExceeded": OverQuota,
+    "XMinioAdminBucketQuotaExceeded": OverQuota,
+    "InsufficientStorage": StoreFull,
+    "XMinioStorageFull": StoreFull,
 }
 _STATUSES: dict[int, type[StoreError]] = {
     301: Refused,
@@ -89,12 +97,14 @@ _STATUSES: dict[int, type[StoreError]] = {
     408: Fault,
     409: Fault,
     412: Changed,
+    413: ObjectTooLarge,
     416: OutOfRange,
     429: Fault,
     501: Unsupported,
-    507: Refused,
+    507: StoreFull,
 }
 _ELSEWHERE = "the server sends us elsewhere: is the endpoint right, and its http or https?"
+_SKEWED = "this machine's clock and the store's differ — set the time"
 _ADVICE = {
     "301": _ELSEWHERE,
     "302": _ELSEWHERE,
@@ -104,8 +114,9 @@ _ADVICE = {
     "ExpiredToken": "renew the credentials",
     "InvalidAccessKeyId": "check the access key, and that the endpoint is the one that knows it",
     "PermanentRedirect": "the bucket is in another region",
-    "RequestTimeTooSkewed": "this machine's clock and the store's differ: set the time",
+    "RequestTimeTooSkewed": _SKEWED,
     "SignatureDoesNotMatch": "check the secret key",
+    "QuotaExceeded": "all that the bucket or its owner may hold is used up",
     "MissingContentLength": "the store does not take checksums in trailers: use checksums when_required",
 }
 _NO_CREDENTIALS = (
@@ -116,6 +127,10 @@ _CREDENTIALS = (
     sdk.CredentialRetrievalError,
     sdk.PartialCredentialsError,
     sdk.ProfileNotFound,
+    sdk.ConfigParseError,
+    sdk.InvalidConfigError,
+    sdk.MetadataRetrievalError,
+    sdk.RefreshWithMFAUnsupportedError,
     sdk.SSOError,
     sdk.TokenRetrievalError,
 )
@@ -158,6 +173,11 @@ def _answered(response: Mapping[str, Any], operation: str) -> StoreError:
     code = str(response.get("Error", {}).get("Code", ""))
     kind = _CODES.get(code) or _kind_of_status(status, operation)
     reason = _reason(code, status, str(response.get("Error", {}).get("Message", "")))
+    if issubclass(kind, Denied) and (
+        wrong := explained(_header(response, "date"), now_s=time.time())
+    ):
+        # A HEAD that is denied has no code: whatever it would be, no signature of that date is taken.
+        reason = f"{reason.removesuffix(f': {_SKEWED}')}: {wrong}"
     if issubclass(kind, Fault):
         return kind(reason, retry_after_s=_retry_after_s(response))
     return kind(reason)
@@ -187,9 +207,12 @@ def _reason(code: str, status: int, message: str) -> str:
 
 
 def _retry_after_s(response: Mapping[str, Any]) -> float | None:
-    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    text = str(headers.get("retry-after", ""))
+    text = _header(response, "retry-after")
     return float(text) if text.isascii() and text.isdigit() else None
+
+
+def _header(response: Mapping[str, Any], name: str) -> str:
+    return str(response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(name, ""))
 
 
 def _invalid(error: Exception) -> StoreError:
@@ -204,10 +227,15 @@ def _unanswered(error: Exception) -> CachefsError:
     if isinstance(cause, CachefsError):
         return cause  # the body's own, which botocore wrapped
     if isinstance(error, sdk.SSLError):
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return Refused(
-                f"the store's certificate is not trusted: {_line(error)} — name its CA in AWS_CA_BUNDLE"
+        text = str(error)
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            is_of_time = "expired" in text or "not yet valid" in text
+            advice = (
+                "set this machine's clock, if that is wrong"
+                if is_of_time
+                else "name its CA in AWS_CA_BUNDLE"
             )
+            return Untrusted(f"the store's certificate is not trusted: {_line(error)} — {advice}")
         return Unreachable(_line(error))
     if isinstance(error, _NO_CONNECTION):
         return Unreachable(_line(error))

@@ -61,10 +61,12 @@ class _Way:
 class LeanHeads:
     """The HEADs of one boto3 client, *client*, from its first ordinary one to each bucket on.
 
-    Where they are seen not to work, and the ordinary ones to work, there are no more of them.
+    Where they are seen not to work, and the ordinary ones to work, there are no more of them; but not where
+    *generation*, of the credentials, has changed in between.
     """
 
-    def __init__(self, client: Any) -> None:  # noqa: ANN401
+    def __init__(self, client: Any, generation: Callable[[], int] = lambda: 0) -> None:  # noqa: ANN401
+        self._generation = generation
         self._lock = threading.Lock()
         self._ways: dict[str, _Way] = {}
         self._misses = 0
@@ -83,10 +85,12 @@ class LeanHeads:
         way = self._ways.get(bucket) if self._misses < _PATIENCE else None
         if way is None:
             return ordinary()
+        generation = self._generation()
         found = _found(way, key)
         missed = found is None
         if found is None:
             found = ordinary()
+            missed = generation == self._generation()
         if missed or self._misses:
             with self._lock:
                 self._misses = self._misses + 1 if missed else 0

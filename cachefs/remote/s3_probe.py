@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cachefs.core.errors import Changed, Denied, NotFound, Refused, StoreError
+from cachefs.core.errors import Changed, Denied, NotFound, Refused, StoreError, StoreFull
 from cachefs.core.types import ETag
 from cachefs.remote.s3_client import Answer, S3Bucket, said
 from cachefs.remote.s3_values import quoted
-from cachefs.remote.store import Capabilities, Support
+from cachefs.remote.store import Capabilities, Support, not_tried
 
 _AT_ONCE = 5
 _WRONG = ETag("0" * 32)
@@ -83,6 +83,8 @@ def probe(bucket: S3Bucket, prefix: str) -> Findings:
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="cachefs-probe") as pool:
         try:
             return run.findings(pool)
+        except StoreFull as reason:
+            return Findings(notes=(not_tried(reason),))
         finally:
             run.clean_up(pool)
 
@@ -168,6 +170,8 @@ class _Probe:
 
         try:
             copied = copy()
+        except StoreFull:
+            raise
         except Refused:
             refused = Condition(Support.REFUSED)
             return refused, refused, refused
@@ -216,6 +220,8 @@ def _refuses(attempt: Callable[[], object]) -> Support:
         attempt()
     except (Changed, NotFound):
         return Support.ENFORCED
+    except StoreFull:
+        raise
     except Refused:
         return Support.REFUSED
     return Support.IGNORED
@@ -230,9 +236,13 @@ def _match(attempt: Callable[[str], object], etag: ETag) -> Condition:
         condition = Condition(Support.ENFORCED, unquoted=unquoted)
         if unquoted and _refuses(lambda: attempt(_WRONG)) is not Support.ENFORCED:
             break
-        with suppress(Changed, NotFound, Refused):
+        try:
             attempt(condition.spelled(etag))
-            return condition
+        except StoreFull:
+            raise
+        except (Changed, NotFound, Refused):
+            continue
+        return condition
     return Condition(Support.REFUSED)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from cachefs.core.errors import StoreFull
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 
@@ -37,6 +38,11 @@ class Capabilities:
     """Keys begin with the name of a bucket, and nothing can be copied from one bucket to another."""
     notes: tuple[str, ...] = field(default=())
     """Quirks found, in words for the operator (for instance: If-Match wants the ETag unquoted)."""
+
+
+def not_tried(reason: StoreFull) -> str:
+    """Return the note of a probe that could store nothing because of *reason*."""
+    return f"what the store honours could not be tried, so each write is checked by HEAD: {reason}"
 
 
 class Reader(Protocol):
@@ -135,7 +141,8 @@ class ObjectStore(Protocol):
     def probe(self) -> Capabilities:
         """Find out by a probe object what the store honours, remember it, and return it.
 
-        Leaves nothing behind. Where writing is denied, returns with ``writable=False``.
+        Leaves nothing behind. Where writing is denied, returns with ``writable=False``; where there is no space
+        for it, with all unknown, and a note.
         """
         ...
 

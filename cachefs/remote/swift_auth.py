@@ -1,8 +1,12 @@
 """Who we are to a Swift: credentials from the environment or from clouds.yaml, and the token that they buy."""
 
+import logging
+import math
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from keystoneauth1 import exceptions as ksa
@@ -10,10 +14,15 @@ from keystoneauth1 import identity, token_endpoint
 from keystoneauth1.session import Session
 from swiftclient.authv1 import PasswordPlugin
 
-from cachefs.core.errors import Denied, Fault, Refused, StoreError, Unreachable, Unsupported
+from cachefs.core.errors import Denied, Fault, StoreError, Unreachable, Unsupported
 from cachefs.core.source import StoreOptions
-from cachefs.remote.swift_clouds import read_cloud
+from cachefs.remote.swift_clouds import Cloud, read_cloud
 
+_log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 1.0
+_RIGHTS_KEPT_S: Final = 5.0
+"""A token this young has all the rights of its user: to fetch another would give no more."""
 _HOW: Final = (
     "set OS_CLOUD (or --cloud), or OS_AUTH_URL with OS_USERNAME, OS_PASSWORD and OS_PROJECT_NAME, or ST_AUTH, "
     "ST_USER and ST_KEY"
@@ -48,6 +57,8 @@ class Account:
     """The storage URL to use in place of the one that the sign-in names."""
     verify: bool | str = True
     cert: str | tuple[str, str] | None = None
+    cloud: Cloud | None = field(default=None, repr=False)
+    """What was read of clouds.yaml, to know a change of it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +66,23 @@ class Grant:
     """What a sign-in gave: where the account is, and the token that opens it."""
 
     url: str
-    token: str
+    token: str = field(repr=False)
+    since_s: float = 0.0
+    """When, by the monotonic clock."""
 
 
-def find_account(options: StoreOptions, environ: Mapping[str, str]) -> Account:
+def find_account(
+    options: StoreOptions, environ: Mapping[str, str], directory: Path = Path()
+) -> Account:
     """Return the account that *options* and *environ* name. Raise ``Denied`` if they name none.
+
+    *directory* is the one in which clouds.yaml is looked for first.
 
     In this order: a cloud, a token with its storage URL, version 1 (as the ``swift`` command, which prefers
     ``ST_*``), Keystone.
     """
     if cloud := options.cloud or environ.get("OS_CLOUD"):
-        return _from_cloud(cloud, options, environ)
+        return _from_cloud(cloud, options, environ, directory)
     tls: dict[str, Any] = {"verify": _verify(options, environ), "cert": _cert(environ)}
     url, token = environ.get("OS_STORAGE_URL"), environ.get("OS_AUTH_TOKEN")
     if url and token:
@@ -93,8 +110,10 @@ def find_account(options: StoreOptions, environ: Mapping[str, str]) -> Account:
     )
 
 
-def _from_cloud(name: str, options: StoreOptions, environ: Mapping[str, str]) -> Account:
-    cloud = read_cloud(name, environ)
+def _from_cloud(
+    name: str, options: StoreOptions, environ: Mapping[str, str], directory: Path
+) -> Account:
+    cloud = read_cloud(name, environ, directory)
     return Account(
         _plugin(cloud.auth_type, cloud.auth),
         cloud.auth.get("auth_url", name),
@@ -103,6 +122,7 @@ def _from_cloud(name: str, options: StoreOptions, environ: Mapping[str, str]) ->
         endpoint=cloud.endpoint,
         verify=options.ca_bundle or cloud.verify,
         cert=cloud.cert,
+        cloud=cloud,
     )
 
 
@@ -145,25 +165,34 @@ def _cert(environ: Mapping[str, str]) -> str | tuple[str, str] | None:
 
 
 class SignIn:
-    """The one token of an account, shared by all threads."""
+    """The one token of an account, shared by all threads.
 
-    def __init__(self, account: Account, *, timeout_s: float) -> None:
-        self.account = account
-        self._session = Session(
-            auth=account.plugin,
-            verify=account.verify,
-            cert=account.cert,
-            timeout=timeout_s,
-            connect_retries=0,
-        )
+    Where the credentials are refused, *find* looks them up anew, for clouds.yaml may have changed. Whoever is
+    refused asks no more than once a second: some lock an account out that is tried with a wrong password too often.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        timeout_s: float,
+        find: Callable[[], Account],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._find = find
+        self._clock = clock
         self._lock = threading.Lock()
         self._grant: Grant | None = None
+        self._denial: Denied | None = None
+        self._denied_s = -math.inf
+        self._take(account)
 
     def grant(self) -> Grant:
         """Return the token in use; sign in if there is none yet."""
         with self._lock:
             if self._grant is None:
-                self._grant = self._ask()
+                self._grant = self._sign_in()
             return self._grant
 
     def renew(self, refused: Grant) -> Grant:
@@ -171,12 +200,74 @@ class SignIn:
         with self._lock:
             if self._grant is None or self._grant is refused:
                 self._grant = None
-                if not self._session.invalidate():
+                if not self._session.invalidate() and not self._take_others():
                     raise Denied(
                         f"{self.account.address} refuses the token (401): it may have expired"
                     )
-                self._grant = self._ask()
+                self._grant = self._sign_in()
             return self._grant
+
+    def other(self, grant: Grant) -> Grant | None:
+        """Return a new token where *grant* does not open something: rights given since are not in it.
+
+        None if it is new, or if there is no way to another.
+        """
+        if self._clock() < grant.since_s + _RIGHTS_KEPT_S:
+            return None
+        try:
+            return self.renew(grant)
+        except StoreError as error:
+            _log.info("no new token: %s", error)
+            return None
+
+    def note_useless(self, grant: Grant) -> None:
+        """Note that the store refuses even *grant*, which is new, so that no more are fetched for a moment."""
+        with self._lock:
+            if self._grant is grant:
+                self._note(
+                    Denied(f"the store refuses what {self.account.address} gives out (401)")
+                )
+
+    def _take(self, account: Account) -> None:
+        self.account = account
+        self._session = Session(
+            auth=account.plugin,
+            verify=account.verify,
+            cert=account.cert,
+            timeout=self._timeout_s,
+            connect_retries=0,
+        )
+
+    def _take_others(self) -> bool:
+        """Take up other credentials if there are any by now."""
+        try:
+            account = self._find()
+        except StoreError as error:
+            _log.info("the credentials could not be read anew: %s", error)
+            return False
+        if account.cloud == self.account.cloud:
+            return False
+        _log.info("access was denied, and clouds.yaml has other credentials now: they are used")
+        self._take(account)
+        return True
+
+    def _sign_in(self) -> Grant:
+        is_early = self._clock() < self._denied_s + _AGAIN_S
+        if self._denial is not None and is_early and not self._take_others():
+            raise Denied(str(self._denial))
+        try:
+            try:
+                return self._ask()
+            except Denied:
+                if not self._take_others():
+                    raise
+                return self._ask()
+        except Denied as denial:
+            self._note(denial)
+            raise
+
+    def _note(self, denial: Denied) -> None:
+        self._denial, self._denied_s = denial, self._clock()
 
     def _ask(self) -> Grant:
         account = self.account
@@ -193,8 +284,8 @@ class SignIn:
             raise Fault(f"signing in at {account.address}: {error}") from error
         if not token or not url:
             where = f" in region {account.region}" if account.region else ""
-            raise Refused(f"{account.address} names no {account.service} endpoint{where}")
-        return Grant(str(url).rstrip("/"), str(token))
+            raise Denied(f"{account.address} names no {account.service} endpoint{where}")
+        return Grant(str(url).rstrip("/"), str(token), self._clock())
 
 
 def _verdict(error: ksa.ClientException, account: Account) -> StoreError:
@@ -210,5 +301,5 @@ def _verdict(error: ksa.ClientException, account: Account) -> StoreError:
         return Denied(f"{where} refuses the credentials" + (f" ({status})" if status else ""))
     if isinstance(error, ksa.CatalogException):
         region = f" in region {account.region}" if account.region else ""
-        return Refused(f"{where} names no {account.service} endpoint{region}")
-    return Refused(f"signing in at {where} failed: {' '.join(str(error).split())[:200]}")
+        return Denied(f"{where} names no {account.service} endpoint{region}")
+    return Denied(f"signing in at {where} failed: {' '.join(str(error).split())[:200]}")

@@ -27,14 +27,16 @@ class Cloud:
     cert: str | tuple[str, str] | None
 
 
-def _places(environ: Mapping[str, str], name: str, variable: str) -> Iterator[Path]:
+def _places(
+    environ: Mapping[str, str], directory: Path, name: str, variable: str
+) -> Iterator[Path]:
     if given := environ.get(variable):
-        yield Path(given)
+        yield directory / given
     home = Path(environ.get("HOME") or "/")
     config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-    for directory in (Path.cwd(), config / "openstack", Path("/etc/openstack")):
-        yield directory / f"{name}.yaml"
-        yield directory / f"{name}.yml"
+    for each in (directory, config / "openstack", Path("/etc/openstack")):
+        yield each / f"{name}.yaml"
+        yield each / f"{name}.yml"
 
 
 def _entry(path: Path, cloud: str) -> dict[str, object] | None:
@@ -51,17 +53,19 @@ def _entry(path: Path, cloud: str) -> dict[str, object] | None:
     return {str(name): value for name, value in entry.items()} if isinstance(entry, dict) else {}
 
 
-def _first(environ: Mapping[str, str], name: str, variable: str, cloud: str) -> dict[str, object]:
-    for path in _places(environ, name, variable):
+def _first(
+    environ: Mapping[str, str], directory: Path, name: str, variable: str, cloud: str
+) -> dict[str, object]:
+    for path in _places(environ, directory, name, variable):
         if (entry := _entry(path, cloud)) is not None:
             return entry
     return {}
 
 
-def read_cloud(cloud: str, environ: Mapping[str, str]) -> Cloud:
+def read_cloud(cloud: str, environ: Mapping[str, str], directory: Path) -> Cloud:
     """Return the entry *cloud*, with what ``secure.yaml`` adds to it. Raise ``Denied`` if there is none."""
-    public = _first(environ, "clouds", "OS_CLIENT_CONFIG_FILE", cloud)
-    secure = _first(environ, "secure", "OS_CLIENT_SECURE_FILE", cloud)
+    public = _first(environ, directory, "clouds", "OS_CLIENT_CONFIG_FILE", cloud)
+    secure = _first(environ, directory, "secure", "OS_CLIENT_SECURE_FILE", cloud)
     auth = _strings(public.get("auth")) | _strings(secure.get("auth"))
     entry = public | secure
     if not auth:

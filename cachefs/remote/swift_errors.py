@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 
@@ -16,11 +15,14 @@ from cachefs.core.errors import (
     Denied,
     Fault,
     NotFound,
+    ObjectTooLarge,
+    OverQuota,
     Refused,
     StoreError,
     Unreachable,
     Unsupported,
 )
+from cachefs.remote.clocks import answered_at
 
 _PASSING = frozenset({408, 409, 416, 422, 425, 429, 498, 499})
 """Answers below 500 that may be others next time: too slow, too often, under way, garbled on the way."""
@@ -74,6 +76,8 @@ def verdict(
         return NotFound(said)
     if status in (401, 403):
         return Denied(said)
+    if status == 413:
+        return (OverQuota if "quota" in text.lower() else ObjectTooLarge)(said)
     if status == 412 and is_conditional:
         return Changed(said)
     if status in (405, 501):
@@ -91,4 +95,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         when = parsedate_to_datetime(given)
     except (ValueError, TypeError):
         return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+    # By the clock that the answer goes by: this machine's may be another.
+    now = answered_at(headers.get("Date") or "")
+    return max(0.0, (when - now).total_seconds()) if when.tzinfo else None

@@ -3,8 +3,8 @@
 import secrets
 from contextlib import suppress
 
-from cachefs.core.errors import Changed, Denied, NotFound, Refused, StoreError
-from cachefs.remote.store import Capabilities, Support
+from cachefs.core.errors import Changed, Denied, NotFound, Refused, StoreError, StoreFull
+from cachefs.remote.store import Capabilities, Support, not_tried
 from cachefs.remote.swift_session import Session, quoted_path
 
 _NOTE_PUT = (
@@ -19,6 +19,13 @@ _NOTE_LARGE = "large objects keep their segments in the container {}_segments"
 
 def probe(session: Session, container: str) -> Capabilities:
     """Return what the store does to conditions, and leave nothing behind."""
+    try:
+        return _found(session, container)
+    except StoreFull as reason:
+        return Capabilities(notes=(not_tried(reason),))
+
+
+def _found(session: Session, container: str) -> Capabilities:
     name = f".cachefs-probe-{secrets.token_hex(8)}"
     path, copy = quoted_path(container, name), quoted_path(container, f"{name}-copy")
 
@@ -32,6 +39,8 @@ def probe(session: Session, container: str) -> Capabilities:
             )
         except (Changed, NotFound):
             return Support.ENFORCED
+        except StoreFull:
+            raise
         except Refused:
             return Support.REFUSED
         return Support.IGNORED

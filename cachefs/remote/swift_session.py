@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -94,9 +96,10 @@ class Session:
 
     def __init__(self, options: StoreOptions, environ: Mapping[str, str]) -> None:
         self._timeout = (options.connect_timeout_s, options.read_timeout_s)
+        self._find = partial(find_account, options, environ, Path.cwd())
         self._account: Account | StoreError
         try:  # now, for the surroundings may change; but an error belongs to who asks for something
-            self._account = find_account(options, environ)
+            self._account = self._find()
         except StoreError as error:
             self._account = error
         self._sign_in: SignIn | None = None
@@ -148,8 +151,8 @@ class Session:
     ) -> Iterator[Any]:
         """Send a request and lend the answer, its content unread. Raise what any other than success means.
 
-        *patience_s* is added to the time that the answer may take to begin. A token that is refused is
-        replaced, and the request sent once more.
+        *patience_s* is added to the time that the answer may take to begin. A token that is refused, or that
+        does not open what it may open by now, is replaced, and the request sent once more.
         """
         if query:
             path = f"{path}?{urlencode(query, quote_via=quote)}"
@@ -159,11 +162,11 @@ class Session:
         error: StoreError | None = None
         with self._connection(grant) as connection:
             connection.requests_args["timeout"] = (self._timeout[0], self._timeout[1] + patience_s)
-            response = _send(connection, grant, method, path, headers, data, what)
-            if response.status_code == 401:
-                _read(response, what)
-                renewed = sign_in.renew(grant)
-                response = _send(connection, renewed, method, path, headers, data, what)
+
+            def send(grant: Grant) -> Any:  # noqa: ANN401
+                return _send(connection, grant, method, path, headers, data, what)
+
+            response = _answered(sign_in, grant, send, what)
             try:
                 if 200 <= response.status_code < 300:
                     yield response
@@ -180,7 +183,7 @@ class Session:
             raise self._account
         with self._lock:
             if self._sign_in is None:
-                self._sign_in = SignIn(self._account, timeout_s=self._timeout[1])
+                self._sign_in = SignIn(self._account, timeout_s=self._timeout[1], find=self._find)
             return self._sign_in
 
     @contextmanager
@@ -202,14 +205,33 @@ class Session:
         connection.close()
 
     def _connect(self, url: str) -> HTTPConnection:
-        assert isinstance(self._account, Account)
+        account = self._signed_in().account
         with transporting(f"connecting to {url}"):
             connection = HTTPConnection(url, timeout=self._timeout)
-        connection.requests_args["verify"] = self._account.verify
+        connection.requests_args["verify"] = account.verify
         connection.requests_args["allow_redirects"] = False  # the token is for this host only
-        if self._account.cert:
-            connection.requests_args["cert"] = self._account.cert
+        if account.cert:
+            connection.requests_args["cert"] = account.cert
         return connection
+
+
+def _answered(sign_in: SignIn, grant: Grant, send: Callable[[Grant], Any], what: str) -> Any:  # noqa: ANN401
+    """Return the answer to what *send* sends with *grant*, or with another if that one does not open the account."""
+    response = send(grant)
+    if response.status_code == 401:
+        _read(response, what)
+        other: Grant | None = sign_in.renew(grant)
+    elif response.status_code == 403:
+        other = sign_in.other(grant)
+    else:
+        other = None
+    if other is None:
+        return response
+    _read(response, what)
+    response = send(other)
+    if response.status_code == 401:
+        sign_in.note_useless(other)
+    return response
 
 
 def _send(

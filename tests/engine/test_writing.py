@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from cachefs.core.errors import Denied, Exists, Fault, Stale, TimedOut
+from cachefs.core.errors import Exists, Fault, Stale, TimedOut
 from cachefs.core.types import FetchMode, Fh
 from cachefs.engine.filesystem import Changes
 from cachefs.engine.openfile import OpenFile
@@ -187,17 +187,6 @@ async def test_a_fault_of_the_store_is_the_error_of_the_close_and_the_bytes_stay
         rig.watched.rules.clear()
         await rig.flush()
         assert rig.objects() == {"a": b"x"}
-
-
-async def test_a_refusal_parks_and_the_next_write_tries_again(tmp_path: Path) -> None:
-    async with serving(tmp_path / "c") as rig:
-        rig.watched.fail("before", "put", Denied("no"))
-        with pytest.raises(Denied):
-            await rig.write("a", b"1")
-        assert [each["state"] for each in rig.service.dirty()] == ["parked"]
-        assert await rig.read("a") == b"1"
-        await rig.write("a", b"2")
-        assert rig.objects() == {"a": b"2"}
 
 
 async def test_an_unforeseen_exception_in_an_upload_is_counted_and_the_upload_tried_again(

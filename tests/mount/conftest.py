@@ -14,7 +14,7 @@ from tests.mount.harness import Mount
 from tests.mount.stores import FileBucket, LiveStore, S3Bucket, SwiftContainer, Target
 from tests.servers.keystone import Keystone, keystone
 from tests.servers.moto import moto
-from tests.servers.radosgw import missing_programs, radosgw
+from tests.servers.radosgw import RadosGateway, missing_programs, radosgw
 from tests.servers.swift import is_installed, swift
 
 
@@ -29,6 +29,7 @@ class Servers:
     def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
         self._directory = directory
         self._stack = stack
+        self._gateway: RadosGateway | None = None
         self._makers: dict[str, Callable[[], LiveStore]] = {}
 
     def bucket(self, kind: str) -> LiveStore:
@@ -52,10 +53,16 @@ class Servers:
         server = self._stack.enter_context(moto())
         return lambda: S3Bucket("moto", server)
 
+    def gateway(self) -> RadosGateway:
+        """The one radosgw."""
+        if self._gateway is None:
+            if missing := missing_programs():
+                pytest.skip(f"radosgw: {', '.join(missing)} not installed")
+            self._gateway = self._stack.enter_context(radosgw(self._directory / "radosgw"))
+        return self._gateway
+
     def _radosgw(self) -> Callable[[], LiveStore]:
-        if missing := missing_programs():
-            pytest.skip(f"radosgw: {', '.join(missing)} not installed")
-        server = self._stack.enter_context(radosgw(self._directory / "radosgw"))
+        server = self.gateway()
         return lambda: S3Bucket("radosgw", server)
 
     def _swift(self) -> Callable[[], LiveStore]:

@@ -87,6 +87,12 @@ class RadosGateway(S3Server):
 
     swift_auth: str = ""
     swift_user: str = "test:tester"
+    cluster: "Cluster | None" = None
+
+    def admin(self, *words: str) -> None:
+        """Run ``radosgw-admin``."""
+        assert self.cluster is not None
+        self.cluster.admin(*words)
 
 
 @contextmanager
@@ -107,18 +113,22 @@ def radosgw(directory: Path, *, tls: Tls | None = None) -> Iterator[RadosGateway
     )
     url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
     with ExitStack() as stack:
-        _Cluster(directory, conf, stack).start(fsid, v2, v1, port)
+        cluster = Cluster(directory, conf, stack)
+        cluster.start(fsid, v2, v1, port)
         yield RadosGateway(
             url=url,
             access="test",
             secret="testing",
             ca=None if tls is None else str(tls.ca),
             swift_auth=f"{url}/auth/v1.0",
+            cluster=cluster,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Cluster:
+class Cluster:
+    """The daemons, and the tools that speak to them."""
+
     directory: Path
     conf: Path
     stack: ExitStack
@@ -134,8 +144,8 @@ class _Cluster:
         self._run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd)
         self._serve("ceph-osd", "-f", "-i", "0")
         gateway = self._serve("radosgw", "-f", "-n", "client.rgw")
-        self._admin("user", "create", "--uid=test", "--display-name=test", "--access-key=test", "--secret-key=testing")  # fmt: skip
-        self._admin("subuser", "create", "--uid=test", "--subuser=test:tester", "--key-type=swift", "--secret=testing", "--access=full")  # fmt: skip
+        self.admin("user", "create", "--uid=test", "--display-name=test", "--access-key=test", "--secret-key=testing")  # fmt: skip
+        self.admin("subuser", "create", "--uid=test", "--subuser=test:tester", "--key-type=swift", "--secret=testing", "--access=full")  # fmt: skip
         wait_until_listening(port, gateway)
 
     def _environment(self) -> dict[str, str]:
@@ -147,7 +157,8 @@ class _Cluster:
         )
         assert done.returncode == 0, f"{command}: {done.stderr.decode(errors='replace')[-2000:]}"
 
-    def _admin(self, *command: str) -> None:
+    def admin(self, *command: str) -> None:
+        """Run ``radosgw-admin``."""
         self._run("radosgw-admin", "-n", "client.rgw", *command)
 
     def _serve(self, *command: str) -> subprocess.Popen[bytes]:
