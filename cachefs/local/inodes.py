@@ -16,6 +16,9 @@ _SLOP_NS: Final = 2 * 10**9
 _SECOND_NS: Final = 10**9
 """How exactly every answer of a store says when it took something in."""
 
+_DEEPEST: Final = 2048
+"""No key has so many components: what seems to lie deeper lies in a circle, and the table is damaged."""
+
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
     " etag, content_type, meta, stored_ns, checked_ns, listed_ns"
@@ -191,7 +194,8 @@ class InodeTable:
         rows = self._db.all(
             f"WITH RECURSIVE tree(ino, depth) AS ("
             f" SELECT ino, 1 FROM inodes WHERE parent = ?"
-            f" UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino)"
+            f" UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino"
+            f" WHERE depth < {_DEEPEST})"
             f" SELECT {columns} FROM tree JOIN inodes i ON i.ino = tree.ino ORDER BY depth, i.ino",
             (ino,),
         )
@@ -202,6 +206,8 @@ class InodeTable:
         parts: list[str] = []
         kind: str | None = None
         while ino != ROOT:
+            if len(parts) > _DEEPEST:
+                return None
             row = self._db.one("SELECT parent, component, kind FROM inodes WHERE ino = ?", (ino,))
             if row is None or row[0] is None:
                 return None
@@ -215,6 +221,8 @@ class InodeTable:
         """Return the path below the mountpoint, as the kernel spells it, or None if it has no name."""
         parts: list[bytes] = []
         while ino != ROOT:
+            if len(parts) > _DEEPEST:
+                return None
             row = self._db.one("SELECT parent, name FROM inodes WHERE ino = ?", (ino,))
             if row is None or row[0] is None:
                 return None
