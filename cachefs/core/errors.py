@@ -21,7 +21,7 @@ CachefsError
 │   └── Exists, NoEntry, NotEmpty, IsDirectory, NotDirectory, InvalidName, NameTooLong, NotPermitted, ReadOnly,
 │       CrossDevice, NoAttribute, NoSpace, TooLarge
 ├── CacheError          this machine's disk
-│   └── NoRoom, BytesLost, Stale, InUse
+│   └── NoRoom, BytesLost, Stale, InUse, Damaged
 └── UsageError          the operator's mistake: one line and an exit code, never a traceback
 """
 
@@ -179,6 +179,10 @@ class InUse(CacheError):
     """Another daemon holds the cache directory."""
 
 
+class Damaged(CacheError):
+    """The database of the cache directory makes no sense any more."""
+
+
 class UsageError(CachefsError):
     """The operator's mistake. ``exit_code`` is the command's (2 unless said otherwise)."""
 
@@ -224,6 +228,7 @@ _ERRNO: dict[type[CachefsError], int] = {
     BytesLost: errno.EIO,
     Stale: errno.ESTALE,
     InUse: errno.EBUSY,
+    Damaged: errno.EIO,
     UsageError: errno.EINVAL,
 }
 

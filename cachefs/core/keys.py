@@ -62,6 +62,11 @@ def name_of(component: str, *, shadowed: bool = False) -> Name:
     return Name(head.decode("utf-8", "ignore").encode() + tail)
 
 
+def path_shown(key: Key) -> bytes:
+    """Return the path of *key* as the tree shows it: no part of it leads anywhere else."""
+    return b"/".join(name_of(component) for component in key.split("/"))
+
+
 def component_of(name: Name) -> tuple[str, bool]:
     """Return the component that *name* shows, and whether it is a shadowed object's.
 

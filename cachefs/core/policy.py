@@ -81,6 +81,8 @@ class Remedy(Enum):
     """A program was in the middle of writing: the name keeps what the store has, the bytes are kept apart."""
     PARK_UNSYNCED = auto()
     """Power was lost before these bytes were synced: the store still has the base."""
+    PARK_UNTOLD = auto()
+    """The promise that stands beside owed bytes is not there: the row may be older than what became of them."""
     PARK_LOST = auto()
     """Promised bytes are not on the disk any more. Never taken for clean."""
     DROP = auto()
@@ -101,6 +103,8 @@ class Remains:
     """Of a promise: the boot whose page cache its bytes were last known to be in; None: they are synced."""
     is_whole: bool
     """The file is at least as long as the entry says."""
+    has_promise: bool = True
+    """Of a promised entry: the file beside it says so, too."""
 
 
 def remedy(remains: Remains, *, boot: str) -> Remedy:
@@ -116,4 +120,6 @@ def remedy(remains: Remains, *, boot: str) -> Remedy:
         return Remedy.PARK_LOST
     if remains.state is State.OPEN:
         return Remedy.SET_ASIDE
+    if remains.state is not State.PARKED and not remains.has_promise:
+        return Remedy.PARK_UNTOLD
     return Remedy.QUEUE if remains.boot in (None, boot) else Remedy.PARK_UNSYNCED

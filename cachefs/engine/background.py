@@ -5,7 +5,12 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from cachefs.core.errors import CachefsError
+
 _log = logging.getLogger(__name__)
+
+_FIRST_BREATH_S = 1
+_LONGEST_BREATH_S = 60
 
 
 class Background:
@@ -21,20 +26,30 @@ class Background:
         self._nursery.start_soon(self._guard, name, work)
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run *work* beside the caller; begin it again, after a breath, whenever it fails."""
+        """Run *work* beside the caller; begin it again, after a longer and longer breath, whenever it fails."""
         self._nursery.start_soon(self._restart, name, work)
 
     async def _guard(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
+        except (
+            CachefsError
+        ) as error:  # known, and out of place here: a table that cannot be read, say
+            self.failures += 1
+            _log.error("%s failed: %s", name, error)
         except Exception:  # noqa: BLE001 - the point of this room: logged, and the mount lives
             self.failures += 1
             _log.exception("%s failed", name)
 
     async def _restart(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        breath_s = _FIRST_BREATH_S
         while True:
+            began = trio.current_time()
             await self._guard(name, work)
-            await trio.sleep(1)
+            went_well = trio.current_time() - began > _LONGEST_BREATH_S
+            breath_s = _FIRST_BREATH_S if went_well else breath_s
+            await trio.sleep(breath_s)
+            breath_s = min(2 * breath_s, _LONGEST_BREATH_S)
 
     def stop(self) -> None:
         """Cancel every task."""

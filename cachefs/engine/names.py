@@ -52,6 +52,16 @@ class Freshness:
     metadata_ttl_ns: int
     negative_ttl_ns: int
     attributes: AttributeMode
+    since_ns: int = 0
+    """What was said before is not: the tables may be older than what has become of it."""
+
+    def holds(self, said_ns: int, ttl_ns: int, now_ns: int) -> bool:
+        """Whether what the store said then is believed now.
+
+        Once the clock has gone back behind the start, what was said before it is of the future, and not fresh.
+        """
+        is_ours = said_ns >= self.since_ns or now_ns < self.since_ns
+        return is_ours and is_fresh(said_ns, ttl_ns, now_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +220,8 @@ class Names:
         self._absent.pop((parent, name), None)
 
     def _is_believed(self, inode: Inode) -> bool:
-        if is_fresh(inode.checked_ns, self._freshness.metadata_ttl_ns, self.now_ns()):
+        ttl_ns = self._freshness.metadata_ttl_ns
+        if self._freshness.holds(inode.checked_ns, ttl_ns, self.now_ns()):
             return True
         return self._journal.is_dirty(inode.ino)
 
@@ -256,7 +267,7 @@ class Names:
             return inode if self._is_believed(inode) and self._is_exact(parent, inode) else None
         directory = self.directory(parent)
         listed_ns = directory.listed_ns
-        if listed_ns is not None and is_fresh(
+        if listed_ns is not None and self._freshness.holds(
             listed_ns, self._freshness.metadata_ttl_ns, self.now_ns()
         ):
             self._absent[parent, name] = True
@@ -419,7 +430,7 @@ class Names:
             directory = self.directory(ino)
             listed_ns = directory.listed_ns
             ttl_ns = max(self._freshness.metadata_ttl_ns, _SAME_OPEN_NS)
-            if listed_ns is not None and is_fresh(listed_ns, ttl_ns, self.now_ns()):
+            if listed_ns is not None and self._freshness.holds(listed_ns, ttl_ns, self.now_ns()):
                 break
             try:
                 if await self._flights.run(("list", ino), lambda: self._list_all(ino)):

@@ -3,105 +3,122 @@
 import logging
 import os
 import shutil
+import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from cachefs.core.errors import UsageError
+from cachefs.core.errors import CacheError, Damaged, UsageError
 from cachefs.core.intent import Intent, State
-from cachefs.core.keys import name_of
-from cachefs.core.policy import SECOND_NS, Remains, Remedy, remedy
-from cachefs.core.types import EntryId, Ino, Key, Kind
+from cachefs.core.keys import path_shown
+from cachefs.core.policy import Remains, Remedy, remedy
+from cachefs.core.types import EntryId, Key
+from cachefs.engine import rebuild
 from cachefs.engine.conflict import beside
-from cachefs.engine.promise import Promise
-from cachefs.local.cache import PROMISE_SUFFIX, SEALED_SUFFIX, Cache, Entry
+from cachefs.engine.promise import read_promise
+from cachefs.engine.rebuild import ASIDE, Disk
+from cachefs.local.cache import Cache, Entry
 from cachefs.local.db import Database
-from cachefs.local.directory import CacheDirectory, boot_id
-from cachefs.local.inodes import ROOT, Inode, InodeTable
+from cachefs.local.directory import CacheDirectory, Sessions, boot_id
+from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal
 
 _log = logging.getLogger(__name__)
 
-_ASIDE = "a program was writing this file when the daemon ended; what the store has keeps the name"
 _UNSYNCED = "the machine stopped before these bytes were safe on the disk; the store keeps the version before"
+_UNTOLD = "nothing beside these bytes says that the store is still owed them; the store keeps what it has"
 _LOST = "the bytes promised to the store are gone from the cache directory"
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """The owners of what is on the disk, opened together."""
+def open_disk(
+    directory: Path, *, limit: int, min_free: int, check: Callable[[Database], None]
+) -> Disk:
+    """Open a cache directory whose lock the caller holds, and bring it into order after the last daemon.
 
-    db: Database
-    inodes: InodeTable
-    cache: Cache
-    journal: Journal
-
-
-def open_disk(directory: Path, *, limit: int, min_free: int, now_ns: int) -> Disk:
-    """Open the tables of a cache directory whose lock the caller holds."""
+    *check* may raise, which leaves everything as it is. A database that cannot be trusted is set aside, and what
+    waits for upload is found without it.
+    """
     db = Database(directory)
+    try:
+        check(db)
+        if not Sessions(directory, db).is_latest:
+            db.give_up("it is older than what the last daemon has left beside it")
+            check(db)
+        try:
+            disk = _recovered(directory, db, limit=limit, min_free=min_free)
+        except (Damaged, ValueError) as error:  # ValueError: a value that nobody can have written
+            db.give_up(error)
+            check(db)
+            disk = _recovered(directory, db, limit=limit, min_free=min_free)
+        disk.sessions.begin()
+    except BaseException:
+        db.close()
+        raise
+    return disk
+
+
+def close_disk(disk: Disk) -> None:
+    """Close a cache directory at the end of all that is done in it."""
+    with suppress(CacheError):  # damaged, or locked by others: the next start finds out
+        disk.sessions.end()
+    disk.db.close()
+
+
+def _recovered(directory: Path, db: Database, *, limit: int, min_free: int) -> Disk:
+    now_ns = time.time_ns()
+    sessions = Sessions(directory, db)
     journal = Journal(db, boot=boot_id())
     inodes = InodeTable(db, is_dirty=journal.is_dirty)
     inodes.make_root(now_ns)
     cache = Cache(db, directory, limit=limit, min_free=min_free)
-    if db.was_rebuilt:
-        _log.error("%s was damaged; it was set aside and a new one begun", db.path)
-    return Disk(db, inodes, cache, journal)
+    disk = Disk(db, inodes, cache, journal, sessions, was_cut_off=not sessions.ended_well)
+    _recover(disk, now_ns)
+    return disk
 
 
-def recover(disk: Disk, *, now_ns: int) -> None:
-    """Bring a cache directory into order after the last daemon, however it ended."""
+def _recover(disk: Disk, now_ns: int) -> None:
     boot = boot_id()
     disk.inodes.distrust_future(now_ns)
     disk.cache.age_future(now_ns)
     disk.cache.skip_numbers()
+    rebuild.disbelieve_lies(disk)
     for entry_id in disk.cache.all_ids():
         entry = disk.cache.load(entry_id)
         if entry is not None:
-            verdict = remedy(_remains(disk, entry), boot=boot)
             with disk.db.transaction():
-                _carry_out(disk, entry, verdict, now_ns)
+                rebuild.catch_up(disk, entry, now_ns)
+                _carry_out(disk, entry, remedy(_remains(disk, entry), boot=boot), now_ns)
     for ino in disk.inodes.detached():
         if disk.cache.find(ino) is None:
             disk.inodes.drop(ino)
     with disk.db.transaction():
         disk.inodes.forget_unmade()
-    _adopt_strays(disk, now_ns)
-
-
-@contextmanager
-def ended_orderly(disk: Disk, *, ttl_s: float) -> Iterator[None]:
-    """Note for the next start whether the block came to its end.
-
-    Where the last one did not, the store may have done what the daemon did not live to hear of: then nothing
-    that could be believed for the rest of *ttl_s* seconds is, before it was asked about again.
-    """
-    boot = boot_id()
-    if disk.db.get_meta("ended") != boot:
-        disk.inodes.doubt_since(time.time_ns() - int(ttl_s * SECOND_NS))
-    disk.db.set_meta("ended", "")
-    yield
-    disk.db.set_meta(
-        "ended", boot
-    )  # which a loss of power takes back together with what came before
+    rebuild.adopt_strays(disk, now_ns)
 
 
 def _remains(disk: Disk, entry: Entry) -> Remains:
     intent = disk.journal.of(entry.id)
     inode = disk.inodes.get(entry.ino)
-    try:
-        length = os.stat(disk.cache.path_of(entry.id)).st_size
-    except FileNotFoundError:
-        length = -1
+    length = _length(disk.cache.path_of(entry.id))
     return Remains(
         has_file=length >= 0,
         is_named=inode is not None and inode.parent is not None,
         state=None if intent is None else intent.state,
         boot=None if intent is None else intent.boot,
         is_whole=length >= max((extent.stop for extent in entry.here), default=0),
+        has_promise=intent is None or read_promise(disk.cache.promise_path(entry.id)) is not None,
     )
+
+
+def _length(path: Path) -> int:
+    """Return the length of a cache file; -1 if there is none, or something else in its place."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
@@ -117,9 +134,11 @@ def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
             # What was written after the last acknowledged close had not been acknowledged yet.
             _queue(disk, entry, now_ns, is_synced=True)
         case Remedy.SET_ASIDE:
-            _set_aside(disk, entry, _ASIDE, now_ns)
+            _set_aside(disk, entry, ASIDE, now_ns)
         case Remedy.PARK_UNSYNCED:
             _set_aside(disk, entry, _UNSYNCED, now_ns)
+        case Remedy.PARK_UNTOLD:
+            _set_aside(disk, entry, _UNTOLD, now_ns)
         case Remedy.PARK_LOST:
             _park(disk, entry.id, _LOST)
         case Remedy.DROP:
@@ -162,6 +181,7 @@ def _queue(
 ) -> None:
     intent = disk.journal.of(entry.id)
     is_acknowledged = is_acknowledged and intent is not None and intent.boot is None
+    is_acknowledged = is_acknowledged and rebuild.agrees_on_bytes(disk, entry)
     disk.cache.take_whole(entry, is_acknowledged=is_acknowledged)
     disk.cache.drop_sealed(entry.id)
     disk.inodes.update(entry.ino, size=entry.size)
@@ -193,95 +213,6 @@ def _set_aside(disk: Disk, entry: Entry, reason: str, now_ns: int) -> None:
         disk.inodes.update(inode.parent, listed_ns=None)
 
 
-# ---- files without a row: the database was lost -----------------------------------------------
-
-
-def _adopt_strays(disk: Disk, now_ns: int) -> None:
-    promises: list[Path] = []
-    for path in disk.cache.strays():
-        stem = path.name.partition(".")[0]
-        if path.name.endswith(PROMISE_SUFFIX):
-            promises.append(path)
-        elif not path.with_name(stem + PROMISE_SUFFIX).exists():
-            disk.cache.remove_stray(path)
-    for path in promises:
-        with disk.db.transaction():
-            _adopt(disk, path, now_ns)
-
-
-def _adopt(disk: Disk, promise_path: Path, now_ns: int) -> None:
-    content = promise_path.with_name(promise_path.name.removesuffix(PROMISE_SUFFIX))
-    try:
-        promise = Promise.decode(promise_path.read_bytes())
-    except ValueError:
-        _log.error("%s cannot be read; %s is left where it is", promise_path, content)
-        return
-    sealed = content.with_name(content.name + SEALED_SUFFIX)
-    if sealed.exists():  # acknowledged content, which was being written again
-        content, promise = sealed, replace(promise, is_sealed=True, check=None)
-    if not content.exists():
-        disk.cache.remove_stray(promise_path)
-        return
-    ino = _place(disk.inodes, promise.key, now_ns)
-    if disk.cache.find(ino) is not None:
-        _log.error("%s: %s has other bytes already; left where it is", content, ascii(promise.key))
-        return
-    if not _is_as_promised(content, promise):
-        _log.error("%s: bytes of %s changed on its disk", content, ascii(promise.key))
-        promise = replace(promise, is_sealed=False, check=None)
-    entry = disk.cache.adopt(content, ino, etag=promise.base, now_ns=now_ns)
-    if content == sealed:
-        _remove_if_there(
-            disk.cache, promise_path.with_name(promise_path.name.removesuffix(PROMISE_SUFFIX))
-        )
-    disk.inodes.update(ino, size=entry.size, etag=promise.base)
-    disk.journal.restore(
-        entry.id,
-        promise.token,
-        is_sealed=promise.is_sealed,
-        error=None if promise.is_sealed else _ASIDE,
-    )
-    disk.cache.write_promise(entry.id, promise.encode())
-    disk.cache.count_promise()
-    if not promise.is_sealed:
-        disk.inodes.detach(ino, now_ns)
-    if promise_path != disk.cache.promise_path(entry.id):
-        disk.cache.remove_stray(promise_path)
-    _log.warning("found dirty bytes of %s without a database; taken up again", ascii(promise.key))
-
-
-def _is_as_promised(content: Path, promise: Promise) -> bool:
-    """Whether sealed bytes are those that were acknowledged, as far as the promise tells."""
-    if promise.check is None or not promise.is_sealed:
-        return True
-    with content.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return Cache.summed(file.fileno(), size).check == promise.check
-
-
-def _remove_if_there(cache: Cache, path: Path) -> None:
-    if path.exists():
-        cache.remove_stray(path)
-
-
-def _place(inodes: InodeTable, key: Key, now_ns: int) -> Ino:
-    """Return the inode of *key*, making the path to it where nothing is known of it."""
-    parent = ROOT
-    *directories, last = key.split("/")
-    for component in directories:
-        parent = _child(inodes, parent, component, Kind.DIR, now_ns).ino
-    return _child(inodes, parent, last, Kind.FILE, now_ns).ino
-
-
-def _child(inodes: InodeTable, parent: Ino, component: str, kind: Kind, now_ns: int) -> Inode:
-    found = inodes.child(parent, name_of(component))
-    if found is None:
-        inodes.insert_seen(parent, name_of(component), component, kind, None, now_ns)
-        found = inodes.child(parent, name_of(component))
-    assert found is not None
-    return found
-
-
 # ---- what `cachefs recover` does where no daemon lives ----------------------------------------
 
 
@@ -292,10 +223,12 @@ def describe(disk: Disk, intent: Intent) -> dict[str, object]:
     if key is None:
         key = _promised_key(disk.cache, intent.entry)
     path = None if entry is None else disk.inodes.path_of(entry.ino)
+    if path is None:
+        path = path_shown(key) if key is not None else f"unknown-{intent.entry}".encode()
     return {
         "id": int(intent.entry),
         "key": key,
-        "path": (path or b"").decode("utf-8", "surrogateescape") or key,
+        "path": path.decode("utf-8", "surrogateescape"),
         "size": 0 if entry is None else entry.size,
         "state": str(intent.state),
         "mtime": _mtime(disk.cache, intent.entry),
@@ -313,10 +246,8 @@ def _mtime(cache: Cache, entry_id: EntryId) -> float | None:
 
 
 def _promised_key(cache: Cache, entry_id: EntryId) -> Key | None:
-    try:
-        return Promise.decode(cache.promise_path(entry_id).read_bytes()).key
-    except (OSError, ValueError):
-        return None
+    promise = read_promise(cache.promise_path(entry_id))
+    return None if promise is None else promise.key
 
 
 class StoppedCache:
@@ -364,7 +295,7 @@ def put_beside(disk: Disk, entry: Entry, now_ns: int) -> None:
     key = _promised_key(disk.cache, entry.id)
     if key is None:
         raise UsageError("nothing tells where these bytes belong — export them instead")
-    intended = disk.inodes.get(_place(disk.inodes, key, now_ns))
+    intended = disk.inodes.get(rebuild.place(disk.inodes, key, now_ns))
     assert intended is not None and intended.parent is not None
     turn = 0
     while disk.inodes.child(intended.parent, beside(intended, turn)[0]) is not None:
@@ -375,6 +306,15 @@ def put_beside(disk: Disk, entry: Entry, now_ns: int) -> None:
         disk.cache.save(entry)
         disk.inodes.move(entry.ino, intended.parent, name, component, now_ns)
         disk.inodes.update(entry.ino, etag=None)
+    _promise_beside(disk, entry)
+
+
+def _promise_beside(disk: Disk, entry: Entry) -> None:
+    """Bring the promise in line with the name beside the file that the bytes have now."""
+    promise, key = read_promise(disk.cache.promise_path(entry.id)), disk.inodes.key_of(entry.ino)
+    if promise is not None and key is not None:
+        promise = replace(promise, key=key, base=None, target=None)
+        disk.cache.write_promise(entry.id, promise.encode())
 
 
 def discard(disk: Disk, entry_id: EntryId) -> None:
@@ -405,11 +345,10 @@ def open_cache(directory: Path) -> Iterator[StoppedCache]:
         raise UsageError(f"there is no cache directory {directory}")
     lock = CacheDirectory(directory)
     try:
-        disk = open_disk(directory, limit=2**62, min_free=0, now_ns=time.time_ns())
+        disk = open_disk(directory, limit=2**62, min_free=0, check=lambda db: None)
         try:
-            recover(disk, now_ns=time.time_ns())
             yield StoppedCache(disk)
         finally:
-            disk.db.close()
+            close_disk(disk)
     finally:
         lock.close()

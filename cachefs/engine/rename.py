@@ -24,7 +24,7 @@ from cachefs.core.types import ETag, Ino, Key, Kind, Name, ObjectInfo
 from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names
-from cachefs.engine.promise import Promise
+from cachefs.engine.promise import restated
 from cachefs.engine.threads import Threads
 from cachefs.engine.unfinished import Unfinished, by_depth
 from cachefs.engine.upload import Defaults, Uploader
@@ -158,6 +158,7 @@ class Renamer:
             await self._stop_running([plan.source, *([plan.target] if plan.target else [])])
             plan = self._look_again(plan)
             source = await self._adopt_sent(plan)
+            await self._promise_again([source.ino], moving=plan)
             if source.etag is None:
                 lost = self._retarget_unstored(plan)
             else:
@@ -349,20 +350,18 @@ class Renamer:
             entry.etag = info.etag
             self._cache.save(entry)
 
-    async def _promise_again(self, inos: Iterable[Ino]) -> None:
-        """Bring the promise files of dirty entries in line with their new keys."""
+    async def _promise_again(self, inos: Iterable[Ino], *, moving: _Plan | None = None) -> None:
+        """Bring the promise files of dirty entries in line with their keys, before a rename (*moving*) and after.
+
+        Whenever a crash comes, the key in the row is one that the promise knows.
+        """
         for ino in inos:
             entry = self._cache.find(ino)
             intent = self._journal.of(entry.id) if entry is not None else None
             key = self._inodes.key_of(ino)
             if entry is not None and intent is not None and key is not None:
-                promise = Promise(
-                    key,
-                    entry.etag,
-                    intent.token,
-                    is_sealed=intent.boot is None,
-                    check=entry.sums.check if entry.sums else None,
-                )
+                target = None if moving is None else _moved(moving, key)
+                promise = restated(key, entry, intent, target=target)
                 await self._threads.disk(self._cache.write_promise, entry.id, promise.encode())
 
     # ---- a directory ------------------------------------------------------------------------
@@ -379,6 +378,8 @@ class Renamer:
             mine = [move for move in self._journal.moves() if move.batch == batch]
             copied = await self._copy_all(batch, mine)
             old_etags = {move.target: move.etag for move in mine}
+            below = self._inodes.below(plan.source.ino)
+            await self._promise_again([i.ino for i in below], moving=plan)
             with self._db.transaction():
                 self._journal.copied(batch)
                 lost = self._retarget(plan)
@@ -462,6 +463,11 @@ class Renamer:
                 self._follow(inode, info)
             else:
                 self._names.doubt(inode.ino)
+
+
+def _moved(plan: _Plan, key: Key) -> Key:
+    """Return where the rename takes *key*, which is at or below its source."""
+    return Key(plan.new_key + key[len(plan.old_key) :])
 
 
 def _called(inode: Inode, component: str) -> Inode:

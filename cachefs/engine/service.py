@@ -34,6 +34,7 @@ from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.names import Forget, Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
+from cachefs.engine.rebuild import Disk
 from cachefs.engine.rename import Renamer
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
@@ -83,7 +84,7 @@ class Service:
         self,
         settings: ServiceSettings,
         store: Retrying,
-        disk: recovery.Disk,
+        disk: Disk,
         background: Background,
     ) -> None:
         self._settings = settings
@@ -96,10 +97,12 @@ class Service:
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
         self._threads = Threads(transfers=settings.transfers, timeout_s=settings.timeout_s)
         self._room = Room(disk.cache, self._threads)
+        clock = Clock()
         freshness = Freshness(
             int(settings.metadata_ttl_s * SECOND_NS),
             int(settings.negative_ttl_s * SECOND_NS),
             settings.attributes,
+            since_ns=clock.now_ns() if disk.was_cut_off else 0,
         )
         self._names = Names(
             store,
@@ -110,7 +113,7 @@ class Service:
             self._threads,
             freshness,
             held=held,
-            clock=Clock(),
+            clock=clock,
         )
         conflicts = Conflicts(
             store, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
@@ -391,16 +394,15 @@ async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncItera
             settings.cache_dir,
             limit=settings.cache_size,
             min_free=settings.min_free_bytes,
-            now_ns=time.time_ns(),
+            check=lambda db: _check_source(db, store.description),
         )
         try:
-            _check_source(disk.db, store.description)
-            recovery.recover(disk, now_ns=time.time_ns())
-            with recovery.ended_orderly(disk, ttl_s=settings.metadata_ttl_s):
-                async with _serving(settings, store, disk) as service:
-                    yield service
-        finally:
+            async with _serving(settings, store, disk) as service:
+                yield service
+        except BaseException:
             disk.db.close()
+            raise
+        recovery.close_disk(disk)
     finally:
         store.close()
         lock.close()
@@ -408,7 +410,7 @@ async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncItera
 
 @asynccontextmanager
 async def _serving(
-    settings: ServiceSettings, store: Retrying, disk: recovery.Disk
+    settings: ServiceSettings, store: Retrying, disk: Disk
 ) -> AsyncIterator[Service]:
     with _unwrapped():
         async with trio.open_nursery() as nursery:

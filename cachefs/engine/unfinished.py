@@ -15,6 +15,7 @@ from cachefs.core.keys import last_component, name_of
 from cachefs.core.types import Key, ObjectInfo
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names, reaches
+from cachefs.engine.promise import restated
 from cachefs.engine.threads import Threads
 from cachefs.engine.upload import Uploader
 from cachefs.local.cache import Cache
@@ -205,7 +206,7 @@ class Unfinished:
         moves = self._moves_of(left.batch)
         try:
             if left.is_copied:
-                await self._delete_sources(moves)
+                await self._delete_sources(moves, is_old=True)
             else:
                 for group in reversed(list(by_depth(moves))):
                     await self.each(group, self._undo)
@@ -261,6 +262,10 @@ class Unfinished:
         self._inodes.update(inode.ino, etag=target.etag)
         entry.etag = target.etag
         self._cache.save(entry)
+        intent = self._journal.of(entry.id)
+        if intent is not None:
+            promise = restated(move.target, entry, intent, target=move.source)
+            self._cache.write_promise(entry.id, promise.encode())
 
     async def _remove(self, info: ObjectInfo) -> None:
         try:
@@ -274,14 +279,19 @@ class Unfinished:
                 info.key, f"a copy that a rename left, and may not remove: {error}"
             )
 
-    async def _delete_sources(self, moves: Sequence[Move]) -> list[Refused]:
-        """Delete the old names, what is in a directory before its marker. Return what the store refused."""
+    async def _delete_sources(
+        self, moves: Sequence[Move], *, is_old: bool = False
+    ) -> list[Refused]:
+        """Delete the old names, what is in a directory before its marker. Return what the store refused.
+
+        *is_old*: it is a while since the copies were made, or a crash lies between.
+        """
         enforced = self._store.capabilities.conditional_delete is Support.ENFORCED
         refusals: list[Refused] = []
 
         async def delete(move: Move) -> None:
             # A copy was made just now: only where that is a while ago does a look cost less than it is worth.
-            if_match = move.etag if enforced or len(moves) > 1 else None
+            if_match = move.etag if enforced or is_old or len(moves) > 1 else None
             try:
                 await self._threads.ask(self._store.delete, move.source, if_match=if_match)
             except NotFound:

@@ -28,6 +28,7 @@ from cachefs.engine.background import Background
 from cachefs.engine.body import FileBody
 from cachefs.engine.conflict import Conflicts, GivenUp, KeptBeside, Parked, Rebased, Verdict
 from cachefs.engine.names import Names
+from cachefs.engine.promise import Promise, read_promise
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache, Entry
@@ -123,6 +124,7 @@ class Uploader:
         self._failures: dict[EntryId, tuple[int, CachefsError]] = {}
         self._denied: set[EntryId] = set()
         """What waits because access was denied, and not yet been hurried because somebody had access again."""
+        self._has_stranded = False
         self.uploaded = 0
         """Objects stored since the start."""
         # On the monotonic clock: when the store last took an object, and when an upload failed first after that.
@@ -229,14 +231,22 @@ class Uploader:
 
     async def run(self) -> None:
         """Start uploads as they become due, for ever."""
-        for intent in self._journal.all():  # what a failure of this loop has left behind
-            if intent.state is State.UPLOADING and intent.entry not in self._running:
-                self._journal.requeue(intent.entry, due_ns=self._names.now_ns())
+        self._has_stranded = True  # a failure of this loop may have left some behind
         while True:
             self._kicked = trio.Event()
+            self._requeue_stranded()
             wait_s = self._launch_due()
             with trio.move_on_after(wait_s):
                 await self._kicked.wait()
+
+    def _requeue_stranded(self) -> None:
+        """Queue again what stands as being uploaded and is not."""
+        if not self._has_stranded:
+            return
+        for intent in self._journal.all():
+            if intent.state is State.UPLOADING and intent.entry not in self._running:
+                self._journal.requeue(intent.entry, due_ns=self._names.now_ns())
+        self._has_stranded = False
 
     def _launch_due(self) -> float:
         """Start what is due. Return for how many seconds there is nothing more to do."""
@@ -290,14 +300,19 @@ class Uploader:
             self._put_off(upload, Fault(f"the upload broke off: {error!r}"))
             raise
         finally:
-            self._end(upload)
-            if pinned is not None:
-                await self._room.delete(self._cache.unpin(pinned, self._names.now_ns()))
-            self._room.freed()
+            try:
+                self._end(upload)
+            finally:
+                if pinned is not None:
+                    await self._room.delete(self._cache.unpin(pinned, self._names.now_ns()))
+                self._room.freed()
 
     def _end(self, upload: Upload) -> None:
         try:
             self._put_back(upload, delay_ns=SECOND_NS)
+        except BaseException:
+            self._has_stranded = True
+            raise
         finally:
             del self._running[upload.entry_id]
             upload.done.set()
@@ -352,8 +367,8 @@ class Uploader:
         if inode.content_type is None:
             inode = replace(inode, content_type=mediatypes.guessed(inode.component))
         body = upload.body = FileBody(entry.fd, entry.size)
-        sums = await self._threads.transfer(body.digest)
-        if entry.sums and entry.sums != sums:
+        sums = await self._vouch(body, key, intent, entry)
+        if sums is None:
             await self._give_rot_up(key, intent, entry)
             return
         attrs = replace(self._defaults.attrs(inode), size=body.size)
@@ -372,6 +387,32 @@ class Uploader:
             self._apply(verdict, upload, entry, meta, sums)
             return
         self._settle(entry, info, meta, sums)
+
+    async def _vouch(
+        self, body: FileBody, key: Key, intent: Intent, entry: Entry
+    ) -> PieceSums | None:
+        """Return the sums of the bytes; None if they are not those that were acknowledged, or some are gone.
+
+        Raise ``Refused`` if the promise beside them says that they belong elsewhere.
+        """
+        sums, promise = await self._threads.transfer(self._look, body, entry.id)
+        if promise is not None and not _is_of(promise, key, intent):
+            raise Refused(
+                "the database says that these bytes belong here, and the promise beside them says otherwise:"
+                " they are kept, not stored"
+            )
+        return None if entry.sums and entry.sums != sums else sums
+
+    def _look(self, body: FileBody, entry_id: EntryId) -> tuple[PieceSums | None, Promise | None]:
+        """Return the sums of the bytes, None if some are gone, and the promise beside them. Blocks; any thread."""
+        promise = read_promise(self._cache.promise_path(entry_id))
+        try:
+            return body.digest(), promise
+        except BytesLost:
+            return None, promise
+        except OSError as error:
+            _log.error("cache file %d: %s", entry_id, error)
+            return None, promise
 
     async def _is_stored(self, key: Key, intent: Intent) -> bool:
         """Whether the store has what was promised already, and only the word of it was lost."""
@@ -406,7 +447,7 @@ class Uploader:
             self._yield_to_theirs(entry)
             return
         raise Refused(
-            "the bytes changed on the cache's disk after they were acknowledged: they are kept, not stored"
+            "the bytes changed on the cache's disk after they were written: they are kept, not stored"
         )
 
     async def _describe(self, inode: Inode, key: Key) -> Inode:
@@ -535,3 +576,8 @@ class Uploader:
             if parent is not None:
                 self._inodes.update(parent.ino, listed_ns=None)
             self._names.tell_kernel(inode.parent, inode.name)
+
+
+def _is_of(promise: Promise, key: Key, intent: Intent) -> bool:
+    """Whether a promise file tells of the same as the rows."""
+    return promise.token == intent.token and key in (promise.key, promise.target)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import threading
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cachefs.core.errors import UsageError
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.policy import Candidate
 from cachefs.core.sums import PieceSums, Summing
@@ -28,6 +30,8 @@ SLACK: Final = 2 * BLOCK
 PROMISE_SUFFIX: Final = ".promise"
 SEALED_SUFFIX: Final = ".sealed"
 _CHUNK: Final = 2**18
+_NOT_NOW: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+"""Why a file may not be opened that is there all the same."""
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -104,6 +108,16 @@ def _sum_of(fd: int, piece: Extent) -> int | None:
     return zlib.crc32(found) if len(found) == piece.length else None
 
 
+def _make_own(data: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        data.mkdir(mode=0o700)
+    status = os.lstat(data)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise UsageError(
+            f"{data} is not a directory of yours — take it away, or use another --cache-dir"
+        )
+
+
 def _covered(sums: PieceSums) -> ExtentMap:
     return ExtentMap(piece for piece, _ in sums)
 
@@ -128,7 +142,7 @@ class Cache:
         """*limit* and *min_free* in bytes: the most that files below data/ take, and what their disk keeps free."""
         self._db = db
         self.data = directory / "data"
-        self.data.mkdir(mode=0o700, exist_ok=True)
+        _make_own(self.data)
         self.limit = limit
         self.min_free = min_free
         for half_made in self.data.glob("*.new-*"):
@@ -260,7 +274,8 @@ class Cache:
     def pin(self, entry: Entry, now_ns: int) -> Entry | None:
         """Pin an entry that :meth:`find` returned: it will not be evicted, and has a descriptor.
 
-        Return None if its file is gone or shorter than its bytes, which then must not be believed.
+        Return None if its file is gone, cannot be opened, is none, or is shorter than its bytes, which then must
+        not be believed.
         """
         live = self._live.get(entry.id)
         if live is not None:
@@ -269,11 +284,12 @@ class Cache:
         try:
             entry.fd = os.open(self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):
-                return None
-            raise  # no descriptors, say: the file may well be there
+            if error.errno in _NOT_NOW:
+                raise
+            return None
         last = max((extent.stop for extent in entry.here), default=0)
-        if os.fstat(entry.fd).st_size < last:
+        status = os.fstat(entry.fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size < last:
             os.close(entry.fd)
             entry.fd = -1
             return None
@@ -423,7 +439,8 @@ class Cache:
 
     @staticmethod
     def _unlink(path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        """Delete a file. What somebody else has put in its place is left to :meth:`strays`."""
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(path)
 
     def sync(self, entry_id: EntryId, fd: int, text: bytes) -> None:
@@ -565,6 +582,15 @@ class Cache:
         entry.here = ExtentMap([Extent(0, entry.size)])
         self.save(entry)
 
+    def take_summed(self, entry: Entry) -> None:
+        """Believe the file of a dirty entry, which has just been held against its promise."""
+        descriptor = os.open(self.path_of(entry.id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            entry.sums = self.summed(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+        self.take_whole(entry)
+
     def remeasure(self, entry: Entry) -> None:
         """Measure what an unpinned entry's file takes of the disk."""
         cost = os.stat(self.path_of(entry.id)).st_blocks * 512
@@ -573,12 +599,20 @@ class Cache:
         self.save(entry)
 
     def strays(self) -> Iterator[Path]:
-        """Yield the files below data/ that no row stands for."""
+        """Yield the files below data/ that no row stands for. What is no file was not put there by cachefs."""
         known = set(self.all_ids())
         for path in sorted(self.data.iterdir()):
             stem = path.name.partition(".")[0]
-            if not (stem.isdigit() and int(stem) in known):
+            is_known = stem.isdigit() and int(stem) in known
+            if not is_known and stat.S_ISREG(os.lstat(path).st_mode):
                 yield path
+
+    def promised_ids(self) -> set[EntryId]:
+        """Return the numbers of which a promise file is there, whatever the rows say."""
+        stems = (
+            path.name.removesuffix(PROMISE_SUFFIX) for path in self.data.glob(f"*{PROMISE_SUFFIX}")
+        )
+        return {EntryId(int(stem)) for stem in stems if stem.isdigit()}
 
     def remove_stray(self, path: Path) -> None:
         """Delete a file that no row stands for."""
@@ -588,12 +622,28 @@ class Cache:
         """Let nothing be kept for longer because a clock that was ahead says that it was used after *now_ns*."""
         self._db.execute("UPDATE entries SET used_ns = ? WHERE used_ns > ?", (now_ns, now_ns))
 
-    def adopt(self, path: Path, ino: Ino, *, etag: ETag | None, now_ns: int) -> Entry:
-        """Make an entry of a dirty file that lost its row, keeping its bytes. Unpinned."""
-        status = path.stat()
-        cursor = self._db.execute(
-            "INSERT INTO entries (ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, ?, ?, ?)",
+    def remove_leftover(self, entry_id: EntryId) -> None:
+        """Delete what stood beside an entry that is clean: its promise was kept just before the end."""
+        self._unlink(self.promise_path(entry_id))
+        self.drop_sealed(entry_id)
+
+    def disbelieve(self, entry_id: EntryId, *, was_promised: bool) -> None:
+        """Forget a row that cannot be true, and leave its files: they are strays then.
+
+        *was_promised*: there was a promise of it, which is no more.
+        """
+        row = self._db.one("SELECT cost FROM entries WHERE id = ?", (entry_id,))
+        if row is not None:
+            self._usage.entries -= row[0] + (BLOCK if was_promised else 0)
+            self._db.execute("DELETE FROM entries WHERE id = ?", (entry_id,))
+
+    def adopt(self, entry_id: EntryId, ino: Ino, *, etag: ETag | None, now_ns: int) -> Entry:
+        """Make an entry of a dirty file that has no row, keeping its bytes and its number. Unpinned."""
+        status = os.lstat(self.path_of(entry_id))
+        self._db.execute(
+            "INSERT INTO entries (id, ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
+                entry_id,
                 ino,
                 etag,
                 status.st_size,
@@ -602,14 +652,15 @@ class Cache:
                 now_ns,
             ),
         )
-        entry_id = EntryId(cursor.lastrowid or 0)
-        os.rename(path, self.path_of(entry_id))
-        stem = path.name.partition(".")[0]
-        self._usage.entries -= self._sealed.pop(EntryId(int(stem)), 0) if stem.isdigit() else 0
         self._usage.entries += status.st_blocks * 512
         found = self.load(entry_id)
         assert found is not None
         return found
+
+    def take_sealed(self, entry_id: EntryId) -> None:
+        """Put the acknowledged content of a file that has no row in the place of what was written after it."""
+        self._usage.entries -= self._sealed.pop(entry_id, 0)
+        os.rename(self.sealed_path(entry_id), self.path_of(entry_id))
 
     def _counted(self) -> int:
         """Return what the rows and the files beside them say is taken."""

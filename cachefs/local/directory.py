@@ -1,12 +1,16 @@
 """A cache directory: private to its owner, locked by one process at a time."""
 
+import contextlib
 import fcntl
+import json
 import os
 import stat
+import uuid
 from pathlib import Path
 from typing import Final
 
 from cachefs.core.errors import InUse, UsageError
+from cachefs.local.db import Database
 
 _TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of cachefs (https://bford.info/cachedir/)\n"
 
@@ -61,7 +65,7 @@ class CacheDirectory:
 
     def _tag(self) -> None:
         tag = self.path / "CACHEDIR.TAG"
-        if not tag.exists():
+        if not os.path.lexists(tag):
             tag.write_text(_TAG, "ascii")
 
     def close(self) -> None:
@@ -69,3 +73,61 @@ class CacheDirectory:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+class Sessions:
+    """Tells the database that the last daemon left from an older copy of it, put back from a backup.
+
+    Each session has an id, kept both in the database and in a file of its own beside it. The database has it
+    first, and knows the one before as well, so that a crash in between leaves nothing that disagrees.
+    """
+
+    def __init__(self, directory: Path, db: Database) -> None:
+        self._db = db
+        self._path = directory / "session"
+        self._last = self._read()
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether the database knows the session that was the last here, as far as anything tells."""
+        known = self._known()
+        return self._last is None or not known or self._last in known
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the last session came to its end, so that the tables tell of all that it did."""
+        return self._last is not None and self._db.get_meta("ended") == self._last
+
+    def begin(self) -> None:
+        """Begin a new session."""
+        new = uuid.uuid4().hex
+        self._db.set_meta("sessions", json.dumps([new, self._last or new]))
+        Database.sync_wal(self._db.path)
+        temporary = self._path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        with temporary.open("x", encoding="ascii") as file:
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._path)
+        self._last = new
+
+    def end(self) -> None:
+        """Note that nothing is done any more that the tables do not tell of."""
+        self._db.set_meta("ended", str(self._last))
+
+    def _read(self) -> str | None:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with open(descriptor, encoding="ascii", errors="replace") as file:
+            return file.read(64).strip() or None
+
+    def _known(self) -> list[object]:
+        try:
+            known = json.loads(self._db.get_meta("sessions") or "[]")
+        except ValueError:
+            return []
+        return known if isinstance(known, list) else []

@@ -16,6 +16,9 @@ _SLOP_NS: Final = 2 * 10**9
 _SECOND_NS: Final = 10**9
 """How exactly every answer of a store says when it took something in."""
 
+_DEEPEST: Final = 2048
+"""No key has so many components: what seems to lie deeper lies in a circle, and the table is damaged."""
+
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
     " etag, content_type, meta, stored_ns, checked_ns, listed_ns"
@@ -131,11 +134,6 @@ def _size_of(info: ObjectInfo, kind: Kind) -> int:
     return info.size if target is None else len(target)
 
 
-_DOUBT: Final = (
-    "UPDATE inodes SET checked_ns = 0, listed_ns = CASE WHEN listed_ns IS NOT NULL THEN 0 END"
-)
-
-
 class InodeTable:
     """Every inode that this cache directory has seen, and still believes in.
 
@@ -196,7 +194,8 @@ class InodeTable:
         rows = self._db.all(
             f"WITH RECURSIVE tree(ino, depth) AS ("
             f" SELECT ino, 1 FROM inodes WHERE parent = ?"
-            f" UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino)"
+            f" UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino"
+            f" WHERE depth < {_DEEPEST})"
             f" SELECT {columns} FROM tree JOIN inodes i ON i.ino = tree.ino ORDER BY depth, i.ino",
             (ino,),
         )
@@ -207,6 +206,8 @@ class InodeTable:
         parts: list[str] = []
         kind: str | None = None
         while ino != ROOT:
+            if len(parts) > _DEEPEST:
+                return None
             row = self._db.one("SELECT parent, component, kind FROM inodes WHERE ino = ?", (ino,))
             if row is None or row[0] is None:
                 return None
@@ -220,6 +221,8 @@ class InodeTable:
         """Return the path below the mountpoint, as the kernel spells it, or None if it has no name."""
         parts: list[bytes] = []
         while ino != ROOT:
+            if len(parts) > _DEEPEST:
+                return None
             row = self._db.one("SELECT parent, name FROM inodes WHERE ino = ?", (ino,))
             if row is None or row[0] is None:
                 return None
@@ -383,13 +386,13 @@ class InodeTable:
             " ELSE NOT EXISTS (SELECT 1 FROM entries WHERE ino = i.ino) END"
         )
         for ino, parent, kind in unmade:
-            self._db.execute(f"{_DOUBT} WHERE ino IN (?, ?)", (ino, parent))
+            self._db.execute(
+                "UPDATE inodes SET checked_ns = 0, listed_ns = CASE WHEN listed_ns IS NOT NULL THEN 0 END"
+                " WHERE ino IN (?, ?)",
+                (ino, parent),
+            )
             if kind != Kind.DIR:
                 self.drop(Ino(ino))
-
-    def doubt_since(self, since_ns: int) -> None:
-        """Make whatever was confirmed at *since_ns* or later be asked about before it is believed again."""
-        self._db.execute(f"{_DOUBT} WHERE checked_ns >= ? OR listed_ns >= ?", (since_ns, since_ns))
 
     def count(self) -> int:
         """Return how many inodes are known."""

@@ -78,6 +78,10 @@ class Journal:
         row = self._db.one(f"SELECT {_COLUMNS} FROM intents WHERE entry = ?", (entry,))
         return None if row is None else _intent(row)
 
+    def has(self, token: Token) -> bool:
+        """Whether there is a promise with that token."""
+        return self._db.one("SELECT 1 FROM intents WHERE token = ?", (token,)) is not None
+
     def is_dirty(self, ino: Ino) -> bool:
         """Whether bytes of the inode are promised."""
         sql = "SELECT 1 FROM entries JOIN intents ON entry = id WHERE ino = ?"

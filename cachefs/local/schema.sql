@@ -3,8 +3,9 @@
 -- What holds for the whole cache directory. Written by db.py.
 --   schema        version of these tables
 --   volume        random id of this cache directory
+--   sessions      JSON: the ids of the present session and the one before, see directory.py
+--   ended         id of the last session that came to its end
 --   source        which store it caches; another source is refused
---   ended         boot id of the daemon that came to an orderly end last; empty while one lives, or after a crash
 --   capabilities  JSON: what the last probe of the store found, shown by `status`
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,

@@ -1,9 +1,13 @@
 """Listings page by page, which can be asked again for the page that failed."""
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from cachefs.core.errors import Fault
 from cachefs.core.types import Listing
+
+_MOST_EMPTY: Final = 10_000
+"""Pages without a name in one listing. A store may give some: where it skips what was deleted, say."""
 
 
 class Pages(Iterator[Listing]):
@@ -11,7 +15,8 @@ class Pages(Iterator[Listing]):
 
     Unlike a generator it outlives a ``StoreError``: the ``next()`` after one asks for the same page again,
     so a fault in the seventh page costs one request and not seven. A store that answers with a page or a
-    token that it gave before makes a ``Fault``, never an endless or a doubled listing.
+    token that it gave before, or with empty pages for ever, makes a ``Fault``, never an endless or a doubled
+    listing.
 
     *fetch* gets the token of a page (None: the first) and returns the page and the token of the one after
     it (None: there is none).
@@ -21,7 +26,9 @@ class Pages(Iterator[Listing]):
         self._fetch = fetch
         self._token: str | None = None
         self._tokens: set[str] = set()
-        self._before = Listing()
+        self._seen: set[int] = set()
+        """What stands for each page so far; of a thousand names one number."""
+        self._empty = 0
         self._done = False
 
     @property
@@ -35,15 +42,25 @@ class Pages(Iterator[Listing]):
         page, token = self._fetch(self._token)
         if token is not None and token in self._tokens:
             raise Fault("the store repeats itself in the listing (the same continuation token)")
-        if page != Listing() and page == self._before:
-            raise Fault("the store repeats itself in the listing (the same page)")
-        self._before = page
+        self._note(page)
         if token is None:
             self._done = True
         else:
             self._tokens.add(token)
             self._token = token
         return page
+
+    def _note(self, page: Listing) -> None:
+        """Raise ``Fault`` if the listing does not go on with *page*."""
+        if page == Listing():
+            self._empty += 1
+            if self._empty > _MOST_EMPTY:
+                raise Fault("the store goes on listing, and lists nothing")
+            return
+        mark = hash((tuple(info.key for info in page.objects), page.prefixes))
+        if mark in self._seen:
+            raise Fault("the store repeats itself in the listing (the same page)")
+        self._seen.add(mark)
 
 
 def mapped(pages: Iterator[Listing], change: Callable[[Listing], Listing]) -> Iterator[Listing]:

@@ -1,6 +1,7 @@
 """Cached bytes: never more than the limit, never believed when they are not there, never dropped while promised."""
 
 import os
+import resource
 import sqlite3
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachefs.core.errors import UsageError
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.types import EntryId, ETag, Ino
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, blocks_of
@@ -232,19 +234,38 @@ def test_a_file_that_lacks_its_bytes_is_not_believed(
 
 def test_a_file_that_cannot_be_opened_just_now_is_not_taken_for_lost(disk: Disk) -> None:
     entry = stored(disk)
-    path = disk.cache.path_of(entry.id)
-    path.rename(path.with_name("aside"))
-    path.mkdir()  # stands for any failure but absence
     found = disk.cache.find(entry.ino)
     assert found is not None
-    with pytest.raises(IsADirectoryError):
-        disk.cache.pin(found, 2)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            disk.cache.pin(found, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert found.fd < 0
     assert found.pins == 0
-    path.rmdir()
-    path.with_name("aside").rename(path)
     assert disk.cache.pin(found, 2) is found
     disk.cache.unpin(found, 3)
+
+
+@pytest.mark.parametrize("what", ["a directory", "a fifo"])
+def test_what_was_put_in_the_place_of_a_file_is_not_taken_for_it(disk: Disk, what: str) -> None:
+    entry = stored(disk)
+    path = disk.cache.path_of(entry.id)
+    path.unlink()
+    if what == "a directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    found = disk.cache.find(entry.ino)
+    assert found is not None
+    assert disk.cache.pin(found, 2) is None
+    disk.delete(disk.cache.drop(found))
+    assert disk.cache.used == 0
+    assert list(disk.cache.strays()) == []
+    if what == "a directory":  # is left to whoever made it
+        path.rmdir()
 
 
 def test_a_file_that_ends_in_a_hole_is_believed(disk: Disk) -> None:
@@ -584,17 +605,40 @@ def test_a_file_that_lost_its_row_is_adopted_with_its_bytes(tmp_path: Path, name
     with opened(tmp_path) as disk:
         disk.cache.skip_numbers()
         ino = disk.mint("a")
-        entry = disk.cache.adopt(disk.cache.data / name, ino, etag=ETag("base"), now_ns=5)
-        assert (entry.ino, entry.etag, entry.size) == (ino, "base", len(WHOLE))
+        if name != "500":
+            disk.cache.take_sealed(EntryId(500))
+        entry = disk.cache.adopt(EntryId(500), ino, etag=ETag("base"), now_ns=5)
+        assert (entry.id, entry.ino, entry.etag, entry.size) == (500, ino, "base", len(WHOLE))
         assert entry.is_whole
         assert disk.cache.path_of(entry.id).read_bytes() == WHOLE
-        assert not (disk.cache.data / name).exists()
         assert not disk.cache.has_sealed(EntryId(500))
         disk.check()
         pinned = disk.cache.pin(entry, 6)
         assert pinned is not None
         disk.cache.unpin(pinned, 7)
         disk.check()
+
+
+def test_a_row_that_is_not_believed_leaves_its_file_as_a_stray(disk: Disk) -> None:
+    entry = stored(disk)
+    for _ in range(2):
+        disk.cache.disbelieve(entry.id, was_promised=False)
+        assert disk.cache.used == 0
+        assert list(disk.cache.strays()) == [disk.cache.path_of(entry.id)]
+    disk.cache.remove_stray(disk.cache.path_of(entry.id))
+
+
+@pytest.mark.parametrize("what", ["a symlink", "a file"])
+def test_a_data_directory_that_is_none_of_ours_is_refused(tmp_path: Path, what: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "cache").mkdir()
+    data = tmp_path / "cache" / "data"
+    if what == "a symlink":
+        data.symlink_to(tmp_path / "elsewhere")
+    else:
+        data.touch()
+    with pytest.raises(UsageError, match="not a directory of yours"), opened(tmp_path / "cache"):
+        pass
 
 
 def test_a_lost_count_is_found_by_the_check(tmp_path: Path) -> None:
