@@ -35,6 +35,7 @@ def answered_at(date: str) -> datetime:
 
 
 def _long(span_s: float) -> str:
+    span_s = round(span_s / 60) * 60
     for number, (unit, length_s) in enumerate(_UNITS):
         count, rest_s = divmod(span_s, length_s)
         if count:
@@ -44,4 +45,4 @@ def _long(span_s: float) -> str:
                 *((int(rest_s // each_s), each) for each, each_s in below),
             ]
             return " ".join(f"{n} {name}{'s' * (n != 1)}" for n, name in parts if n)
-    return f"{span_s:.0f} seconds"
+    return "no time"

@@ -57,6 +57,7 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
         self._clock = clock
         self._bounded = _Bounded(patience_s)
         self._lock = threading.Lock()
+        self._fetching = threading.Lock()
         session = botocore.session.Session(profile=profile)
         # As seen from here: the process may go to another directory.
         self._files = {
@@ -79,22 +80,31 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
         if not isinstance(found, RefreshableCredentials) or not found.refresh_needed():
             self._given = keys = _keys(found)
             return keys
-        if self._clock() >= self._fetched_s + _AGAIN_S:
-            self._fetch(found)
+        self._fetch(found, is_needed=self._given is None or found.refresh_needed(0))
         if self._given is None or found.refresh_needed(0):
             raise self._failure or CredentialRetrievalError(
                 provider=found.method, error_msg="what it gives out has expired"
             )
         return self._given
 
-    def _fetch(self, found: RefreshableCredentials) -> None:
-        """Have what expires soon fetched anew; if that fails, it is good until then."""
-        self._fetched_s = self._clock()
+    def _fetch(self, found: RefreshableCredentials, *, is_needed: bool) -> None:
+        """Have what expires soon fetched anew. If that fails, it is good until then.
+
+        One thread does; who needs it now (*is_needed*) waits for that one.
+        """
+        if not self._fetching.acquire(blocking=is_needed):
+            return
         try:
-            self._given, self._failure = self._bounded.run(lambda: _keys(found)), None
-        except (BotoCoreError, ClientError, Fault) as error:
-            _log.warning("the credentials expire, and there are no new ones: %s", error)
-            self._failure = error
+            if self._clock() < self._fetched_s + _AGAIN_S:
+                return
+            try:
+                self._given, self._failure = self._bounded.run(lambda: _keys(found)), None
+            except (BotoCoreError, ClientError, Fault) as error:
+                _log.warning("the credentials expire, and there are no new ones: %s", error)
+                self._failure = error
+            self._fetched_s = self._clock()
+        finally:
+            self._fetching.release()
 
     def get_deferred_property(self, property_name: str) -> Callable[[], Any]:
         """Return how to look up, when it is needed, what the chain says beside the keys."""

@@ -172,7 +172,7 @@ def _answered(response: Mapping[str, Any], operation: str) -> StoreError:
     status = status_of(response)
     code = str(response.get("Error", {}).get("Code", ""))
     kind = _CODES.get(code) or _kind_of_status(status, operation)
-    reason = _reason(code, status, str(response.get("Error", {}).get("Message", "")))
+    reason = _reason(code, status, str(response.get("Error", {}).get("Message") or ""))
     if issubclass(kind, Denied) and (
         wrong := explained(_header(response, "date"), now_s=time.time())
     ):

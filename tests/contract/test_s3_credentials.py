@@ -304,6 +304,22 @@ def test_keys_that_expire_soon_are_good_until_then_whatever_the_program_says(key
     assert chain.get_frozen_credentials().access_key == "second"  # type: ignore[union-attr]
 
 
+def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(keys: Keys) -> None:
+    keys.program("time.sleep(0.5)")
+    keys.give_out(document("first", lasting=timedelta(minutes=3)))  # too short to be used as it is
+    chain = Chain(None)
+    together = threading.Barrier(6)
+
+    def sign(_: int) -> str:
+        together.wait(10)
+        found = chain.get_frozen_credentials()
+        return found.access_key if found else ""
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(sign, range(6))) == ["first"] * 6
+    assert keys.asked == 2
+
+
 @pytest.mark.parametrize(
     "said",
     [

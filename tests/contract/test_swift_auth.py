@@ -10,6 +10,8 @@ from select import select
 import pytest
 import requests
 import swiftclient
+from keystoneauth1 import identity
+from keystoneauth1.session import Session
 
 from cachefs.core.errors import Denied, Fault, Refused, StoreError, Unreachable, Unsupported
 from cachefs.core.extents import Extent
@@ -68,7 +70,7 @@ def live(store: SwiftStore) -> None:
 def clouds(directory: Path, text: str, secure: str = "") -> Mapping[str, str]:
     """An environment in which the default place of clouds.yaml holds *text*."""
     config = directory / ".config" / "openstack"
-    config.mkdir(parents=True)
+    config.mkdir(parents=True, exist_ok=True)
     (config / "clouds.yaml").write_text(text)
     if secure:
         (config / "secure.yaml").write_text(secure)
@@ -130,6 +132,55 @@ clouds:
     )
     with closing(opened(environ, cloud="mine")) as store:
         live(store)
+
+
+def test_a_password_that_was_changed_is_read_anew_from_clouds_yaml(
+    keystone_server: Keystone, tmp_path: Path
+) -> None:
+    def write(password: str) -> Mapping[str, str]:
+        return clouds(
+            tmp_path,
+            f"""
+clouds:
+  mine:
+    region_name: RegionOne
+    auth:
+      auth_url: {keystone_server.url}
+      username: {keystone_server.user}
+      project_name: {keystone_server.project}
+      user_domain_name: Default
+      project_domain_name: Default
+""",
+            f"clouds: {{mine: {{auth: {{password: {password}}}}}}}",
+        )
+
+    environ = write(keystone_server.key)
+    with closing(opened(environ, cloud="mine")) as store:
+        live(store)
+        sign_in = store._session._signed_in()
+        change_password(keystone_server, keystone_server.key, "another")
+        try:
+            with pytest.raises(Denied, match="refuses the credentials"):
+                sign_in.renew(sign_in.grant())  # as when the token expires
+            with pytest.raises(Denied, match="refuses the credentials"):
+                store.check()
+            write("another")
+            live(store)
+        finally:
+            change_password(keystone_server, "another", keystone_server.key)
+
+
+def change_password(server: Keystone, old: str, new: str) -> None:
+    """Have the user change his password, which revokes his tokens."""
+    session = Session(
+        identity.V3Password(
+            server.url, username=server.user, password=old, user_domain_id="default"
+        )
+    )
+    session.post(
+        f"{server.url}/users/{session.get_user_id()}/password",
+        json={"user": {"password": new, "original_password": old}},
+    )
 
 
 def test_a_token_of_another_tool_opens_the_account(keystone_server: Keystone) -> None:

@@ -174,7 +174,7 @@ async def test_while_access_is_denied_what_waits_is_reached_and_what_is_old_is_n
         # Younger answers are believed.
         await until(lambda: rig.service._names.now_ns() > checked_ns + 10**8)
         with pytest.raises(Denied):
-            await rig.read("dir/clean")
+            await rig.ino("dir/clean")
         with pytest.raises(Denied):
             await rig.exists("dir/nothing")
         await rig.fs.release(fh)

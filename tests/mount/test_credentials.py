@@ -15,6 +15,7 @@ import yaml
 from tests.mount import programs
 from tests.mount.conftest import Servers
 from tests.mount.harness import Mount, cachefs, wait_until
+from tests.mount.proxy import Answer
 from tests.mount.stores import LiveStore, S3Bucket, SwiftContainer, Target
 from tests.servers.radosgw import RadosGateway
 
@@ -213,6 +214,33 @@ def test_what_a_containers_quota_refuses_is_parked_exported_and_stored_when_it_i
         store._connection.post_container(store.bucket, dict.fromkeys(quota, ""))
         _is_stored_by_recover_and_by_another_write(mount)
     assert store.view() == {"first": b"1", "a": b"a", "b": b"anew"}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "number"),
+    [
+        (400, "EntityTooLarge", errno.EFBIG),
+        (507, "InsufficientStorage", errno.ENOSPC),
+        (400, "InvalidArgument", errno.EIO),
+    ],
+)
+def test_what_is_refused_for_good_is_told_with_the_reason_and_not_sent_again(
+    status: int, code: str, number: int, new_store: Callable[[str], LiveStore], mounting: Mounting
+) -> None:
+    store = new_store("moto")
+    said = f"<Error><Code>{code}</Code><Message>so it is</Message></Error>".encode()
+    with store.proxy() as proxy, mounting(store.target(proxy)) as mount:
+        mount.do(os.listdir, mount.mountpoint)
+        with proxy.during(lambda e: store.is_object(e, "PUT"), Answer(status, {}, said)) as rule:
+            with pytest.raises(OSError, match=r".") as refused:
+                mount.do(programs.write_file, mount / "file", b"content")
+            assert refused.value.errno == number
+            assert dirty(mount) == {"file": ("parked", f"{code}: so it is")}
+            assert mount.do(programs.read_file, mount / "file") == b"content"
+            assert rule.hits == 1
+        mount.do(programs.append, mount / "file", b" and more")
+        assert store.get("file") == b"content and more"
+        assert dirty(mount) == {}
 
 
 def _is_parked_and_outlives_a_remount(
