@@ -126,12 +126,12 @@ class _Callers:
             try:
                 await conversation.hold()
             finally:
-                del self._scopes[conversation]
+                self._scopes.pop(conversation, None)
 
     def _make_place(self) -> None:
         silent = [each for each in self._scopes if not each.is_working] or list(self._scopes)
         longest = min(silent, key=lambda each: each.heard_at)
-        self._scopes[longest].cancel()
+        self._scopes.pop(longest).cancel()  # not counted, nor chosen again, while it ends
 
 
 class _Conversation:
