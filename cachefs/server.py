@@ -22,6 +22,12 @@ SOCKET_NAME: Final = "control.sock"
 _LONGEST_QUESTION: Final = 2**20
 _CHUNK: Final = 64 * 2**10
 _LONGEST_DRAIN_S: Final = 7 * 86400.0
+_MOST_CALLERS: Final = 64
+"""Connections at a time. For one more, the one that has been silent for longest is closed."""
+_SLOWEST_S: Final = 60.0
+"""How long a caller may take to take an answer in."""
+_WORDS_OF_OTHERS: Final = {"error", "last_error", "outcome"}
+_LARGEST_ID: Final = 2**63
 
 _log = logging.getLogger(__name__)
 
@@ -66,17 +72,20 @@ async def serve_control(
     service: Controlled,
     cache_dir: Path,
     *,
+    redact: Callable[[str], str] = str,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer at ``control.sock`` in *cache_dir* until cancelled; then take the socket away.
 
-    The caller holds the lock of *cache_dir*, so a socket that is there already is a dead daemon's.
+    The caller holds the lock of *cache_dir*, so a socket that is there already is a dead daemon's. *redact* takes
+    secrets out of what the store has said.
     """
     path = cache_dir / SOCKET_NAME
+    callers = _Callers()
     with _listening(path) as listener:
 
         async def answer(stream: trio.SocketStream) -> None:
-            await _Conversation(service, stream).hold()
+            await callers.hold(_Conversation(service, stream, redact))
 
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, answer, [listener])
@@ -102,14 +111,43 @@ def _listening(path: Path) -> Iterator[trio.SocketListener]:
         path.unlink(missing_ok=True)
 
 
+class _Callers:
+    """The connections there are: never more than a few, whatever callers do."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[_Conversation, trio.CancelScope] = {}
+
+    async def hold(self, conversation: "_Conversation") -> None:
+        """Hold *conversation* to its end, or until others need its place."""
+        if len(self._scopes) >= _MOST_CALLERS:
+            self._make_place()
+        with trio.CancelScope() as scope:
+            self._scopes[conversation] = scope
+            try:
+                await conversation.hold()
+            finally:
+                self._scopes.pop(conversation, None)
+
+    def _make_place(self) -> None:
+        silent = [each for each in self._scopes if not each.is_working] or list(self._scopes)
+        longest = min(silent, key=lambda each: each.heard_at)
+        self._scopes.pop(longest).cancel()  # not counted, nor chosen again, while it ends
+
+
 class _Conversation:
     """One connection. A drain that it asked for ends with it."""
 
-    def __init__(self, service: Controlled, stream: trio.SocketStream) -> None:
+    def __init__(
+        self, service: Controlled, stream: trio.SocketStream, redact: Callable[[str], str]
+    ) -> None:
         self._service = service
         self._stream = stream
+        self._redact = redact
         self._rest = bytearray()
         self._drained = False
+        self.is_working = False
+        """Whether a question is being worked on, or a drain holds until the caller hangs up."""
+        self.heard_at = trio.current_time()
         self._verbs: dict[str, Callable[[Mapping[str, object]], Awaitable[object]]] = {
             "status": self._status,
             "flush": self._flush,
@@ -125,10 +163,12 @@ class _Conversation:
         try:
             async with self._stream:
                 while (line := await self._line()) is not None:
+                    self.heard_at = trio.current_time()
+                    self.is_working = True
                     answer = await self._answer_while_there(line)
-                    if answer is None:
+                    if answer is None or not await self._say(answer):
                         return
-                    await self._stream.send_all(json.dumps(answer).encode() + b"\n")
+                    self.is_working = self._drained
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             _log.debug("a caller hung up before it had its answer")
         finally:
@@ -138,16 +178,23 @@ class _Conversation:
     async def _line(self) -> bytes | None:
         while b"\n" not in self._rest:
             if len(self._rest) > _LONGEST_QUESTION:
-                answer = _refusal("the question is too long", 2)
-                await self._stream.send_all(json.dumps(answer).encode() + b"\n")
+                await self._say(_refusal("the question is too long", 2))
                 return None
             data = await self._stream.receive_some(_CHUNK)
             if not data:
                 return None
             self._rest += data
-        line, _, rest = bytes(self._rest).partition(b"\n")
-        self._rest = bytearray(rest)
+        end = self._rest.index(b"\n")
+        line = bytes(self._rest[:end])
+        del self._rest[: end + 1]
         return line
+
+    async def _say(self, answer: Mapping[str, object]) -> bool:
+        """Send *answer*. Return whether the caller took it in."""
+        text = json.dumps(_without_secrets(answer, self._redact)).encode() + b"\n"
+        with trio.move_on_after(_SLOWEST_S) as patience:
+            await self._stream.send_all(text)
+        return not patience.cancelled_caught
 
     async def _answer_while_there(self, line: bytes) -> dict[str, object] | None:
         """Return the answer to *line*, or None if the caller hung up over it: then it is not worked on."""
@@ -190,13 +237,15 @@ class _Conversation:
 
     async def _flush(self, question: Mapping[str, object]) -> object:
         paths = question.get("paths", [])
-        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-            raise UsageError("flush: paths must be a list of strings")
+        if not isinstance(paths, list) or not all(map(_is_path, paths)):
+            raise UsageError("flush: paths must be a list of paths")
         return await self._service.flush(paths, wait=question.get("wait") is True)
 
     async def _drain(self, question: Mapping[str, object]) -> object:
         timeout_s = question.get("timeout")
-        if not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= _LONGEST_DRAIN_S:
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+            raise UsageError("drain: timeout must be a number of seconds")
+        if not 0 <= timeout_s <= _LONGEST_DRAIN_S:
             raise UsageError("drain: timeout must be a number of seconds")
         self._drained = True
         left = await self._service.drain(timeout_s=float(timeout_s))
@@ -207,7 +256,7 @@ class _Conversation:
 
     async def _export(self, question: Mapping[str, object]) -> object:
         target = question.get("target")
-        if not isinstance(target, str) or not target.startswith("/"):
+        if not isinstance(target, str) or not _is_path(target) or not target.startswith("/"):
             raise UsageError("export: target must be an absolute path")
         await self._service.export(_identity(question), Path(target))
         return {}
@@ -224,7 +273,31 @@ def _identity(question: Mapping[str, object]) -> int:
     identity = question.get("id")
     if not isinstance(identity, int) or isinstance(identity, bool):
         raise UsageError("id must be a number")
+    if not 0 <= identity < _LARGEST_ID:
+        raise UsageError("no file has such an id")
     return identity
+
+
+def _is_path(value: object) -> bool:
+    """Whether *value* is something that a path of this machine can be."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeError:
+        return False
+
+
+def _without_secrets(value: object, redact: Callable[[str], str]) -> object:
+    """Return *value* with its errors redacted: they may hold words of the store. Paths stay as they are."""
+    if isinstance(value, Mapping):
+        return {
+            name: redact(each)
+            if name in _WORDS_OF_OTHERS and isinstance(each, str)
+            else _without_secrets(each, redact)
+            for name, each in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_without_secrets(each, redact) for each in value]
+    return value
 
 
 def _refusal(reason: str, code: int) -> dict[str, object]:

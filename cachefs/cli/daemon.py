@@ -16,6 +16,7 @@ from typing import IO, Final
 
 import cachefs
 from cachefs.cli.failures import EXIT_FAILURES, EXIT_INTERRUPTED, Failure
+from cachefs.cli.logs import open_log
 from cachefs.config import Environment
 
 OWN_LOG_NAME: Final = "cachefs.log"
@@ -76,7 +77,7 @@ def launch(
 
 def redirect_to(log_file: Path) -> None:
     """Let what nobody catches (a crash of the interpreter) end up in *log_file*."""
-    fd = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = open_log(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)

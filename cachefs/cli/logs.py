@@ -1,15 +1,19 @@
 """Where the log goes, and in which form. No secret gets through, tracebacks included."""
 
+import errno
 import json
 import logging
+import os
 import sys
 import time
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler, WatchedFileHandler
 from pathlib import Path
 from typing import Final
 
 from cachefs.cli.redaction import Redact
 from cachefs.config import LogFormat
+from cachefs.core.errors import UsageError
 
 _NOISY: Final = (
     "boto3",
@@ -22,6 +26,44 @@ _NOISY: Final = (
 )
 _OWN_LOG_SIZE: Final = 10 * 2**20
 _OWN_LOGS_KEPT: Final = 3
+
+
+def open_log(path: str | Path, flags: int) -> int:
+    """Open a log. A symbolic link is followed if it is the user's own or root's: anybody else could aim it anywhere."""
+    flags |= os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    owner = os.lstat(path).st_uid
+    if owner not in (0, os.geteuid()):
+        raise UsageError(
+            f"the log file {path} is a symbolic link of another user (uid {owner}) — take it away, or name another"
+        )
+    return os.open(path, flags, 0o600)
+
+
+class _Watched(WatchedFileHandler):
+    def _open(self) -> TextIOWrapper:
+        return _opened(self)
+
+
+class _Rotating(RotatingFileHandler):
+    def _open(self) -> TextIOWrapper:
+        return _opened(self)
+
+
+def _opened(handler: logging.FileHandler) -> TextIOWrapper:
+    file = open(  # noqa: SIM115 - the handler closes it
+        handler.baseFilename,
+        handler.mode,
+        encoding=handler.encoding,
+        errors=handler.errors,
+        opener=open_log,
+    )
+    assert isinstance(file, TextIOWrapper)
+    return file
 
 
 class TextFormatter(logging.Formatter):
@@ -90,9 +132,9 @@ def log_of_daemon(
     """
     handler: logging.Handler
     if file is not None:
-        handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace")
+        handler = _Watched(file, encoding="utf-8", errors="backslashreplace")
     elif own_file is not None:
-        handler = RotatingFileHandler(
+        handler = _Rotating(
             own_file,
             maxBytes=_OWN_LOG_SIZE,
             backupCount=_OWN_LOGS_KEPT,

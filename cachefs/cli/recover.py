@@ -135,7 +135,8 @@ def _list(call: Call) -> int:
     for cache_dir, files in found.items():
         if files:
             say(f"{cache_dir}: {counted(len(files), 'file')}")
-            say("\n".join(f"  {line}" for line in table([_HEAD, *map(_row, files)])))
+            listed = table([_HEAD, *map(_row, files)])
+            say("\n".join(f"  {call.redactor(line)}" for line in listed))
     return EXIT_DONE
 
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from cachefs import fuse
 from cachefs.cli.mounts import mount_at, mounts_of, unmount
 from cachefs.cli.notify import notify
 from cachefs.cli.output import counted
+from cachefs.cli.redaction import Redactor
 from cachefs.cli.registry import Registration, Registry, process_start
 from cachefs.config import Environment, MountConfig
 from cachefs.core.errors import UsageError
@@ -91,6 +93,7 @@ class Daemon:
         self._store = store
         self._on_ready = on_ready
         self._leave = leave
+        self._redact = Redactor(environment.secrets())
         self._manager = environment.get("NOTIFY_SOCKET")
         self._registry = Registry(environment.runtime_dir, environment.uid)
         self._stop = trio.Event()
@@ -128,7 +131,8 @@ class Daemon:
 
     async def _hold(self, service: Service) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, service, self._config.cache_dir)
+            serve = partial(serve_control, redact=self._redact)
+            await nursery.start(serve, service, self._config.cache_dir)
             try:
                 await self._serve_kernel(service)
             finally:

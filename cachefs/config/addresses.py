@@ -88,7 +88,8 @@ def _directory(rest: str, text: str) -> Source:
 
 def _in_bucket(kind: StoreKind, rest: str, text: str) -> Source:
     bucket, _, prefix = rest.partition("/")
-    if "@" in bucket:
+    # A secret key may hold slashes: what looks like KEY:SECRET@ is one, however much of it seems to be a prefix.
+    if "@" in bucket or (":" in bucket and "@" in prefix):
         raise UsageError(
             f"source {_without_login(text)}: credentials never belong into a source — {_CHAIN}"
         )
@@ -106,7 +107,8 @@ _CHAIN = "set AWS_* or OS_* variables, or use a profile"
 
 
 def _without_login(text: str) -> str:
-    return re.sub(r"[^/]*@", "[hidden]@", text)
+    scheme, slashes, rest = text.rpartition("://") if "://" in text else ("", "", text)
+    return f"{scheme}{slashes}[hidden]@{rest.rpartition('@')[2]}"
 
 
 def _unknown(text: str, name: str | None, remotes: Mapping[str, StoreKind]) -> UsageError:

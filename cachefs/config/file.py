@@ -74,8 +74,12 @@ def decode(text: bytes, path: Path) -> ConfigFile:
     """Return what *text*, the content of *path*, says. Raises UsageError on anything it does not know."""
     try:
         document = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {str(error).splitlines()[0]}") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # numbers of too many digits, and too deep a nesting
+        reason = str(error).splitlines()[:1] or ["?"]
+        raise UsageError(f"{path} is not valid TOML: {reason[0]}") from None
     for name in document:
         if name not in _TOP_LEVEL:
             hint = suggestion(name, _TOP_LEVEL) or " — it holds [remotes.NAME] and [mounts.NAME]"

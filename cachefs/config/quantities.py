@@ -75,10 +75,10 @@ def parse_space(text: str) -> Space:
     """Return the amount of disk that *text* names: a size, or a percentage from 0 up to 100."""
     if not text.strip().endswith("%"):
         return Space(size=parse_size(text))
-    try:
-        percent = float(Fraction(text.strip()[:-1].strip()))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError("is not a percentage") from None
+    number = text.strip()[:-1].strip()
+    if not re.fullmatch(r"-?\d{1,20}(?:\.\d{1,20})?", number, re.ASCII):
+        raise ValueError("is not a percentage")
+    percent = float(number)
     if not 0 <= percent < 100:
         raise ValueError("is not a percentage from 0 up to 100")
     return Space(percent=percent)
@@ -91,9 +91,8 @@ def parse_duration(text: str) -> float:
         seconds = float(stripped)
     elif _DURATION.fullmatch(stripped):
         parts = re.findall(_DURATION_PART, stripped)
-        seconds = float(
-            sum(Fraction(number) * _MILLISECONDS[unit] for number, unit in parts) / 1000
-        )
+        exactly = sum(Fraction(number) * _MILLISECONDS[unit] for number, unit in parts) / 1000
+        seconds = float(min(exactly, Fraction(2 * _LONGEST_S)))
     else:
         raise ValueError("is not a duration")
     if seconds > _LONGEST_S:

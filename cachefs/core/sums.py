@@ -86,6 +86,11 @@ class PieceSums:
             rows = list(_ROW.iter_unpack(raw))
         except struct.error as error:
             raise ValueError(f"not a table of sums: {error}") from error
+        end = 0
+        for start, stop, _ in rows:
+            if not end <= start < stop:
+                raise ValueError("not a table of sums: pieces out of order")
+            end = stop
         known._pieces = [Extent(start, stop) for start, stop, _ in rows]
         known._sums = [total for _, _, total in rows]
         return known

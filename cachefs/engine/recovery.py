@@ -140,7 +140,7 @@ def _carry_out(disk: Disk, entry: Entry, verdict: Remedy, now_ns: int) -> None:
         case Remedy.PARK_UNTOLD:
             _set_aside(disk, entry, _UNTOLD, now_ns)
         case Remedy.PARK_LOST:
-            _park(disk, entry.id, _LOST)
+            _give_lost_up(disk, entry, now_ns)
         case Remedy.DROP:
             _drop(disk, entry)
         case Remedy.DISCARD:
@@ -200,13 +200,28 @@ def _park(disk: Disk, entry_id: EntryId, reason: str) -> None:
     _log.error("entry %s: %s", entry_id, reason)
 
 
+def _give_lost_up(disk: Disk, entry: Entry, now_ns: int) -> None:
+    """Say that promised bytes are gone.
+
+    Where their promise is gone as well, the row may be older than their upload: the name stands for what the store has.
+    """
+    key = disk.inodes.key_of(entry.ino)
+    _park(disk, entry.id, _LOST if key is None else f"{_LOST}: {key!a}")
+    if read_promise(disk.cache.promise_path(entry.id)) is None:
+        _unname(disk, entry, now_ns)
+
+
 def _set_aside(disk: Disk, entry: Entry, reason: str, now_ns: int) -> None:
     """Keep the bytes for `cachefs recover`, and let the name stand for what the store has."""
     entry.sums.clear()
     disk.cache.take_whole(entry)
     _park(disk, entry.id, reason)
-    inode = disk.inodes.get(entry.ino)
     disk.inodes.update(entry.ino, size=entry.size)
+    _unname(disk, entry, now_ns)
+
+
+def _unname(disk: Disk, entry: Entry, now_ns: int) -> None:
+    inode = disk.inodes.get(entry.ino)
     disk.inodes.detach(entry.ino, now_ns)
     if inode is not None and inode.parent is not None and inode.name is not None:
         disk.inodes.forget_removed(inode)

@@ -391,7 +391,7 @@ class Uploader:
     async def _vouch(
         self, body: FileBody, key: Key, intent: Intent, entry: Entry
     ) -> PieceSums | None:
-        """Return the sums of the bytes; None if they are not those that were acknowledged, or some are gone.
+        """Return the sums of the bytes; None if they are not those that were acknowledged or tried, or some are gone.
 
         Raise ``Refused`` if the promise beside them says that they belong elsewhere.
         """
@@ -401,7 +401,9 @@ class Uploader:
                 "the database says that these bytes belong here, and the promise beside them says otherwise:"
                 " they are kept, not stored"
             )
-        return None if entry.sums and entry.sums != sums else sums
+        if sums is not None and not entry.sums:
+            entry.sums = sums  # should this try fail, the next one sends these bytes or none
+        return None if entry.sums != sums else sums
 
     def _look(self, body: FileBody, entry_id: EntryId) -> tuple[PieceSums | None, Promise | None]:
         """Return the sums of the bytes, None if some are gone, and the promise beside them. Blocks; any thread."""

@@ -37,8 +37,9 @@ class CacheDirectory:
                 path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
             )
         except OSError as error:
+            reason = f"its lock: {error.strerror}" if path.is_dir() else error.strerror
             raise UsageError(
-                f"cannot use the cache directory {path}: {error.strerror} — choose another with --cache-dir"
+                f"cannot use the cache directory {path}: {reason} — choose another with --cache-dir"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

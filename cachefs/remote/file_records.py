@@ -15,6 +15,7 @@ from cachefs.core.metadata import TOKEN, format_time
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.file_names import HIDDEN, order
 from cachefs.remote.file_tree import Tree, is_absent
+from cachefs.remote.headers import is_text
 
 _ATTRIBUTE = "user.cachefs.record"
 _META = (HIDDEN, b"meta")
@@ -63,14 +64,20 @@ def _decode(kept: bytes) -> Record | None:
     try:
         raw = json.loads(kept)
         return Record(
-            meta={str(name): str(value) for name, value in raw["meta"].items()},
-            content_type=raw["type"],
-            stamps=tuple(tuple(stamp) for stamp in raw["stamps"]),
-            version=raw["version"],
-            is_implicit=raw["implicit"],
+            meta={_text(name): _text(value) for name, value in raw["meta"].items()},
+            content_type=None if raw["type"] is None else _text(raw["type"]),
+            stamps=tuple(tuple(map(int, stamp)) for stamp in raw["stamps"]),
+            version=_text(raw["version"]),
+            is_implicit=raw["implicit"] is True,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # garbage on the disk: the file counts as another program's
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not is_text(value):
+        raise ValueError("not a text")
+    return value
 
 
 def stamp_of(found: os.stat_result) -> Stamp:

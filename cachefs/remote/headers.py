@@ -28,6 +28,22 @@ def marked(headers: Mapping[str, str]) -> dict[str, str]:
     return {HEADER + name: value for name, value in headers.items()}
 
 
+def is_text(text: str) -> bool:
+    """Whether *text* stands for bytes: half a surrogate pair, which JSON can spell, does not."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def in_range(when_ns: int) -> int:
+    """Return a time that the tables can hold. Raise ValueError for any other."""
+    if not -(2**63) <= when_ns < 2**63:
+        raise ValueError("a time beyond all times")
+    return when_ns
+
+
 def as_text(value: str) -> str:
     """Return a header's *value*, which http.client took for Latin-1, as the UTF-8 that programs send."""
     try:

@@ -11,12 +11,14 @@ from urllib.parse import unquote_plus
 
 from cachefs.core.errors import BadKey, Fault
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
-from cachefs.remote.headers import of_user
+from cachefs.remote.headers import in_range, is_text, of_user
 from cachefs.remote.s3_client import said
 from cachefs.remote.s3_served import served_of
 
 _PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
 _LONGEST_KEY = 1024
+_LARGEST = 2**63 - 1
+"""Bytes: more than any store has, and what the tables hold."""
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -67,7 +69,10 @@ def decode_meta(meta: Mapping[str, str]) -> dict[str, str]:
 
 def seconds_ns(moment: datetime) -> int:
     """Return *moment* in whole seconds, as nanoseconds: a HEAD does not say more, though a listing may."""
-    return int(moment.timestamp()) * 10**9
+    try:
+        return in_range(int(moment.timestamp()) * 10**9)
+    except (OverflowError, ValueError, OSError):
+        raise Fault(f"the store says a time that makes no sense: {moment}") from None
 
 
 def object_of(key: Key, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
@@ -95,16 +100,22 @@ def page_of(answer: Mapping[str, Any]) -> Listing:
 
 
 def _listed(entry: Mapping[str, Any], *, encoded: bool) -> ObjectInfo:
+    size = said(entry, "Size")
+    if not isinstance(size, int) or not 0 <= size <= _LARGEST:
+        raise Fault(f"the listing says a size that no object has: {size!r}")
     return ObjectInfo(
         key=_key(said(entry, "Key"), encoded=encoded),
-        size=int(said(entry, "Size")),
+        size=size,
         etag=bare(entry.get("ETag")),
         mtime_ns=seconds_ns(entry["LastModified"]) if "LastModified" in entry else 0,
     )
 
 
 def _key(text: str, *, encoded: bool) -> Key:
-    return Key(unquote_plus(text, errors="surrogateescape") if encoded else text)
+    key = unquote_plus(text, errors="surrogateescape") if encoded else text
+    if not is_text(key):
+        raise Fault(f"the listing says a key that none can be: {key!a}")
+    return Key(key)
 
 
 def _encode(value: str) -> str:
@@ -125,7 +136,7 @@ def _decode(value: str) -> str:
         return value
     try:
         parts = decode_header(value)
-    except (HeaderParseError, ValueError):
+    except (HeaderParseError, ValueError, LookupError, AssertionError):
         return value
     return "".join(_text(word, charset) for word, charset in parts)
 
@@ -134,6 +145,8 @@ def _text(word: bytes | str, charset: str | None) -> str:
     if isinstance(word, str):
         return word
     try:
-        return word.decode(charset or "latin-1", "surrogateescape")
-    except LookupError:
+        text = word.decode(charset or "latin-1", "surrogateescape")
+        text.encode("utf-8", "surrogateescape")  # some charsets hold what nothing else can
+    except (LookupError, ValueError):
         return word.decode("latin-1")
+    return text

@@ -9,7 +9,7 @@ from cachefs.core.errors import Fault, NoBucket, NotFound
 from cachefs.core.types import Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
 from cachefs.remote.swift_session import Session, quoted_path
-from cachefs.remote.swift_values import Row, Version, row_of
+from cachefs.remote.swift_values import Row, Version, prefix_of, row_of
 
 _MOST_REMEMBERED = 100_000
 
@@ -48,7 +48,7 @@ class Lister:
             raws = self._rows(prefix, after, deep=deep)
             last = _name(raws[-1]) if len(raws) == self._page_size else None
             objects = [] if after is not None else self._own_marker(prefix)
-            prefixes = [Key(raw["subdir"]) for raw in raws if "subdir" in raw]
+            prefixes = [prefix_of(raw) for raw in raws if "subdir" in raw]
             rows = [row_of(raw) for raw in raws if "subdir" not in raw]
             if not deep:
                 prefixes += [Key(f"{row.name}/") for row in rows if row.is_directory]
@@ -80,7 +80,10 @@ class Lister:
             )
         except NotFound:
             raise NoBucket(f"there is no container {self._container!r}") from None
-        rows = answer.json() if answer.content else []
+        try:
+            rows = answer.json() if answer.content else []
+        except (ValueError, RecursionError):
+            raise Fault("the listing is not JSON") from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise Fault("the listing is not what a listing is")
         return rows

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from cachefs.core.errors import BadKey, Fault, TooMuchMetadata
 from cachefs.core.types import ETag, Key, ObjectInfo
-from cachefs.remote.headers import as_text, marked, of_user, served
+from cachefs.remote.headers import as_text, in_range, is_text, marked, of_user, served
 
 MARKER_TYPE: Final = "application/directory"
 _MARKER_TYPES: Final = frozenset({MARKER_TYPE, "text/directory"})
@@ -31,7 +31,7 @@ _LONGEST_NAME, _LONGEST_VALUE, _MOST_ITEMS, _MOST_BYTES = 128, 256, 90, 4096
 _EMPTY: Final = "%"  # nothing else is written as a lone percent sign
 _PACKED: Final = "=?UTF-8?B?"
 """Begins a value in base64 (RFC 2047), which is shorter where much would have to be percent-encoded."""
-_PIECE: Final = re.compile(r"(.+)~(\d+)")
+_PIECE: Final = re.compile(r"(.+)~([0-9]{1,4})", re.DOTALL)
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
 _SECOND_NS: Final = 10**9
@@ -116,7 +116,7 @@ def version_of(
     """Return what the headers of a HEAD (or of a GET, given the whole *size*) say."""
     if size is None:
         try:
-            size = int(headers["Content-Length"])
+            size = in_size(int(headers["Content-Length"]))
         except (KeyError, ValueError):
             raise Fault(f"{key!r}: the store does not say how long it is") from None
     when_ns = _when_ns(headers)
@@ -136,20 +136,41 @@ def version_of(
 def row_of(raw: Mapping[str, Any]) -> Row:
     """Return one object of a listing in JSON."""
     try:
-        name, size = str(raw["name"]), int(raw["bytes"])
+        name, size = _text(raw["name"]), in_size(raw["bytes"])
         etag = bare(raw.get("slo_etag") or raw["hash"])
         when = datetime.fromisoformat(str(raw["last_modified"])).replace(tzinfo=UTC)
         info = ObjectInfo(
             key=Key(name),
             size=size,
             etag=ETag(etag),
-            mtime_ns=int(when.timestamp()) * _SECOND_NS + when.microsecond * 1000,
-            content_type=raw.get("content_type"),
+            mtime_ns=in_range(int(when.timestamp()) * _SECOND_NS + when.microsecond * 1000),
+            content_type=None if raw.get("content_type") is None else _text(raw["content_type"]),
         )
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Fault(f"a row of the listing makes no sense: {raw!r}") from error
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise Fault(f"a row of the listing makes no sense: {raw!a}") from error
     is_link = "symlink_path" in raw
     return Row(name, info, size == 0 and (is_link or etag in (_EMPTY_MD5, "")))
+
+
+def in_size(size: object) -> int:
+    """Return *size*, a number of bytes. Raise ValueError for anything else."""
+    if not isinstance(size, int) or not 0 <= size < 2**63:
+        raise ValueError("not a number of bytes")
+    return size
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not is_text(value):
+        raise ValueError("not a text")
+    return value
+
+
+def prefix_of(raw: Mapping[str, Any]) -> Key:
+    """Return what a row of a listing in JSON says lies below."""
+    try:
+        return Key(_text(raw["subdir"]))
+    except ValueError as error:
+        raise Fault(f"a row of the listing makes no sense: {raw!a}") from error
 
 
 def bare(etag: str) -> str:
@@ -162,9 +183,10 @@ def _when_ns(headers: Mapping[str, str]) -> int:
     try:
         if stamp:
             seconds, _, fraction = stamp.partition(".")
-            return int(seconds) * _SECOND_NS + int(f"{fraction:0<9}"[:9])
-        return int(parsedate_to_datetime(headers["Last-Modified"]).timestamp()) * _SECOND_NS
-    except (KeyError, ValueError, TypeError):
+            return in_range(int(seconds) * _SECOND_NS + int(f"{fraction:0<9}"[:9]))
+        moment = parsedate_to_datetime(headers["Last-Modified"])
+        return in_range(int(moment.timestamp()) * _SECOND_NS)
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise Fault("the store does not say when it took the object in") from None
 
 

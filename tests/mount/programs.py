@@ -283,6 +283,15 @@ def stat_until_gone(path: Path) -> int:
     return number
 
 
+def outcome_of_write(path: Path, content: bytes) -> int:
+    """Zero, or the number of the error that replacing the content gives."""
+    try:
+        write_file(path, content)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
 def _write_all(fd: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
