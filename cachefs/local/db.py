@@ -15,7 +15,7 @@ from cachefs.core.errors import CacheError, UsageError
 from cachefs.local.migrations import MIGRATIONS
 
 NAME: Final = "cachefs.sqlite3"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _BUSY_MS: Final = 5000
 _DAMAGE: Final = re.compile(
     "malformed|no such (table|column)|unsupported file format|decode to UTF-8"
