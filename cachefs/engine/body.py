@@ -8,7 +8,7 @@ import time
 from cachefs.core.errors import BytesLost
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.sums import PieceSums, Summing
-from cachefs.remote.store import UploadStopped
+from cachefs.remote.store import UploadPaused, UploadStopped
 
 _CHUNK = 2**18
 _PASSES = 3
@@ -21,7 +21,7 @@ class FileBody:
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd
         self._size = size
-        self._stopped = False
+        self._stopped: type[UploadStopped] | None = None
         self.md5: str | None = None
         self.progress_at = time.monotonic()
         """When bytes were last read, on the monotonic clock: what tells a slow upload from a stuck one."""
@@ -53,8 +53,12 @@ class FileBody:
         return known
 
     def stop(self) -> None:
-        """Make the next read raise ``UploadStopped``."""
-        self._stopped = True
+        """Make the next read raise ``UploadStopped``: what was sent is of no use any more."""
+        self._stopped = UploadStopped
+
+    def pause(self) -> None:
+        """Make the next read raise ``UploadPaused``: the daemon ends."""
+        self._stopped = self._stopped or UploadPaused
 
     def reader(self, extent: Extent) -> "_FileReader":
         """Return a fresh view of *extent*."""
@@ -62,8 +66,8 @@ class FileBody:
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to *size* bytes at *offset*."""
-        if self._stopped:
-            raise UploadStopped
+        if self._stopped is not None:
+            raise self._stopped
         self.progress_at = time.monotonic()
         return os.pread(self._fd, size, offset)
 

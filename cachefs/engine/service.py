@@ -32,6 +32,7 @@ from cachefs.engine.conflict import Conflicts
 from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
+from cachefs.engine.leftovers import DurableLedger, Leftovers
 from cachefs.engine.names import Forget, Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
 from cachefs.engine.rebuild import Disk
@@ -166,6 +167,11 @@ class Service:
             self._threads,
             defaults,
         )
+        ledger = DurableLedger(disk.journal, disk.db)
+        store.keep_ledger(ledger)
+        self._leftovers = Leftovers(
+            store, ledger, disk.journal, disk.cache, disk.inodes, self._threads
+        )
         rooms = Rooms(
             disk.cache,
             disk.journal,
@@ -209,6 +215,8 @@ class Service:
         self._background.keep("uploads", self._uploader.run)
         self._background.keep("renames", self._unfinished.run)
         self._background.keep("checkpoints", self._checkpoint)
+        if not self._settings.read_only:
+            self._background.keep("leftovers", self._leftovers.run)
         await self._unfinished.wait_tried()
         self._names.forget_changes()
 

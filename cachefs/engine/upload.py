@@ -274,11 +274,14 @@ class Uploader:
         return key is not None and (self._names.is_moving(key) or self._names.is_unsettled(key))
 
     def stop_all(self) -> None:
-        """Call off every upload, because the service ends; what is not stored stays in the journal."""
+        """Call off every upload, because the service ends; what is not stored stays in the journal.
+
+        What the store has of large ones stays there, for the next daemon to go on with.
+        """
         for upload in self._running.values():
             upload.is_stopped = True
             if upload.body is not None:
-                upload.body.stop()
+                upload.body.pause()
 
     async def _carry(self, upload: Upload) -> None:
         pinned: Entry | None = None

@@ -17,7 +17,7 @@ from cachefs.core.errors import CacheError, Damaged, UsageError
 from cachefs.local.migrations import MIGRATIONS
 
 NAME: Final = "cachefs.sqlite3"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _BUSY_MS: Final = 5000
 _STILL_BUSY_MS: Final = 50
 """How long a lock of another program is waited for that was not let go within ``_BUSY_MS``: nobody is served meanwhile."""

@@ -1,12 +1,14 @@
 """The promises made to the store: which entries are dirty, and what became of them.
 
-Only this module writes the tables ``intents``, ``moves`` and ``conflicts``. An entry is clean exactly when it
+Only this module writes the tables ``intents``, ``moves``, ``works`` and ``conflicts``. An entry is clean exactly when it
 has no row in ``intents``.
 """
 
 import secrets
+import sqlite3
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -233,6 +235,41 @@ class Journal:
     def end_move(self, move_id: int) -> None:
         """Note that one object of a rename is where it belongs."""
         self._db.execute("DELETE FROM moves WHERE id = ?", (move_id,))
+
+    # ---- works ------------------------------------------------------------------------------
+
+    def note_work(self, key: Key, work: str, *, replaces: str | None = None) -> bool:
+        """Note what a large upload or copy for *key* is about to have at the store; *replaces*: its name so far.
+
+        Return whether the disk had room for it.
+        """
+        try:
+            with self._db.transaction():
+                self._db.execute("DELETE FROM works WHERE work = ?", (replaces,))
+                self._db.execute(
+                    "INSERT OR IGNORE INTO works (key, work) VALUES (?, ?)", (_blob(key), work)
+                )
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+    def strike_work(self, work: str) -> None:
+        """Note that nothing is left of *work* at the store but an object.
+
+        Where the disk has no room for that, it is found out once more another time.
+        """
+        with suppress(sqlite3.OperationalError):
+            self._db.execute("DELETE FROM works WHERE work = ?", (work,))
+
+    def works(self) -> list[tuple[Key, str]]:
+        """Return every work with its key, the oldest first."""
+        rows = self._db.all("SELECT key, work FROM works ORDER BY id")
+        return [(_key(row[0]), row[1]) for row in rows]
+
+    def works_of(self, key: Key) -> list[str]:
+        """Return the works that are for *key*, the oldest first."""
+        rows = self._db.all("SELECT work FROM works WHERE key = ? ORDER BY id", (_blob(key),))
+        return [row[0] for row in rows]
 
     # ---- conflicts --------------------------------------------------------------------------
 

@@ -38,5 +38,14 @@ ALTER TABLE moves ADD COLUMN made TEXT;
 ALTER TABLE entries ADD COLUMN sums BLOB NOT NULL DEFAULT x''
 """
 
-MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS}
+_WORKS: Final = """
+CREATE TABLE works (
+    id   INTEGER PRIMARY KEY AUTOINCREMENT,
+    key  BLOB NOT NULL,
+    work TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE INDEX works_by_key ON works (key)
+"""
+
+MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS, 2: _WORKS}
 """Statements that lead from each version to the next. None is ever changed: older files are still about."""

@@ -80,6 +80,16 @@ CREATE TABLE moves (
 
 CREATE INDEX moves_by_source ON moves (source);
 
+-- What large uploads and copies have at the store before they are objects. Written by journal.py. A row comes before the
+-- first byte is sent, and goes when the object stands or nothing is left of it.
+CREATE TABLE works (
+    id   INTEGER PRIMARY KEY AUTOINCREMENT,
+    key  BLOB NOT NULL,             -- of the object that it is meant for
+    work TEXT NOT NULL UNIQUE       -- what it is, in the store's own words
+) STRICT;
+
+CREATE INDEX works_by_key ON works (key);
+
 -- Conflicts that were met, for `status`. Written by journal.py.
 CREATE TABLE conflicts (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,

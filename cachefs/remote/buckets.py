@@ -8,7 +8,8 @@ from cachefs.core.errors import NoBucket, NotFound, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import mapped
-from cachefs.remote.store import Body, Capabilities, ObjectStore, Sink
+from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
+from cachefs.remote.works import KeyedLedger
 
 _NOTE = "each bucket is probed before the first write to it"
 
@@ -34,6 +35,7 @@ class Buckets:
         self._lock = threading.Lock()
         self._stores: dict[str, ObjectStore] = {}
         self._probed: set[str] = set()
+        self._ledger: Ledger | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -139,6 +141,19 @@ class Buckets:
         _, inner, store = self._writable(key)
         store.delete(inner, if_match=if_match)
 
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """As each bucket's; *ledger* gets keys with the bucket's name."""
+        self._ledger = ledger
+
+    def abandon(self, key: Key, work: str) -> None:
+        """As the bucket's. With a bucket that is gone its works are."""
+        name, inner = _split(key)
+        store = self._bucket(name)
+        if store is not None:
+            store.abandon(inner, work)
+        elif self._ledger is not None:
+            self._ledger.strike(work)
+
     def close(self) -> None:
         """Close every bucket that was opened."""
         with self._lock:
@@ -154,8 +169,14 @@ class Buckets:
             return None
         with self._lock:
             if name not in self._stores:
-                self._stores[name] = self._open_bucket(name)
+                self._stores[name] = self._opened(name)
             return self._stores[name]
+
+    def _opened(self, name: str) -> ObjectStore:
+        store = self._open_bucket(name)
+        if self._ledger is not None:
+            store.keep_ledger(KeyedLedger(self._ledger, lambda key: Key(f"{name}/{key}")))
+        return store
 
     def _writable(self, key: Key) -> tuple[str, Key, ObjectStore]:
         name, inner = _split(key)

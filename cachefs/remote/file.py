@@ -23,7 +23,7 @@ from cachefs.remote.file_records import Record, Records, describe, etag_of
 from cachefs.remote.file_spots import Spots
 from cachefs.remote.file_tree import Tree, missing, translating
 from cachefs.remote.pages import Pages
-from cachefs.remote.store import Body, Capabilities, Sink, Support
+from cachefs.remote.store import Body, Capabilities, Ledger, Sink, Support
 
 _CHUNK = 2**20
 _TICKS = 20
@@ -209,6 +209,12 @@ class FileStore:
                     os.fsync(parent)
                 self._records.forget(found.fd, key)
             self._spots.prune(found.spot.parents)
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Do nothing: a put that ends early leaves a temporary file, which the next daemon sweeps."""
+
+    def abandon(self, key: Key, work: str) -> None:
+        """Do nothing: there are no works."""
 
     def close(self) -> None:
         """Do nothing: no descriptor is kept between calls."""

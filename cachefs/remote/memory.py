@@ -11,7 +11,7 @@ from cachefs.core.errors import BadKey, Changed, Fault, NotFound
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
-from cachefs.remote.store import Body, Capabilities, Sink, Support
+from cachefs.remote.store import Body, Capabilities, Ledger, Sink, Support
 
 _ALL = Capabilities(
     conditional_put=Support.ENFORCED,
@@ -162,6 +162,12 @@ class MemoryStore:
                 self._get(key)
                 self._require(key, if_match)
             self._objects.pop(key, None)
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Do nothing: a put that ends early leaves nothing here."""
+
+    def abandon(self, key: Key, work: str) -> None:
+        """Do nothing: there are no works."""
 
     def close(self) -> None:
         """Do nothing: the objects stay as long as this object does."""

@@ -12,7 +12,7 @@ from cachefs.core.errors import Fault, NotFound, StoreError, TimedOut, Unreachab
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
-from cachefs.remote.store import Body, Capabilities, ObjectStore, Sink
+from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
 
 _T = TypeVar("_T")
 _GLANCE_S = 0.25
@@ -242,6 +242,14 @@ class Retrying:
                 raise
 
         self._run("delete", remove)
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """As the store's."""
+        self._store.keep_ledger(ledger)
+
+    def abandon(self, key: Key, work: str) -> None:
+        """As the store's, tried but once: nobody waits for it, and it is asked for again."""
+        self._run("abandon", lambda: self._store.abandon(key, work), once=True)
 
     def close(self) -> None:
         """End all waiting for a next try, and close the store."""

@@ -7,16 +7,33 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, quote, urlencode
 
-from cachefs.core.errors import Changed, Denied, Fault, NotFound, Unsupported
+from cachefs.core import metadata
+from cachefs.core.errors import (
+    Changed,
+    Denied,
+    Fault,
+    NoBucket,
+    NotFound,
+    StoreError,
+    Unsupported,
+)
 from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.clocks import answered_at
 from cachefs.remote.pages import Pages
 from cachefs.remote.s3_client import Answer, S3Bucket, S3Client, said
-from cachefs.remote.s3_errors import OutOfRange, UploadGone
+from cachefs.remote.s3_errors import OutOfRange, PartsGone, UploadGone
 from cachefs.remote.s3_fetch import is_encrypted, pour, size_of_whole
-from cachefs.remote.s3_multipart import GuardedReader, Multipart, Team, split
+from cachefs.remote.s3_multipart import (
+    GuardedReader,
+    Multipart,
+    Team,
+    Work,
+    abort,
+    parts_of,
+    split,
+)
 from cachefs.remote.s3_probe import Condition, Findings, probe
 from cachefs.remote.s3_served import TAGS, params_of, served_of
 from cachefs.remote.s3_values import (
@@ -30,7 +47,8 @@ from cachefs.remote.s3_values import (
     require_bearable,
     seconds_ns,
 )
-from cachefs.remote.store import Body, Capabilities, Sink
+from cachefs.remote.store import Body, Capabilities, Ledger, Sink, UploadPaused
+from cachefs.remote.works import Works, mark_of
 
 _SMALL = 2**18
 _MD5 = "md5chksum"
@@ -86,7 +104,9 @@ class S3Store:
         self._found = Findings()
         self._lock = threading.Lock()
         self._team: Team | None = None
-        self._unfinished: dict[Key, tuple[Body, Multipart]] = {}
+        self._works = Works()
+        self._unfinished: dict[str, Multipart] = {}
+        """Uploads that a try of this process left, by their work."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -236,13 +256,26 @@ class S3Store:
             condition = self._condition(key, if_match, match=self._found.delete)
         self._bucket.call("delete_object", Key=key, **condition)
 
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Note uploads in *ledger*, each before its first part is sent."""
+        self._works.keep_in(ledger)
+
+    def abandon(self, key: Key, work: str) -> None:
+        """Abort an upload that is in nobody's hands."""
+        if not self._works.take(work):
+            return
+        try:
+            self._abort(key, work)
+        finally:
+            self._works.leave(work)
+
     def close(self) -> None:
-        """Abort the uploads that nobody will finish, and close all connections."""
+        """Close all connections. Aborts the uploads that nobody would know of any more."""
+        for key, work in self._works.forgotten():
+            with suppress(StoreError):
+                self.abandon(key, work)
         with self._lock:
-            unfinished, self._unfinished = self._unfinished, {}
             team, self._team = self._team, None
-        for _, upload in unfinished.values():
-            upload.abort()
         if team is not None:
             team.close()
         self._bucket.client.close()
@@ -348,38 +381,78 @@ class S3Store:
         upload = self._upload(key, body, about)
         try:
             answer = upload.upload(body, self._threads(), condition)
-        except UploadGone:
-            self._forget(key)
+        except (UploadGone, Changed) as error:
+            if upload.is_continued and self._is_there(upload, key, body, about):
+                upload.end()
+                return {}  # only the word of it was lost; a HEAD tells the rest
+            upload.abort()
+            raise error from None
+        except (Fault, Denied, UploadPaused):  # denied, nobody could abort it either
+            self._leave(upload)
             raise
-        except (Fault, Denied):
-            raise  # denied, nobody could abort it either: the next try at this key does
+        except PartsGone as error:
+            upload.abort()
+            if upload.is_continued:
+                raise Fault("parts that were sent some time ago are gone") from error
+            raise
         except BaseException:
-            self._forget(key)
             upload.abort()
             raise
-        self._forget(key)
+        upload.end()
         return answer
 
     def _upload(self, key: Key, body: Body, about: Mapping[str, object]) -> Multipart:
-        """Return the upload of *body* that a try before this one left unfinished, or a new one."""
-        with self._lock:
-            of, upload = self._unfinished.get(key, (None, None))
-            if upload is not None and of is body:
-                return upload
-            fresh = Multipart(
-                self._bucket,
-                key,
-                about,
-                split(body.size, self._options.part_size),
-            )
-            self._unfinished[key] = body, fresh
-        if upload is not None:
-            upload.abort()
-        return fresh
+        """Return, in our hands, the upload that a try before this one left unfinished, or a new one."""
+        parts = split(body.size, self._options.part_size)
+        mark = mark_of(body.md5, about, [part.length for part in parts])
+        for text in self._works.noted(key):
+            if not self._works.take(text):
+                continue
+            work = Work.decode(text)
+            if mark and work.mark == mark:
+                with self._lock:
+                    upload = self._unfinished.pop(text, None)
+                return upload or Multipart(
+                    self._bucket, key, about, parts, self._works, mark=mark, begun=work
+                )
+            with suppress(StoreError):  # else it is aborted another time
+                self._abort(key, text)
+            self._works.leave(text)
+        return Multipart(self._bucket, key, about, parts, self._works, mark=mark)
 
-    def _forget(self, key: Key) -> None:
+    def _leave(self, upload: Multipart) -> None:
+        if upload.work is not None:
+            with self._lock:
+                self._unfinished[upload.work] = upload
+        upload.leave()
+
+    def _abort(self, key: Key, text: str) -> None:
+        """Abort an upload that is in our hands, and see that it is gone: parts may still have been on their way."""
+        upload_id = Work.decode(text).upload_id
         with self._lock:
-            self._unfinished.pop(key, None)
+            self._unfinished.pop(text, None)
+        abort(self._bucket, key, upload_id)
+        with suppress(UploadGone, NotFound, NoBucket):
+            if parts_of(self._bucket, key, upload_id):
+                raise Fault(f"parts of an upload to {key!r} came in after it was aborted")
+        self._works.end(text)
+
+    def _is_there(
+        self, upload: Multipart, key: Key, body: Body, about: Mapping[str, object]
+    ) -> bool:
+        """Whether what is at *key* can only be what *upload* has made: our promise, and the same bytes."""
+        try:
+            info = self.head(key)
+        except NotFound:
+            return False
+        except BaseException:
+            self._leave(upload)
+            raise
+        ours, theirs = about["Metadata"], info.meta or {}
+        assert isinstance(ours, dict)
+        return info.size == body.size and all(
+            ours.get(name) and ours[name] == theirs.get(name) for name in (metadata.TOKEN, _MD5)
+        )
 
     def _threads(self) -> Team:
         with self._lock:
@@ -437,12 +510,15 @@ class S3Store:
         origin: Mapping[str, object],
         condition: Callable[[], dict[str, object]],
     ) -> Answer:
-        upload = Multipart(self._bucket, wanted.key, about, split(wanted.size, self._copy_part))
+        parts = split(wanted.size, self._copy_part)
+        upload = Multipart(self._bucket, wanted.key, about, parts, self._works)
         try:
-            return upload.copy(origin, self._threads(), condition)
+            answer = upload.copy(origin, self._threads(), condition)
         except BaseException:
             upload.abort()
             raise
+        upload.end()
+        return answer
 
 
 def _described(key: Key, answer: Answer) -> ObjectInfo:

@@ -43,6 +43,10 @@ class UploadGone(Fault):
     """The store does not know the multipart upload (any more): its parts must be sent again."""
 
 
+class PartsGone(Refused):
+    """The store does not have the parts that the object is to be made of."""
+
+
 class OutOfRange(Fault):
     """The object does not reach as far as the range that was asked for."""
 
@@ -55,6 +59,7 @@ _CODES: dict[str, type[StoreError]] = {
     "ConditionalRequestConflict": Fault,  # another write is under way: who wins is known in a moment
     "OperationAborted": Fault,
     "NoSuchUpload": UploadGone,
+    "InvalidPart": PartsGone,
     "InvalidRange": OutOfRange,
     "BadDigest": Fault,
     "IncompleteBody": Fault,

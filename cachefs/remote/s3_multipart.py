@@ -1,17 +1,21 @@
 """Objects made of parts: sent or copied by several threads, and called off as one."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
-from cachefs.core.errors import StoreError
+from cachefs.core.errors import Denied, NoBucket, NotFound, StoreError, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.types import Key
 from cachefs.remote.s3_client import Answer, S3Bucket, said
+from cachefs.remote.s3_errors import UploadGone
 from cachefs.remote.s3_values import in_base64
 from cachefs.remote.store import Body, Reader, UploadStopped
+from cachefs.remote.works import Works
 
 MOST_PARTS = 10_000
 _LEAST_PART = 5 * 2**20
@@ -76,10 +80,32 @@ class GuardedReader:
         return self._reader.tell()
 
 
-class Multipart:
-    """One upload in parts: begun at most once, continued by each :meth:`run` until one completes it.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the ledger keeps of an upload: which it is, and what it is to become."""
 
-    Parts that a run finished before it failed are not sent again by the next.
+    upload_id: str
+    mark: str
+    """As :func:`cachefs.remote.works.mark_of` has it; empty: nobody continues it."""
+
+    def encode(self) -> str:
+        """Return it as text."""
+        return json.dumps({"upload": self.upload_id, "mark": self.mark})
+
+    @classmethod
+    def decode(cls, text: str) -> "Work":
+        """Return what :meth:`encode` wrote."""
+        found = json.loads(text)
+        return cls(str(found["upload"]), str(found["mark"]))
+
+
+class Multipart:
+    """One upload in parts: begun at most once, continued by each :meth:`upload` until one completes it.
+
+    Parts that one finished before it failed are not sent again by the next. *begun*: the upload was begun by
+    another process; what the store lists of it, and is as the body has it, is not sent again.
+
+    Once begun it is in the hands of *works*, until :meth:`end`, :meth:`abort` or :meth:`leave`.
     """
 
     def __init__(
@@ -88,13 +114,28 @@ class Multipart:
         key: Key,
         create: Mapping[str, object],
         parts: Sequence[Extent],
+        works: Works,
+        *,
+        mark: str = "",
+        begun: Work | None = None,
     ) -> None:
         self._bucket = bucket
         self._key = key
         self._create = create
         self._parts = parts
-        self._upload_id: str | None = None
+        self._works = works
+        self._mark = mark
+        self._begun = begun
         self._etags: dict[int, str] = {}
+        self._listed: dict[int, tuple[int, str]] | None = {} if begun is None else None
+        """What the store had of another process' parts, their sizes and ETags; None: not asked yet."""
+        self.is_continued = begun is not None
+        """Whether it relies on parts that were sent some time ago."""
+
+    @property
+    def work(self) -> str | None:
+        """What the ledger has of it; None: it is not begun."""
+        return None if self._begun is None else self._begun.encode()
 
     def upload(
         self, body: Body, team: "Team", finish: Callable[[], Mapping[str, object]]
@@ -102,14 +143,19 @@ class Multipart:
         """Send the parts of *body*, and complete the object under the condition that *finish* returns."""
 
         def send(upload_id: str, number: int, stop: threading.Event) -> str:
-            reader = GuardedReader(body, self._parts[number - 1], stop)
+            part = self._parts[number - 1]
+            reader = GuardedReader(body, part, stop)
             with reader.unmasked():
+                md5 = reader.md5()
+                size, etag = (self._listed or {}).get(number, (0, ""))
+                if size == part.length and etag.strip('"') == md5:
+                    return etag
                 answer = self._bucket.call(
                     "upload_part",
                     Key=self._key,
                     UploadId=upload_id,
                     PartNumber=number,
-                    ContentMD5=in_base64(reader.md5()),
+                    ContentMD5=in_base64(md5),
                     Body=reader,
                 )
             return str(said(answer, "ETag"))
@@ -138,12 +184,27 @@ class Multipart:
 
         return self._run(send, team, finish)
 
+    def leave(self) -> None:
+        """Let go of it for now."""
+        self.is_continued = True
+        if (work := self.work) is not None:
+            self._works.leave(work)
+
+    def end(self) -> None:
+        """Strike it: it has become an object, or the store does not know it any more."""
+        if (work := self.work) is not None:
+            self._works.end(work)
+
     def abort(self) -> None:
-        """Have the store drop what was sent. What it says to that does not matter to anyone."""
-        if self._upload_id is None:
+        """Have the store drop what was sent. If that fails it stays in the ledger, to be dropped another time."""
+        if self._begun is None:
             return
-        with suppress(StoreError):
-            self._bucket.call("abort_multipart_upload", Key=self._key, UploadId=self._upload_id)
+        try:
+            abort(self._bucket, self._key, self._begun.upload_id)
+        except StoreError:
+            self.leave()
+        else:
+            self.end()
 
     def _run(
         self,
@@ -151,10 +212,9 @@ class Multipart:
         team: "Team",
         finish: Callable[[], Mapping[str, object]],
     ) -> Answer:
-        if self._upload_id is None:
-            created = self._bucket.call("create_multipart_upload", Key=self._key, **self._create)
-            self._upload_id = str(said(created, "UploadId"))
-        upload_id = self._upload_id
+        upload_id = self._upload_id()
+        if self._listed is None:
+            self._listed = parts_of(self._bucket, self._key, upload_id)
         numbers = range(1, len(self._parts) + 1)
         left = [number for number in numbers if number not in self._etags]
         team.work(left, lambda number, stop: send(upload_id, number, stop), self._etags)
@@ -166,6 +226,39 @@ class Multipart:
             UploadId=upload_id,
             MultipartUpload={"Parts": parts},
         )
+
+    def _upload_id(self) -> str:
+        if self._begun is None:
+            created = self._bucket.call("create_multipart_upload", Key=self._key, **self._create)
+            self._begun = Work(str(said(created, "UploadId")), self._mark)
+            # No part is sent before that is safe: what a kill leaves just here holds no bytes.
+            self._works.begin(self._key, self._begun.encode())
+        return self._begun.upload_id
+
+
+def abort(bucket: S3Bucket, key: Key, upload_id: str) -> None:
+    """Have the store drop an upload and its parts. One that it does not know is dropped."""
+    with suppress(UploadGone, NotFound, NoBucket):
+        bucket.call("abort_multipart_upload", Key=key, UploadId=upload_id)
+
+
+def parts_of(bucket: S3Bucket, key: Key, upload_id: str) -> dict[int, tuple[int, str]]:
+    """Return the size and the ETag of each part that the store has of an upload; nothing if it does not tell."""
+    found: dict[int, tuple[int, str]] = {}
+    after: dict[str, object] = {}
+    with suppress(Denied, Unsupported):
+        for _ in range(MOST_PARTS):
+            try:
+                answer = bucket.call("list_parts", Key=key, UploadId=upload_id, **after)
+            except NotFound as error:  # so says radosgw of an upload that was completed
+                raise UploadGone(str(error)) from error
+            rows = answer.get("Parts") or ()
+            for row in rows:
+                found[int(row["PartNumber"])] = int(row.get("Size", 0)), str(row.get("ETag", ""))
+            if not rows or not answer.get("IsTruncated"):
+                break
+            after = {"PartNumberMarker": int(rows[-1]["PartNumber"])}
+    return found
 
 
 class Team:

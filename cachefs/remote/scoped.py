@@ -6,7 +6,8 @@ from dataclasses import replace
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import mapped
-from cachefs.remote.store import Body, Capabilities, ObjectStore, Sink
+from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
+from cachefs.remote.works import KeyedLedger
 
 
 class Scoped:
@@ -102,6 +103,15 @@ class Scoped:
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         """As the store's."""
         self._store.delete(self._outer(key), if_match=if_match)
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """As the store's; *ledger* gets keys without the prefix."""
+        cut = len(self._prefix)
+        self._store.keep_ledger(KeyedLedger(ledger, lambda key: Key(key[cut:])))
+
+    def abandon(self, key: Key, work: str) -> None:
+        """As the store's."""
+        self._store.abandon(self._outer(key), work)
 
     def close(self) -> None:
         """Close the store."""

@@ -1,6 +1,6 @@
 """The contract that every object store keeps, and what a store can be asked about itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -78,7 +78,7 @@ class Body(Protocol):
         """Return a fresh view of *extent*, positioned at its start.
 
         Its ``read`` may raise :class:`UploadStopped`; the adapter lets that pass through untouched (never
-        retried, never wrapped) after it has aborted what it began.
+        retried, never wrapped) after it has aborted what it began, unless it is :class:`UploadPaused`.
         """
         ...
 
@@ -89,6 +89,33 @@ class UploadStopped(BaseException):
     A BaseException, like a cancellation, so that no adapter's or SDK's ``except Exception`` takes it for a
     fault of the network and tries again.
     """
+
+
+class UploadPaused(UploadStopped):
+    """The upload was called off only because this daemon ends: what the store has of it waits for the next one."""
+
+
+class Ledger(Protocol):
+    """Where a store notes what a large upload or copy has there before it is an object.
+
+    A *work* is a name for that in the store's own words. Called from the threads that upload.
+    """
+
+    def note(self, key: Key, work: str, *, replaces: str | None = None) -> None:
+        """Keep *work*, meant for *key*, until it is struck. Returns when neither a kill nor a power cut loses it.
+
+        *replaces*: another name of the same, struck in the same moment.
+        Where this machine's disk does not take it, it is not kept, and nothing raised: the upload is worth more.
+        """
+        ...
+
+    def strike(self, work: str) -> None:
+        """Forget *work*. Nothing is wrong if it was never noted."""
+        ...
+
+    def noted(self, key: Key) -> Sequence[str]:
+        """Return what is noted for *key*, the oldest first."""
+        ...
 
 
 class Sink(Protocol):
@@ -209,6 +236,23 @@ class ObjectStore(Protocol):
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         """Remove the object. Raise ``NotFound`` only if the store says so; many do not."""
+        ...
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Note in *ledger* what uploads and copies have at the store before they are objects.
+
+        Called before anything is written. Without it a store ends in :meth:`close` what is unfinished. With it,
+        an upload that failed, was paused, or whose process was killed is continued by the next :meth:`put` of the
+        same bytes and metadata to the same key; :meth:`put` ends those that are for other bytes.
+        """
+        ...
+
+    def abandon(self, key: Key, work: str) -> None:
+        """End *work*, which the ledger has for *key*: remove what it has at the store, and strike it.
+
+        The object that it has become meanwhile stays. Nothing happens while this process goes on with it, and
+        nothing as long as the store might still make an object of it. Raises what stands in the way.
+        """
         ...
 
     def close(self) -> None:

@@ -6,12 +6,13 @@ learns it by ``Changed``. A directory's marker is an object without the slash, o
 other tools wrote so, it is ``dir/``. Objects longer than one PUT may be are static large objects.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from cachefs.core.errors import (
     Changed,
+    Denied,
     Fault,
     NoBucket,
     NotFound,
@@ -24,9 +25,9 @@ from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.headers import of_user
 from cachefs.remote.pages import Pages
-from cachefs.remote.store import Body, Capabilities, Sink, Support
+from cachefs.remote.store import Body, Capabilities, Ledger, Sink, Support
 from cachefs.remote.swift_fetch import pour, whole_size
-from cachefs.remote.swift_large import Segment, Segments, copy_source, md5_of, patience_s
+from cachefs.remote.swift_large import Made, Segments, Work, copy_source, md5_of, patience_s
 from cachefs.remote.swift_listing import Lister
 from cachefs.remote.swift_lookup import Look, Lookup, existing, name_for, require
 from cachefs.remote.swift_probe import probe
@@ -42,6 +43,7 @@ from cachefs.remote.swift_values import (
     stem_of,
     version_of,
 )
+from cachefs.remote.works import Works
 
 _PAGE = 1000
 _BYTES: Final = "application/octet-stream"
@@ -73,9 +75,12 @@ class SwiftStore:
         self._page_size = page_size
         self._session = session or Session(options, environ)
         self._lookup = Lookup(self._session, bucket)
+        self._works = Works()
         self._segments = Segments(
             self._session,
             bucket,
+            self._lookup,
+            self._works,
             segment_limit=options.segment_limit,
             transfers=options.transfers,
         )
@@ -87,8 +92,6 @@ class SwiftStore:
             transfers=options.transfers,
         )
         self._capabilities = Capabilities()
-        self._doomed: dict[Key, list[Any]] = {}
-        """Segments of objects whose deletion was sent, and not answered."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -173,8 +176,24 @@ class SwiftStore:
             with suppress(Changed):
                 return self._put(key, body, Look(None), meta, content_type)
         look = self._lookup.look(key, newest=True)
+        if self._is_stored(key, body, look.found, meta, content_type):
+            return existing(key, look.found).info
         require(key, look.found, if_match)
         return self._put(key, body, look, meta, content_type)
+
+    def _is_stored(
+        self,
+        key: Key,
+        body: Body,
+        found: Version | None,
+        meta: Mapping[str, str],
+        content_type: str | None,
+    ) -> bool:
+        """Whether an earlier try has stored a large object, and its answer was lost."""
+        if body.size <= self._options.segment_limit or found is None or not found.is_slo:
+            return False
+        headers = _headers(meta, _file_type(content_type))
+        return self._segments.is_made_before(key, found.name, body, headers)
 
     def _may_create(self, key: Key) -> bool:
         """Whether the store itself tells when *key* is there already; a marker may be so under another name."""
@@ -189,10 +208,9 @@ class SwiftStore:
         meta: Mapping[str, str],
         content_type: str | None,
     ) -> ObjectInfo:
-        headers = encode_meta(meta) | served_headers(meta)
         name = name_for(key, look, is_directory=body.size == 0)
         is_marker = name == stem_of(key)
-        headers["Content-Type"] = MARKER_TYPE if is_marker else _file_type(content_type)
+        headers = _headers(meta, MARKER_TYPE if is_marker else _file_type(content_type))
         if body.size > self._options.segment_limit:
             return self._put_large(key, body, name, look, headers)
         extent = Extent(0, body.size)
@@ -274,23 +292,38 @@ class SwiftStore:
         return self._verified(key, version.name, version, lambda now: is_ours(now, if_match))
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
-        """Remove the object, then its segments. Segments that a fault left behind stay unless we are asked again."""
+        """Remove the object, then its segments. Those that a fault left behind go when we are asked again."""
         version = self._lookup.look(key, newest=True).found
         if version is None:
-            self._segments.remove(self._doomed.pop(key, []))
+            self._segments.give_up_lost(key)
             raise NotFound(f"{key!r} is not there")
         if if_match is not None:
             require(key, version, if_match)
         segments = self._segments.manifest_of(version.name) if version.is_slo else []
-        self._doomed[key] = segments
-        self._drop(key, version.name)
-        if version.name != key:  # a marker in the other spelling would come to light
-            with suppress(NotFound):
-                self._drop(key, key)
-        self._segments.remove(self._doomed.pop(key, []))
+        doomed = self._segments.doom(key, version.name, segments)
+        try:
+            self._drop(key, version.name)
+            if version.name != key:  # a marker in the other spelling would come to light
+                with suppress(NotFound):
+                    self._drop(key, key)
+        except BaseException:
+            self._segments.leave(doomed)
+            raise
+        self._segments.give_up(doomed)
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Note in *ledger* the names of segments, before they are sent and before they are removed."""
+        self._works.keep_in(ledger)
+
+    def abandon(self, key: Key, work: str) -> None:
+        """Remove segments that are of no object."""
+        self._segments.abandon(key, work)
 
     def close(self) -> None:
-        """Close the connections, also those of siblings."""
+        """Close the connections, also those of siblings. Removes segments that nobody would know of any more."""
+        for key, work in self._works.forgotten():
+            with suppress(StoreError):
+                self.abandon(key, work)
         self._session.close()
 
     def _fetch(
@@ -323,14 +356,20 @@ class SwiftStore:
         look: Look,
         headers: Mapping[str, str],
     ) -> ObjectInfo:
-        segments = self._segments.upload(body, name)
-
-        return self._replace_large(key, name, look, segments, headers)
+        made = self._segments.upload(key, body, name, headers)
+        try:
+            return self._replace_large(key, name, look, made, headers)
+        except (Denied, NoBucket):
+            raise
+        except Refused as error:
+            if made.is_continued:
+                raise Fault("segments that were sent some time ago are gone") from error
+            raise
 
     def _copy_large(
         self, source: Key, version: Version, target: Key, name: str, look: Look, kind: str
     ) -> ObjectInfo:
-        segments = self._segments.copy(self._segments.manifest_of(version.name), name)
+        made = self._segments.copy(target, self._segments.manifest_of(version.name), name)
         meta = version.info.meta or {}
         headers = {
             **encode_meta(meta),
@@ -341,29 +380,36 @@ class SwiftStore:
         def confirm() -> None:
             require(source, self._lookup.look(source, newest=True).found, version.info.etag)
 
-        return self._replace_large(target, name, look, segments, headers, before=confirm)
+        return self._replace_large(target, name, look, made, headers, before=confirm)
 
     def _replace_large(
         self,
         key: Key,
         name: str,
         look: Look,
-        segments: Sequence[Segment],
+        made: Made,
         headers: Mapping[str, str],
         *,
         before: Callable[[], None] = lambda: None,
     ) -> ObjectInfo:
         def send(conditions: Mapping[str, str]) -> str:
             before()
-            return self._segments.write_manifest(name, segments, {**headers, **conditions})
+            self._segments.seal(key, made)
+            return self._segments.write_manifest(name, made.segments, {**headers, **conditions})
 
         def is_ours(version: Version, _: str) -> bool:
             # Not by the ETag: Swifts do not agree on that of a manifest, and segments hang on the answer.
-            return version.is_slo and self._segments.are_of(name, segments)
+            return version.is_slo and self._segments.are_of(name, made.segments)
 
-        return self._replace(
-            key, name, look, send, is_ours, undo=lambda: self._segments.remove(segments)
-        )
+        try:
+            info = self._replace(
+                key, name, look, send, is_ours, undo=lambda: self._segments.give_up(made.work)
+            )
+        except BaseException:
+            self._segments.leave(made.work)
+            raise
+        self._segments.keep(made.work)
+        return info
 
     def _replace(
         self,
@@ -382,28 +428,34 @@ class SwiftStore:
         not still take what was sent.
         """
         found, beside = look.found, look.beside
+        doomed: Work | None = None
         try:
-            replaced = self._segments.manifest_of(found.name) if found and found.is_slo else []
+            if found and found.is_slo:
+                replaced = self._segments.manifest_of(found.name)
+                doomed = self._segments.doom(key, found.name, replaced)
             if beside and beside.name == name:
                 self._set_aside(beside)
             may_create = not found and not beside
             may_create &= self._capabilities.conditional_create is not Support.REFUSED
             etag = send({"If-None-Match": "*"} if may_create else {})
-        except NotFound:
-            undo()
-            raise NoBucket(f"there is no container {self._bucket!r}") from None
-        except (Changed, Refused):
-            undo()
+        except BaseException as error:
+            self._segments.leave(doomed)
+            if isinstance(error, (Changed, NotFound, Refused)):
+                undo()
+            if isinstance(error, NotFound):
+                raise NoBucket(f"there is no container {self._bucket!r}") from None
             raise
         try:
             info = self._verified(key, name, found, lambda now: is_ours(now, etag))
-        except Changed:
-            undo()
+        except BaseException as error:
+            self._segments.leave(doomed)
+            if isinstance(error, Changed):
+                undo()
             raise
         if found and found.name != name:
             with suppress(StoreError):
                 self._drop(key, found.name)
-        self._segments.remove(replaced)
+        self._segments.give_up(doomed)
         return info
 
     def _verified(
@@ -467,6 +519,11 @@ def _file_type(content_type: str | None) -> str:
     """Return the type to store a file with: never one that would make a directory of it while it is empty."""
     kind = (content_type or "").partition(";")[0].strip().lower()
     return _BYTES if not kind or kind in (MARKER_TYPE, "text/directory") else str(content_type)
+
+
+def _headers(meta: Mapping[str, str], kind: str) -> dict[str, str]:
+    """Return the headers that an object with this metadata, of this type, is stored with."""
+    return encode_meta(meta) | served_headers(meta) | {"Content-Type": kind}
 
 
 def _carried(version: Version) -> dict[str, str]:

@@ -2,12 +2,18 @@
 
 Segments lie in the container ``NAME_segments``, as those of Swift's other tools do, under a prefix that no other
 upload has. Segments elsewhere may be objects in their own right: they are never removed.
+
+Names of segments are noted before the first is sent, and before an object loses those that it is made of. So
+whoever is cut off leaves none that nobody knows of.
 """
 
 import hashlib
+import itertools
 import json
+import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,9 +29,12 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
-from cachefs.remote.store import Body, UploadStopped
+from cachefs.core.types import Key
+from cachefs.remote.store import Body, UploadPaused, UploadStopped
+from cachefs.remote.swift_lookup import Lookup
 from cachefs.remote.swift_session import CalledOff, Session, Upload, quoted_path
 from cachefs.remote.swift_values import bare
+from cachefs.remote.works import Works, mark_of
 
 _SEGMENT = 256 * 2**20
 """Longer segments would leave too little to do in parallel."""
@@ -33,6 +42,8 @@ _MOST_SEGMENTS = 1000
 """In one manifest, unless the operator of the Swift allows more."""
 _LONGEST_PREFIX = 900
 _CHUNK = 2**20
+_MAY_STILL_BE_MADE_S = 120
+"""How long after a manifest was sent, and not answered, the store may still make the object."""
 _COPIED_PER_S = 8 * 2**20
 """How slow a copy inside of the store may be: it says nothing before it is done."""
 
@@ -63,6 +74,43 @@ class Segment:
         return entry | ({"range": self.part} if self.part else {})
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the ledger keeps of segments: their names, and the object that they are to become, or were."""
+
+    name: str
+    """Of the object."""
+    segments: tuple[str, ...]
+    """In the container of segments, in order."""
+    mark: str = ""
+    """As :func:`cachefs.remote.works.mark_of` has it; empty: nobody continues it."""
+    sent_s: int = 0
+    """When the manifest was sent, seconds since the epoch; 0: it was not."""
+
+    def encode(self) -> str:
+        """Return it as text."""
+        stem = os.path.commonprefix(self.segments)  # noqa: RUF071 - names are no paths
+        tails = [name[len(stem) :] for name in self.segments]
+        return json.dumps([self.name, self.mark, self.sent_s, stem, tails])
+
+    @classmethod
+    def decode(cls, text: str) -> "Work":
+        """Return what :meth:`encode` wrote."""
+        name, mark, sent_s, stem, tails = json.loads(text)
+        return cls(name, tuple(stem + tail for tail in tails), mark, sent_s)
+
+
+@dataclass(slots=True)
+class Made:
+    """Segments that are all there, and no object yet."""
+
+    segments: list[Segment]
+    work: Work
+    """In our hands."""
+    is_continued: bool = False
+    """Whether some of them were sent quite some time ago."""
+
+
 def md5_of(body: Body, extent: Extent) -> str:
     """Return the MD5 of a part of *body*, which Swift checks what arrives against."""
     digest = hashlib.md5(usedforsecurity=False)
@@ -89,29 +137,51 @@ class Segments:
     """The segments of the large objects in one container."""
 
     def __init__(
-        self, session: Session, container: str, *, segment_limit: int, transfers: int
+        self,
+        session: Session,
+        container: str,
+        lookup: Lookup,
+        works: Works,
+        *,
+        segment_limit: int,
+        transfers: int,
     ) -> None:
         self._session = session
+        self._lookup = lookup
+        self._works = works
         self._container = container
         self._own = f"{container}_segments"
         self._limit = segment_limit
         self._transfers = transfers
 
-    def upload(self, body: Body, name: str) -> list[Segment]:
-        """Store *body* in segments for the object *name*, some at a time. All of them, or none and an error."""
-        length = max(min(self._limit, _SEGMENT), -(-body.size // _MOST_SEGMENTS))
-        if length > self._limit:
-            raise Refused(f"{body.size} bytes are more than Swift can hold in one object")
-        team = _Team(self._transfers)
+    def upload(self, key: Key, body: Body, name: str, about: Mapping[str, object]) -> "Made":
+        """Store *body* in segments for the object *name*, some at a time. Return them, their work in our hands.
+
+        Goes on with segments that were sent before for an object that is the same, *about* included; those of
+        others for *key* are removed. After a fault they wait for the next try, after any other error they are gone.
+        """
+        length = self._length(body.size)
+        sizes = [min(length, body.size - start) for start in range(0, body.size, length)]
+        work = self._taken_up(key, name, mark_of(body.md5, about, sizes))
+        there: dict[str, tuple[int, str]] = {}
+        if work is None:
+            names = tuple(itertools.islice(_names(name), len(sizes)))
+            work = Work(name, names, mark_of(body.md5, about, sizes))
+            self._works.begin(key, work.encode())
+        else:
+            there = self._listed(work)
         planned = [
-            Segment(self._own, segment, min(length, body.size - start), "")
-            for start, segment in zip(range(0, body.size, length), _names(name), strict=False)
+            Segment(self._own, segment, size, "")
+            for segment, size in zip(work.segments, sizes, strict=True)
         ]
+        team = _Team(self._transfers)
 
         def send(number: int) -> Segment:
             segment = planned[number]
             extent = Extent(number * length, number * length + segment.size)
             etag = md5_of(body, extent)
+            if there.get(segment.name) == (segment.size, etag):
+                return replace(segment, etag=etag)
             self._session.ask(
                 "PUT",
                 quoted_path(segment.container, segment.name),
@@ -121,15 +191,31 @@ class Segments:
             )
             return replace(segment, etag=etag)
 
-        return self._made(team, send, planned)
+        try:
+            return Made(self._made(team, send, len(planned)), work, is_continued=bool(there))
+        except (Fault, UploadPaused):
+            self._works.leave(work.encode())
+            raise
+        except BaseException:
+            self.give_up(work)
+            raise
 
-    def copy(self, segments: Sequence[Segment], name: str) -> list[Segment]:
+    def _length(self, size: int) -> int:
+        """Return how long the segments of so many bytes are."""
+        length = max(min(self._limit, _SEGMENT), -(-size // _MOST_SEGMENTS))
+        if length > self._limit:
+            raise Refused(f"{size} bytes are more than Swift can hold in one object")
+        return length
+
+    def copy(self, key: Key, segments: Sequence[Segment], name: str) -> "Made":
         """Copy *segments*, within the store, to segments of the object *name* alone. All, or none and an error."""
         team = _Team(self._transfers)
         planned = [
             segment if segment.inline else replace(segment, container=self._own, name=copy)
             for segment, copy in zip(segments, _names(name), strict=False)
         ]
+        work = Work(name, tuple(segment.name for segment in planned if not segment.inline))
+        self._works.begin(key, work.encode())
 
         def send(number: int) -> Segment:
             source, target = segments[number], planned[number]
@@ -148,7 +234,128 @@ class Segments:
                 raise Fault(f"copying segment {number} to {name!r}: the answer names no ETag")
             return replace(target, etag=etag)
 
-        return self._made(team, send, planned)
+        try:
+            return Made(self._made(team, send, len(planned)), work)
+        except BaseException:
+            self.give_up(work)
+            raise
+
+    # ---- works ------------------------------------------------------------------------------
+
+    def _taken_up(self, key: Key, name: str, mark: str) -> "Work | None":
+        """Return, in our hands, the work that is for the same object; end those of *key* that are for another."""
+        found: Work | None = None
+        for text in self._works.noted(key):
+            work = Work.decode(text)
+            if not work.mark:
+                continue  # of an object that is, or a copy: no business of an upload's
+            if found is None and mark == work.mark and name == work.name:
+                found = work if self._works.take(text) else None
+            else:
+                with suppress(StoreError):  # else another time
+                    self.abandon(key, text)
+        return found
+
+    def _listed(self, work: "Work") -> dict[str, tuple[int, str]]:
+        """Return the size and the MD5 of what the listing has of the segments of *work*."""
+        stem = work.segments[0].rpartition("/")[0] + "/"
+        query = {"prefix": stem, "format": "json", "limit": str(_MOST_SEGMENTS)}
+        with suppress(NotFound, Denied):
+            answer = self._session.ask(
+                "GET", quoted_path(self._own), f"listing {stem!r}", query=query
+            )
+            try:
+                rows = answer.json() if answer.content else []
+                return {str(row["name"]): (int(row["bytes"]), str(row["hash"])) for row in rows}
+            except (KeyError, TypeError, ValueError):
+                raise Fault("the list of segments is not what it should be") from None
+        return {}
+
+    def seal(self, key: Key, made: "Made") -> None:
+        """Note that the manifest is about to be sent: from now on the store may make an object of it."""
+        sealed = replace(made.work, sent_s=int(time.time()))
+        if sealed != made.work:
+            self._works.amend(key, made.work.encode(), sealed.encode())
+            made.work = sealed
+
+    def doom(self, key: Key, name: str, segments: Sequence[Segment]) -> "Work | None":
+        """Note that the object *name* is about to lose *segments*. Return the work; None: there is none to remove."""
+        names = tuple(one.name for one in segments if one.container == self._own)
+        if not names:
+            return None
+        work = Work(name, names)
+        self._works.begin(key, work.encode())
+        return work
+
+    def is_made_before(self, key: Key, name: str, body: Body, about: Mapping[str, object]) -> bool:
+        """Whether *name* is what an earlier try with *body* and *about* has made, whose answer was lost."""
+        length = self._length(body.size)
+        sizes = [min(length, body.size - start) for start in range(0, body.size, length)]
+        mark = mark_of(body.md5, about, sizes)
+        for text in self._works.noted(key):
+            work = Work.decode(text)
+            if mark and work.mark == mark and work.name == name:
+                found = [one.name for one in self.manifest_of(name)]
+                if found == list(work.segments):
+                    self._works.end(text)
+                    return True
+        return False
+
+    def keep(self, work: "Work | None") -> None:
+        """Strike *work*: its segments are those of an object."""
+        if work is not None:
+            self._works.end(work.encode())
+
+    def leave(self, work: "Work | None") -> None:
+        """Let go of *work*, which stays in the ledger."""
+        if work is not None:
+            self._works.leave(work.encode())
+
+    def give_up(self, work: "Work | None") -> None:
+        """Remove the segments of *work*. What cannot be removed stays in the ledger, for another time."""
+        if work is None:
+            return
+        try:
+            self._remove(work.segments)
+        except StoreError:
+            self._works.leave(work.encode())
+        else:
+            self._works.end(work.encode())
+
+    def give_up_lost(self, key: Key) -> None:
+        """Remove what objects that were at *key* have left, as far as that can be done now."""
+        for text in self._works.noted(key):
+            if not Work.decode(text).mark:
+                with suppress(StoreError):
+                    self.abandon(key, text)
+
+    def abandon(self, key: Key, text: str) -> None:
+        """Remove the segments of a work that is in nobody's hands, but for those that an object is made of."""
+        if not self._works.take(text):
+            return
+        try:
+            work = Work.decode(text)
+            used = self._used(key, work.name)
+            left = [name for name in work.segments if name not in used]
+            since_s = time.time() - work.sent_s
+            if left and 0 <= since_s < _MAY_STILL_BE_MADE_S:
+                return
+            self._remove(left)
+            self._works.end(text)
+        finally:
+            self._works.leave(text)
+
+    def _used(self, key: Key, name: str) -> set[str]:
+        """Return the names of the segments that the object *name* is made of."""
+        version = self._lookup.head(key, name, newest=True)
+        if version is None or not version.is_slo:
+            return set()
+        try:
+            return {segment.name for segment in self.manifest_of(name)}
+        except NotFound:
+            return set()
+
+    # ---- manifests --------------------------------------------------------------------------
 
     def manifest_of(self, name: str) -> list[Segment]:
         """Return the segments that the static large object *name* is made of."""
@@ -196,29 +403,29 @@ class Segments:
         )
         return bare(answer.headers.get("ETag", "")) or etag
 
-    def remove(self, segments: Iterable[Segment]) -> None:
-        """Remove those of *segments* that are surely nothing else. What cannot be removed is left behind."""
-        names = [segment.name for segment in segments if segment.container == self._own]
+    def _remove(self, names: Sequence[str]) -> None:
+        """Remove segments, all that can be. Raise what kept one from going."""
 
-        def delete(name: str) -> None:
-            with suppress(StoreError):
+        def delete(name: str) -> StoreError | None:
+            try:
                 self._session.ask(
                     "DELETE", quoted_path(self._own, name), f"removing the segment {name!r}"
                 )
+            except NotFound:
+                return None
+            except StoreError as error:
+                return error
+            return None
 
         if names:
             with ThreadPoolExecutor(min(self._transfers, len(names))) as pool:
-                list(pool.map(delete, names))
+                failures = [error for error in pool.map(delete, names) if error is not None]
+            if failures:
+                raise failures[0]
 
-    def _made(
-        self, team: "_Team", send: Callable[[int], Segment], planned: Sequence[Segment]
-    ) -> list[Segment]:
+    def _made(self, team: "_Team", send: Callable[[int], Segment], count: int) -> list[Segment]:
         self._make_container()
-        try:
-            return team.run(send, len(planned))
-        except BaseException:
-            self.remove(segment for segment in planned if not segment.inline)
-            raise
+        return team.run(send, count)
 
     def _make_container(self) -> None:
         """Make the container of the segments, under the policy of the one that they belong to."""

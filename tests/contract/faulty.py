@@ -8,7 +8,7 @@ from cachefs.core.errors import Fault, StoreError
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
-from cachefs.remote.store import Body, Capabilities, ObjectStore, Sink
+from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
 
 _T = TypeVar("_T")
 
@@ -128,6 +128,12 @@ class FaultyStore:
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         self._faulty.run("delete", lambda: self._store.delete(key, if_match=if_match))
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        self._store.keep_ledger(ledger)
+
+    def abandon(self, key: Key, work: str) -> None:
+        self._faulty.run("abandon", lambda: self._store.abandon(key, work))
 
     def close(self) -> None:
         self._store.close()

@@ -10,7 +10,7 @@ import trio
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
-from cachefs.remote.store import Body, Capabilities, ObjectStore, Sink
+from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
 
 _T = TypeVar("_T")
 _PATIENCE_S = 20
@@ -220,6 +220,12 @@ class WatchedStore:
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         self._run(Call("delete", key), lambda: self.store.delete(key, if_match=if_match))
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        self.store.keep_ledger(ledger)
+
+    def abandon(self, key: Key, work: str) -> None:
+        self._run(Call("abandon", key), lambda: self.store.abandon(key, work))
 
     def close(self) -> None:
         self.store.close()

@@ -326,3 +326,34 @@ def test_the_newest_thousand_conflicts_are_kept(disk: Disk) -> None:
 
 def test_an_inode_without_cached_bytes_is_not_dirty(disk: Disk) -> None:
     assert not disk.journal.is_dirty(Ino(12345))
+
+
+# ---- works ----------------------------------------------------------------------------------
+
+
+def test_a_work_is_kept_for_its_key_until_it_is_struck(disk: Disk) -> None:
+    odd = Key("a\udcff/b")
+    assert disk.journal.note_work(odd, "one")
+    assert disk.journal.note_work(odd, "one")
+    assert disk.journal.note_work(Key("c"), "two")
+    assert disk.journal.works() == [(odd, "one"), (Key("c"), "two")]
+    assert disk.journal.works_of(odd) == ["one"]
+    assert disk.journal.note_work(odd, "one, and more", replaces="one")
+    assert disk.journal.works_of(odd) == ["one, and more"]
+    disk.journal.strike_work("two")
+    disk.journal.strike_work("never noted")
+    assert disk.journal.works() == [(odd, "one, and more")]
+
+
+def test_a_full_disk_keeps_no_work_and_no_upload_from_going_on(disk: Disk) -> None:
+    assert disk.journal.note_work(Key("a"), "noted while there was room")
+    disk.db.execute("PRAGMA max_page_count = 1")  # it becomes what the file has already
+    works = [f"{number}" * 4000 for number in range(200)]
+
+    noted = [disk.journal.note_work(Key("a"), work) for work in works]
+    disk.journal.strike_work("noted while there was room")
+
+    assert not noted[-1]
+    assert disk.journal.works_of(Key("a")) == [
+        work for work, kept in zip(works, noted, strict=True) if kept
+    ]

@@ -18,7 +18,7 @@ INSERT INTO inodes (ino, parent, name, component, kind, size, mode, atime_ns, mt
     VALUES (7, 1, x'ff61', x'ff61', 'symlink', 5, 420, 1, 2, 3, 'e', '{{"a":"b"}}', 4),
            (9, 1, x'62', x'62', 'file', 5, 420, 1, 2, 3, 'e', NULL, 4);
 DELETE FROM inodes WHERE ino = 9;
-INSERT INTO entries VALUES (3, 7, 'e', 5, x'', 4096, 1);
+INSERT INTO entries (id, ino, etag, size, extents, cost, used_ns) VALUES (3, 7, 'e', 5, x'', 4096, 1);
 INSERT INTO intents (entry, token, state, boot, due_ns, tries, sent) VALUES (3, 't', 'queued', NULL, 0, 0, 0);
 """
 
