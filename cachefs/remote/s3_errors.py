@@ -205,7 +205,8 @@ def _unanswered(error: Exception) -> CachefsError:
         return cause  # the body's own, which botocore wrapped
     if isinstance(error, sdk.SSLError):
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return Refused(
+            # No word of the store's, and it may pass: a portal of the network answers in its place like that.
+            return Unreachable(
                 f"the store's certificate is not trusted: {_line(error)} — name its CA in AWS_CA_BUNDLE"
             )
         return Unreachable(_line(error))
