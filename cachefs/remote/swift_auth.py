@@ -1,6 +1,8 @@
 """Who we are to a Swift: credentials from the environment or from clouds.yaml, and the token that they buy."""
 
+import math
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -158,16 +160,23 @@ class SignIn:
         )
         self._lock = threading.Lock()
         self._grant: Grant | None = None
+        self._failed: tuple[float, Fault] = (-math.inf, Fault())
+        """When the last attempt that met a fault was over, and the fault."""
 
     def grant(self) -> Grant:
-        """Return the token in use; sign in if there is none yet."""
+        """Return the token in use; sign in if there is none yet.
+
+        Who waited while another's attempt met a fault has the same one: attempts in turn would add up.
+        """
+        came = time.monotonic()
         with self._lock:
             if self._grant is None:
-                self._grant = self._ask()
+                self._grant = self._ask_unless_failed(came)
             return self._grant
 
     def renew(self, refused: Grant) -> Grant:
         """Sign in again, unless somebody has since *refused* was. Raise ``Denied`` if there is no way to."""
+        came = time.monotonic()
         with self._lock:
             if self._grant is None or self._grant is refused:
                 self._grant = None
@@ -175,8 +184,18 @@ class SignIn:
                     raise Denied(
                         f"{self.account.address} refuses the token (401): it may have expired"
                     )
-                self._grant = self._ask()
+                self._grant = self._ask_unless_failed(came)
             return self._grant
+
+    def _ask_unless_failed(self, since: float) -> Grant:
+        failed_at, fault = self._failed
+        if failed_at > since:
+            raise type(fault)(str(fault))
+        try:
+            return self._ask()
+        except Fault as error:
+            self._failed = time.monotonic(), error
+            raise
 
     def _ask(self) -> Grant:
         account = self.account
