@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from cachefs.remote import deadline
+
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +28,8 @@ class Background:
 
     async def _guard(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work()
+            with deadline.unlimited():  # it outlives the operation that started it
+                await work()
         except Exception:  # noqa: BLE001 - the point of this room: logged, and the mount lives
             self.failures += 1
             _log.exception("%s failed", name)
