@@ -39,6 +39,7 @@ from cachefs.engine.filesystem import Changes, FileSystem
 from cachefs.engine.handles import Opened
 from cachefs.engine.service import Service
 from cachefs.engine.threads import Threads
+from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
 
@@ -58,14 +59,16 @@ _DOTS = 2
 
 
 class replying:
-    """Answers a request with an errno where the block raises."""
+    """Answers a request within *timeout_s* seconds of waiting, and with an errno where the block raises."""
 
-    __slots__ = ("_operation",)
+    __slots__ = ("_limit", "_operation")
 
-    def __init__(self, operation: str) -> None:
+    def __init__(self, operation: str, timeout_s: float) -> None:
         self._operation = operation
+        self._limit = deadline.limited(timeout_s)
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> None:
+        self._limit.__enter__()
 
     def __exit__(
         self,
@@ -73,6 +76,7 @@ class replying:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._limit.__exit__()
         if error is None or isinstance(error, FUSEError) or not isinstance(error, Exception):
             return
         if isinstance(error, CachefsError):
@@ -124,10 +128,14 @@ class Door(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, fs: FileSystem, on_ready: Callable[[], None]) -> None:
+    def __init__(self, fs: FileSystem, on_ready: Callable[[], None], *, timeout_s: float) -> None:
         super().__init__()
         self._fs = fs
         self._on_ready = on_ready
+        self._timeout_s = timeout_s
+
+    def _replying(self, operation: str) -> replying:
+        return replying(operation, self._timeout_s)
 
     def init(self) -> None:
         """Note that the kernel has answered: the mount is there."""
@@ -138,7 +146,7 @@ class Door(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        with replying("lookup"):
+        with self._replying("lookup"):
             try:
                 return _attributes(await self._fs.lookup(Ino(parent_inode), Name(name)))
             except NoEntry:
@@ -151,7 +159,7 @@ class Door(pyfuse3.Operations):
         """Do nothing: rows stay known whether or not the kernel remembers them."""
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        with replying("getattr"):
+        with self._replying("getattr"):
             return _attributes(await self._fs.getattr(Ino(inode)))
 
     async def setattr(
@@ -162,7 +170,7 @@ class Door(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        with replying("setattr"):
+        with self._replying("setattr"):
             changes = Changes(
                 size=attr.st_size if fields.update_size else None,
                 mode=attr.st_mode & 0o7777 if fields.update_mode else None,
@@ -177,7 +185,7 @@ class Door(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        with replying("mkdir"):
+        with self._replying("mkdir"):
             made = await self._fs.mkdir(
                 Ino(parent_inode), Name(name), mode=mode & ~ctx.umask, uid=ctx.uid, gid=ctx.gid
             )
@@ -186,20 +194,20 @@ class Door(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        with replying("symlink"):
+        with self._replying("symlink"):
             made = await self._fs.symlink(
                 Ino(parent_inode), Name(name), target, uid=ctx.uid, gid=ctx.gid
             )
             return _attributes(made)
 
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        with replying("readlink"):
+        with self._replying("readlink"):
             return FileNameT(await self._fs.readlink(Ino(inode)))
 
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        with replying("mknod"):
+        with self._replying("mknod"):
             kind = _SPECIAL.get(stat_bits.S_IFMT(mode))
             if kind is not None:
                 special = await self._fs.make_special(
@@ -232,11 +240,11 @@ class Door(pyfuse3.Operations):
         raise FUSEError(errno.EPERM)
 
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        with replying("unlink"):
+        with self._replying("unlink"):
             await self._fs.unlink(Ino(parent_inode), Name(name))
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        with replying("rmdir"):
+        with self._replying("rmdir"):
             await self._fs.rmdir(Ino(parent_inode), Name(name))
 
     async def rename(
@@ -248,7 +256,7 @@ class Door(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        with replying("rename"):
+        with self._replying("rename"):
             if flags & ~pyfuse3.RENAME_NOREPLACE:
                 raise FUSEError(errno.EINVAL)
             await self._fs.rename(
@@ -262,12 +270,12 @@ class Door(pyfuse3.Operations):
     # ---- directories ------------------------------------------------------------------------
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        with replying("opendir"):
+        with self._replying("opendir"):
             await self._fs.opendir(Ino(inode))
             return FileHandleT(inode)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        with replying("readdir"):
+        with self._replying("readdir"):
             ino, cookie = Ino(fh), start_id
             if cookie < _DOTS and not self._reply_dots(ino, cookie, token):
                 return
@@ -299,7 +307,7 @@ class Door(pyfuse3.Operations):
     # ---- files ------------------------------------------------------------------------------
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        with replying("open"):
+        with self._replying("open"):
             return _file_info(await self._fs.open(Ino(inode), flags))
 
     async def create(
@@ -310,7 +318,7 @@ class Door(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        with replying("create"):
+        with self._replying("create"):
             opened, made = await self._fs.create(
                 Ino(parent_inode),
                 Name(name),
@@ -322,30 +330,30 @@ class Door(pyfuse3.Operations):
             return _file_info(opened), _attributes(made)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        with replying("read"):
+        with self._replying("read"):
             # pyfuse3 answers the kernel before any other task runs, and takes any buffer.
             return await self._fs.read(Fh(fh), off, size)  # type: ignore[return-value]
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        with replying("write"):
+        with self._replying("write"):
             return await self._fs.write(Fh(fh), off, buf)
 
     async def flush(self, fh: FileHandleT) -> None:
-        with replying("flush"):
+        with self._replying("flush"):
             await self._fs.flush(Fh(fh))
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        with replying("fsync"):
+        with self._replying("fsync"):
             await self._fs.fsync(Fh(fh))
 
     async def release(self, fh: FileHandleT) -> None:
-        with replying("release"):
+        with self._replying("release"):
             await self._fs.release(Fh(fh))
 
     # ---- the rest ---------------------------------------------------------------------------
 
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        with replying("statfs"):
+        with self._replying("statfs"):
             block, blocks = self._fs.statfs()
             found = StatvfsData()
             found.f_bsize = found.f_frsize = block
@@ -355,23 +363,23 @@ class Door(pyfuse3.Operations):
             return found
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        with replying("getxattr"):
+        with self._replying("getxattr"):
             _require_user_attribute(name)
             return await self._fs.attributes.getxattr(Ino(inode), name)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        with replying("listxattr"):
+        with self._replying("listxattr"):
             return [XAttrNameT(name) for name in await self._fs.attributes.listxattr(Ino(inode))]
 
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        with replying("setxattr"):
+        with self._replying("setxattr"):
             _require_user_attribute(name)
             await self._fs.setxattr(Ino(inode), name, value)
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        with replying("removexattr"):
+        with self._replying("removexattr"):
             _require_user_attribute(name)
             await self._fs.setxattr(Ino(inode), name, None)
 
@@ -458,7 +466,8 @@ async def serve(
         await answered.wait()
         await Threads.helper(_raise_read_ahead, mountpoint)
 
-    pyfuse3.init(Door(service.fs, ready), str(mountpoint), options)
+    door = Door(service.fs, ready, timeout_s=service.timeout_s)
+    pyfuse3.init(door, str(mountpoint), options)
     try:
         async with trio.open_nursery() as nursery:
 

@@ -53,6 +53,7 @@ def settings_of(config: MountConfig, cache_disk_size: int) -> ServiceSettings:
         fetch=config.fetch,
         part_size=config.store.part_size,
         transfers=config.store.transfers,
+        offline_reads=config.offline_reads,
         read_only=config.read_only,
         uid=config.uid,
         gid=config.gid,

@@ -195,7 +195,8 @@ def _health(remote: Mapping[str, object]) -> str:
     since = remote.get("offline_since")
     if isinstance(since, int | float):
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-        return f"does not answer since {moment}: {remote.get('last_error')}"
+        state = "is offline" if remote.get("is_offline") else "does not answer"
+        return f"{state} since {moment}: {remote.get('last_error')}"
     return "answers" + (
         f" (last fault: {remote['last_error']})" if remote.get("last_error") else ""
     )

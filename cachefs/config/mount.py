@@ -42,6 +42,7 @@ class MountConfig:
     attributes: AttributeMode
     fetch: FetchMode
     timeout_s: float
+    offline_reads: bool
     read_only: bool
     allow_other: bool
     uid: int
@@ -180,6 +181,7 @@ def _frozen(
         attributes=values.require(options.ATTRIBUTES),
         fetch=values.require(options.FETCH),
         timeout_s=values.require(options.TIMEOUT),
+        offline_reads=values.require(options.OFFLINE_READS),
         read_only=values.require(options.READ_ONLY),
         allow_other=values.require(options.ALLOW_OTHER),
         uid=_given_or(values.get(options.UID), environment.uid),

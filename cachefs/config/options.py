@@ -172,6 +172,15 @@ FETCH: Final = Option(
     default="ahead",
     metavar="ahead|whole|demand",
 )
+OFFLINE_READS: Final = Option(
+    "offline-reads",
+    parse_switch,
+    "Open what is cached while the store cannot be asked whether it is the newest version; off: fail instead.",
+    Group.READING,
+    example="on",
+    default="on",
+    metavar="on|off",
+)
 PART_SIZE: Final = Option(
     "part-size",
     parse_size,
@@ -199,7 +208,7 @@ TRANSFERS: Final = Option(
 TIMEOUT: Final = Option(
     "timeout",
     parse_patience,
-    "Deadline of any operation on the store, tries included.",
+    "Deadline of any operation: how long it waits for the store, all tries and requests together.",
     Group.REMOTE,
     example="60s",
     default="60s",
@@ -450,6 +459,7 @@ MOUNT_OPTIONS: Final[tuple[Option[object], ...]] = (
     NEGATIVE_TTL,
     ATTRIBUTES,
     FETCH,
+    OFFLINE_READS,
     ALLOW_OTHER,
     UID,
     GID,

@@ -6,7 +6,6 @@ CachefsError
 │   ├── Changed         a condition did not hold: another version is there (or one is, where none should be)
 │   ├── Refused         it will not get better by asking again
 │   │   ├── Denied      credentials or permissions; others may be given
-│   │   ├── Untrusted   the store's certificate does not prove who it is; another may be had
 │   │   ├── NoBucket    the bucket itself is not there
 │   │   ├── Unsupported this store cannot do that
 │   │   ├── BadKey      this store cannot bear such a key
@@ -16,6 +15,7 @@ CachefsError
 │   │       └── OverQuota  all that may be
 │   └── Fault           it may get better: 5xx, cut, slow, garbled
 │       ├── Unreachable no connection at all
+│       │   └── Untrusted   the store's certificate does not prove who it is; another may be had
 │       └── TimedOut    the deadline of the operation has passed
 ├── TreeError           names and their rules
 │   └── Exists, NoEntry, NotEmpty, IsDirectory, NotDirectory, InvalidName, NameTooLong, NotPermitted, ReadOnly,
@@ -50,10 +50,6 @@ class Refused(StoreError):
 
 class Denied(Refused):
     """The credentials are wrong, expired, or not allowed to do this."""
-
-
-class Untrusted(Refused):
-    """The store has not proved by a certificate that it is the one that is meant."""
 
 
 class NoBucket(Refused):
@@ -97,6 +93,10 @@ class Fault(StoreError):
 
 class Unreachable(Fault):
     """No connection could be made."""
+
+
+class Untrusted(Unreachable):
+    """The store has not proved by a certificate that it is the one that is meant."""
 
 
 class TimedOut(Fault):
@@ -198,7 +198,6 @@ _ERRNO: dict[type[CachefsError], int] = {
     Changed: errno.ESTALE,
     Refused: errno.EIO,
     Denied: errno.EACCES,
-    Untrusted: errno.EIO,
     NoBucket: errno.ENODEV,  # not ENOENT: a bucket that vanished must not look like an empty tree
     Unsupported: errno.ENOTSUP,
     BadKey: errno.EILSEQ,
@@ -208,6 +207,7 @@ _ERRNO: dict[type[CachefsError], int] = {
     OverQuota: errno.EDQUOT,
     Fault: errno.EIO,
     Unreachable: errno.EHOSTUNREACH,
+    Untrusted: errno.EHOSTUNREACH,
     TimedOut: errno.EIO,
     TreeError: errno.EINVAL,
     Exists: errno.EEXIST,

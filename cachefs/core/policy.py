@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from cachefs.core.errors import CachefsError, Denied, Refused, Untrusted
+from cachefs.core.errors import CachefsError, Denied, Refused
 from cachefs.core.intent import State
 from cachefs.core.types import EntryId
 
@@ -57,10 +57,10 @@ def next_try_ns(tries: int, now_ns: int, jitter: float) -> int:
 def is_final(error: CachefsError) -> bool:
     """Whether an upload that ended so waits for the operator or another write, not for its next try.
 
-    What the store refuses of the object itself it would refuse again. Credentials, permissions and certificates
-    are renewed without anybody telling.
+    What the store refuses of the object itself it would refuse again. Credentials and permissions are renewed
+    without anybody telling.
     """
-    return isinstance(error, Refused) and not isinstance(error, Denied | Untrusted)
+    return isinstance(error, Refused) and not isinstance(error, Denied)
 
 
 def is_due(due_ns: int, now_ns: int, longest_wait_ns: int) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from cachefs.core.errors import CachefsError
+from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class Background:
 
     async def _guard(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work()
+            with deadline.unlimited():  # it outlives the operation that started it
+                await work()
         except (
             CachefsError
         ) as error:  # known, and out of place here: a table that cannot be read, say

@@ -2,19 +2,22 @@
 
 import logging
 import os
+import time
 from dataclasses import dataclass, field
 
 import trio
 
-from cachefs.core.errors import CachefsError, Changed, Fault, NotFound, Stale
+from cachefs.core.errors import CachefsError, Changed, Fault, NotFound, Stale, TimedOut
 from cachefs.core.extents import Extent
 from cachefs.core.sums import Summing
 from cachefs.core.types import ETag, FetchMode, Key
 from cachefs.engine.background import Background
 from cachefs.engine.names import Names
+from cachefs.engine.reach import wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
+from cachefs.remote import deadline
 from cachefs.remote.store import ObjectStore
 
 _log = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ class Fetch:
     moved: trio.Event = field(default_factory=trio.Event)
     is_stopped: bool = False
     error: CachefsError | None = None
+    moved_at: float = field(default_factory=time.monotonic)
+    """When bytes last came, on the monotonic clock."""
 
     def wake(self) -> None:
         """Wake everybody who waits for bytes of this fetch."""
@@ -119,12 +124,15 @@ class _FileSink:
         written = 0
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], self._position + written)
+        self._fetch.moved_at = time.monotonic()
         start, self._position = self._position, self._position + written
         self._summed += self._summing.take(data)
         if not self._is_whole:
             self._token.run_sync_soon(self._advance, Extent(start, self._position))
 
     def restart(self) -> None:
+        if self._fetch.is_stopped:  # nobody waits any more, but for the end
+            raise FetchStopped
         self._position = self._fetch.extent.start
         self._summing = Summing(self._position)
         self._summed.clear()
@@ -231,7 +239,7 @@ class Fetcher:
             if stream.is_gone or stream.entry.dropped:
                 raise Stale("this version of the object is gone from the store")
             if stream.changes:
-                await stream.changed.wait()
+                await wait_for(stream.changed, "the end of a write")
                 continue
             running = stream.over(gaps[0].start)
             if running is None:
@@ -239,7 +247,7 @@ class Fetcher:
                 if not await self._ask_for(stream, gaps[0], extent, spare=spare):
                     return False
                 continue
-            await running.moved.wait()
+            await _wait_moved(running)
             if running.error is not None and not stream.entry.here.covers(gaps[0]):
                 raise running.error
         return True
@@ -337,7 +345,7 @@ class Fetcher:
         for fetch in stream.fetches:
             fetch.is_stopped = True
         while stream.fetches:
-            await stream.fetches[0].moved.wait()
+            await wait_for(stream.fetches[0].moved, "the end of a fetch")
 
     async def through(self, key: Key, etag: ETag, extent: Extent) -> bytes:
         """Return bytes that the cache has no room for, straight from the store."""
@@ -348,6 +356,25 @@ class Fetcher:
             raise Stale("this version of the object is gone from the store") from error
         self.fetched += extent.length
         return bytes(sink.data)
+
+
+async def _wait_moved(fetch: Fetch) -> None:
+    """Wait until *fetch* has brought bytes or has ended: for the operation's time, anew whenever some came."""
+    whole = deadline.current()
+    if whole is None:
+        await fetch.moved.wait()
+        return
+    seen = fetch.moved_at
+    while whole.left_s:
+        with trio.move_on_after(whole.left_s):
+            await fetch.moved.wait()
+            if fetch.error is None:
+                whole.answered()
+            return
+        if fetch.moved_at > seen:  # of a whole object nobody is told before all of it is here
+            whole.answered(fetch.moved_at - seen)
+            seen = fetch.moved_at
+    raise TimedOut("the store did not send the bytes in time")
 
 
 class _MemorySink:

@@ -159,7 +159,7 @@ class FileSystem:
         is_writer = flags & os.O_ACCMODE != os.O_RDONLY
         if is_writer:
             self._writable()
-        inode = await self._names.revalidate(ino)
+        inode = await self._names.revalidate(ino, for_open=True)
         if inode.is_dir:
             raise IsDirectory("is a directory")
         if flags & os.O_APPEND and not flags & os.O_TRUNC:
@@ -426,8 +426,7 @@ class FileSystem:
 
     async def require_empty(self, directory: Inode) -> None:
         """Raise ``NotEmpty`` if anything is in the directory, as the store shows it now."""
-        self._inodes.update(directory.ino, listed_ns=None)
-        await self._names.list_directory(directory.ino)
+        await self._names.list_now(directory.ino)
         if self._inodes.has_children(directory.ino):
             raise NotEmpty("directory not empty")
 

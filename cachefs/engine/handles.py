@@ -11,9 +11,11 @@ from cachefs.core.errors import CacheError, Stale, StoreError, TimedOut
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.types import ETag, Fh, Ino, UploadMode
 from cachefs.engine.openfile import OpenFile, Rooms
+from cachefs.engine.reach import wait_for
 from cachefs.local.cache import Entry
 from cachefs.local.db import Database
 from cachefs.local.inodes import Inode, InodeTable
+from cachefs.remote import deadline
 
 _OPENS_REMEMBERED: Final = 65536
 _REWRITES: Final = 100
@@ -129,7 +131,7 @@ class OpenFiles:
     async def acquire(self, ino: Ino) -> OpenFile:
         """Return the open file of *ino*, opening it if need be, with one more handle counted."""
         while (busy := self._opening.get(ino)) is not None:
-            await busy.wait()
+            await wait_for(busy, "the opening or closing of the same file")
         file = self._files.get(ino)
         if file is None:
             self._opening[ino] = trio.Event()
@@ -305,10 +307,16 @@ class OpenFiles:
     # ---- names that go ----------------------------------------------------------------------
 
     async def keep_whole(self, ino: Ino) -> None:
-        """Fetch the rest of an open file whose object is about to go, as far as the cache has room."""
+        """Fetch the rest of an open file whose object is about to go, as far as the cache has room.
+
+        It leaves some of its time to the operation that it is done for.
+        """
         file = self._files.get(ino)
         if file is not None:
-            with contextlib.suppress(StoreError, CacheError):
+            with (
+                deadline.limited(self._rooms.timeout_s / 2),
+                contextlib.suppress(StoreError, CacheError),
+            ):
                 await file.make_whole()
 
     async def unname(self, ino: Ino) -> None:

@@ -25,6 +25,7 @@ from cachefs.core.keys import NAME_MAX, child_key, component_of, name_of
 from cachefs.core.policy import SECOND_NS, is_fresh
 from cachefs.core.types import AttributeMode, Ino, Key, Name, ObjectInfo
 from cachefs.engine.clock import Clock
+from cachefs.engine.reach import Reach, wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache
@@ -63,6 +64,11 @@ class Freshness:
         is_ours = said_ns >= self.since_ns or now_ns < self.since_ns
         return is_ours and is_fresh(said_ns, ttl_ns, now_ns)
 
+    offline_reads: bool = True
+    """What is cached is opened although it cannot be asked whether it is the newest version."""
+    offline_names: bool = False
+    """What was not in a directory when it was last listed, whole, may be made while the store cannot be asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Forget:
@@ -85,7 +91,7 @@ class SingleFlight:
         """
         flight = self._flights.get(question)
         if flight is not None:
-            await flight.wait()
+            await wait_for(flight, "somebody else's answer to the same question")
             return False
         self._flights[question] = flight = trio.Event()
         try:
@@ -107,6 +113,7 @@ class Names:
         cache: Cache,
         room: Room,
         threads: Threads,
+        reach: Reach,
         freshness: Freshness,
         *,
         held: Collection[Ino],
@@ -119,6 +126,7 @@ class Names:
         self._cache = cache
         self._room = room
         self._threads = threads
+        self._reach = reach
         self._freshness = freshness
         self._held = held
         self.now_ns = clock.now_ns
@@ -158,12 +166,12 @@ class Names:
             key = self._inodes.key_of(ino)
             if key is None or not self.is_moving(key):
                 return key
-            await self._moved.wait()
+            await wait_for(self._moved, "the end of a rename")
 
     async def wait_still(self, *keys: Key) -> None:
         """Wait until no rename is changing any of *keys*."""
         while any(self.is_moving(key) for key in keys):
-            await self._moved.wait()
+            await wait_for(self._moved, "the end of a rename")
 
     def is_moving(self, key: Key) -> bool:
         """Whether a rename is changing *key* at this moment."""
@@ -205,6 +213,8 @@ class Names:
     @property
     def negative_ttl_s(self) -> float:
         """For how many seconds the kernel may believe that a name does not exist."""
+        if self._reach.is_offline:
+            return 0  # it was not the store that said so just now
         return min(self._freshness.negative_ttl_ns, self._freshness.metadata_ttl_ns) / SECOND_NS
 
     def doubt(self, ino: Ino) -> None:
@@ -244,15 +254,14 @@ class Names:
             inode = self._known(parent, name)
             if inode is not None:
                 return inode
+            if self._has_last_word(parent, name) and await self._reach.is_lost():
+                return self._last_known(parent, name)
             try:
                 was_asked = await self._flights.run(
                     (parent, name), lambda: self._ask(parent, name)
                 )
-            except (Fault, Denied) as error:
-                known = self._inodes.child(parent, name)
-                if known is None or (isinstance(error, Denied) and not known.is_dir):
-                    raise
-                return _as_last_known(known, error)
+            except (Denied, Fault) as error:
+                return self._shown_despite(error, parent, name)
             if was_asked:
                 found = self._inodes.child(parent, name)
                 if found is None:
@@ -275,6 +284,40 @@ class Names:
         if self._freshness.metadata_ttl_ns and self._absent.get((parent, name)):
             raise NoEntry("no such file or directory")
         return None
+
+    def _shown_despite(self, error: Denied | Fault, parent: Ino, name: Name) -> Inode:
+        """Return what is known of a name although the store did not tell. Raise *error* if that will not do."""
+        if isinstance(error, Denied):
+            known = self._inodes.child(parent, name)
+            # The way to what is not stored yet leads through directories.
+            if known is None or not known.is_dir:
+                raise error
+            return known
+        if not self._has_last_word(parent, name):
+            raise error
+        _log.info("%s is shown as last known: %s", ascii(name), error)
+        return self._last_known(parent, name)
+
+    def _has_last_word(self, parent: Ino, name: Name) -> bool:
+        """Whether there is something to go by while the store cannot be asked about a name.
+
+        That it was not there is not shown as a fact, but where something new would wait for its upload anyway, and
+        whatever it meets at the store then is kept.
+        """
+        if self._inodes.child(parent, name) is not None:
+            return True
+        return (
+            self._freshness.offline_names
+            and self._reach.is_offline
+            and self.directory(parent).listed_ns is not None
+        )
+
+    def _last_known(self, parent: Ino, name: Name) -> Inode:
+        """Return what a name stood for when the store was last asked. Raise ``NoEntry``."""
+        inode = self._inodes.child(parent, name)
+        if inode is None:
+            raise NoEntry("no such file or directory, when the store was last asked")
+        return inode
 
     def _is_exact(self, parent: Ino, inode: Inode) -> bool:
         if inode.meta_json is not None or self._journal.is_dirty(inode.ino):
@@ -396,10 +439,11 @@ class Names:
             )
             await self._carry_out(difference)
 
-    async def revalidate(self, ino: Ino) -> Inode:
-        """Return the row of *ino* as the store has it now, for an open.
+    async def revalidate(self, ino: Ino, *, for_open: bool = False) -> Inode:
+        """Return the row of *ino* as the store has it now, or had it last, if it cannot be asked.
 
-        Raise ``Stale`` if another object has taken its place: the kernel then looks the name up again.
+        Raise ``Stale`` if another object has taken its place: the kernel then looks the name up again. *for_open*:
+        raise the store's ``Fault`` with ``--offline-reads off``.
         """
         inode = self._inodes.get(ino)
         if inode is None:
@@ -411,12 +455,18 @@ class Names:
             return inode
         parent, name = inode.parent, inode.name
         assert name is not None
+        is_shown = self._freshness.offline_reads or not for_open
+        if is_shown and await self._reach.is_lost():
+            return inode
         try:
             was_asked = await self._flights.run((parent, name), lambda: self._ask(parent, name))
         except Fault as fault:
-            return _as_last_known(inode, fault)
+            if not is_shown:
+                raise
+            _log.info("%s is shown as last known: %s", ascii(name), fault)
+            return inode
         if not was_asked:
-            return await self.revalidate(ino)
+            return await self.revalidate(ino, for_open=for_open)
         found = self._inodes.get(ino)
         if found is None or found.parent is None:
             raise Stale("another version has taken the file's place")
@@ -432,15 +482,22 @@ class Names:
             ttl_ns = max(self._freshness.metadata_ttl_ns, _SAME_OPEN_NS)
             if listed_ns is not None and self._freshness.holds(listed_ns, ttl_ns, self.now_ns()):
                 break
+            if listed_ns is not None and await self._reach.is_lost():
+                return
             try:
                 if await self._flights.run(("list", ino), lambda: self._list_all(ino)):
                     break
             except Fault as fault:
                 if listed_ns is None:
                     raise
-                _as_last_known(directory, fault)
+                _log.info("directory %d is shown as last known: %s", ino, fault)
                 return
-        await self._make_exact(ino)
+        if not await self._reach.is_lost():
+            await self._make_exact(ino)
+
+    async def list_now(self, ino: Ino) -> None:
+        """Make sure that the children of *ino* are those that the store has now. Raise its error."""
+        await self._list(ino)
 
     async def foresee(self) -> None:
         """Read the first page of a root that was never listed, and believe nothing of it.
@@ -623,15 +680,6 @@ class Names:
             self._changes.send_nowait(what)
         except trio.WouldBlock:
             _log.debug("too many changes: the kernel will learn of %s by its time-out", what)
-
-
-def _as_last_known(inode: Inode, error: StoreError) -> Inode:
-    """Return *inode*: while the store cannot be asked, what it said last is shown rather than an error.
-
-    Where it denies access that goes for directories only: the way to what is not stored yet leads through them.
-    """
-    _log.info("shown as last known, for the store cannot be asked: inode %s: %s", inode.ino, error)
-    return inode
 
 
 def _directory_of(key: Key) -> Key:

@@ -6,26 +6,30 @@ byte, a full cache), promises, and then writes.
 
 import errno
 import logging
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
 
-from cachefs.core.errors import BytesLost, NoRoom, Stale, TooLarge
+from cachefs.core.errors import BytesLost, Fault, NoRoom, Stale, TimedOut, TooLarge, Unreachable
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.intent import State
 from cachefs.core.types import Ino
 from cachefs.engine.fetch import Fetcher, Stream
 from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise
+from cachefs.engine.reach import wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.upload import Uploader
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
 from cachefs.local.journal import Journal
+from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ _REFETCHES = 6
 """So often bytes that the cache's disk does not give back are fetched again, before they pass the cache by."""
 _LARGEST = 5 * 2**40
 """Bytes in the largest object that S3 has always taken; Swift takes a little less with its own limits."""
+_SAME_READ_S = 0.5
+"""A read this soon after one that failed belongs to the same call of the program."""
 _READ_BUFFER = 2**20
 """The largest read that the kernel sends."""
 
@@ -120,6 +126,7 @@ class OpenFile:
         self.is_altered = False
         """Size or times differ from the inode's row."""
         self._stream = Stream(entry)
+        self._failed_at, self._failure = -math.inf, Fault()
         self._holds = 0
         self._let_go = trio.Event()
         self._preparing = trio.Lock()
@@ -148,7 +155,7 @@ class OpenFile:
 
     async def _wait_let_go(self, *, is_holding: bool) -> None:
         while self._holds and not is_holding:
-            await self._let_go.wait()
+            await wait_for(self._let_go, "the end of a close or a truncation")
 
     def opened(self) -> None:
         """Begin to fetch, where that is wanted."""
@@ -169,7 +176,7 @@ class OpenFile:
         for _ in range(_REFETCHES):
             if not entry.here.covers(extent) or not entry.is_whole:
                 self._rooms.fetcher.notice(self._stream, extent)
-                if not await self._rooms.fetcher.ensure(self._stream, extent):
+                if not await self._bring(extent):
                     return await self._read_through(extent)
             if not entry.trusted.covers(extent):
                 await self._vouch(extent)
@@ -190,6 +197,25 @@ class OpenFile:
         if self._is_dirty():
             raise BytesLost(f"cache file {entry.id} has lost bytes that the store has not")
         return await self._read_through(extent)
+
+    async def _bring(self, extent: Extent) -> bool:
+        """Wait until the bytes are here. Return False if the cache has no room for them.
+
+        The kernel asks for a page that its reading ahead did not get once more, at once: where it took long to
+        find out, it gets the same answer.
+        """
+        began = time.monotonic()
+        is_here = self.entry.here.covers(extent)
+        if not is_here and began < self._failed_at + _SAME_READ_S:
+            kind = Unreachable if isinstance(self._failure, Unreachable) else TimedOut
+            raise kind(f"the same bytes could not be had just now: {self._failure}")
+        try:
+            return await self._rooms.fetcher.ensure(self._stream, extent)
+        except Fault as fault:
+            failed_at = time.monotonic()
+            if failed_at - began >= _SAME_READ_S:
+                self._failed_at, self._failure = failed_at, fault
+            raise
 
     def _is_dirty(self) -> bool:
         return self._rooms.journal.of(self.entry.id) is not None
@@ -458,11 +484,12 @@ class OpenFile:
     async def wait_still(self) -> None:
         """Wait until no bytes are being written."""
         while self._stream.changes:
-            await self._stream.changed.wait()
+            await wait_for(self._stream.changed, "the end of a write")
 
     async def close(self) -> None:
         """End its fetches and give the pin back."""
-        await self._rooms.fetcher.stop(self._stream)
+        with deadline.unlimited():
+            await self._rooms.fetcher.stop(self._stream)
         doomed = self._rooms.cache.unpin(self.entry, self._rooms.names.now_ns())
         await self._rooms.room.delete(doomed)
         self._rooms.room.freed()

@@ -9,6 +9,7 @@ from cachefs.core.errors import NoRoom
 from cachefs.core.policy import HIGH_WATER, LOW_WATER, choose_victims
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache, Doomed, Reservation
+from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Room:
         """
         if need > self._cache.limit:
             raise NoRoom("more bytes than the whole cache may hold")
+        if (whole := deadline.current()) is not None:
+            patience_s = min(patience_s, whole.left_s)
         with trio.move_on_after(patience_s):
             while True:
                 reservation = await self.make(need)

@@ -35,6 +35,7 @@ from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.leftovers import DurableLedger, Leftovers
 from cachefs.engine.names import Forget, Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
+from cachefs.engine.reach import Reach
 from cachefs.engine.rebuild import Disk
 from cachefs.engine.rename import Renamer
 from cachefs.engine.room import Room
@@ -45,6 +46,7 @@ from cachefs.engine.upload import Defaults, Uploader
 from cachefs.local.db import Database
 from cachefs.local.directory import CacheDirectory
 from cachefs.local.inodes import ROOT, Inode
+from cachefs.remote import deadline
 from cachefs.remote.retry import Retrying
 
 _log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class ServiceSettings:
     fetch: FetchMode
     part_size: int
     transfers: int
+    offline_reads: bool
     read_only: bool
     uid: int
     gid: int
@@ -97,6 +100,8 @@ class Service:
         held: set[Ino] = set()
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
         self._threads = Threads(transfers=settings.transfers, timeout_s=settings.timeout_s)
+        self._reach = Reach(store, self._threads)
+        self._threads.asked = self._reach.notice
         self._room = Room(disk.cache, self._threads)
         clock = Clock()
         freshness = Freshness(
@@ -104,6 +109,8 @@ class Service:
             int(settings.negative_ttl_s * SECOND_NS),
             settings.attributes,
             since_ns=clock.now_ns() if disk.was_cut_off else 0,
+            offline_reads=settings.offline_reads,
+            offline_names=settings.upload is UploadMode.BACKGROUND,
         )
         self._names = Names(
             store,
@@ -112,6 +119,7 @@ class Service:
             disk.cache,
             self._room,
             self._threads,
+            self._reach,
             freshness,
             held=held,
             clock=clock,
@@ -138,6 +146,7 @@ class Service:
             self._names,
             self._room,
             self._threads,
+            self._reach,
             background,
             conflicts,
             defaults,
@@ -154,6 +163,7 @@ class Service:
             conflicts,
             self._threads,
         )
+        self._reach.on_return.append(self._store_is_back)
         self._renamer = Renamer(
             store,
             disk.db,
@@ -199,6 +209,11 @@ class Service:
         )
 
     @property
+    def timeout_s(self) -> float:
+        """For how long an operation may wait, in all."""
+        return self._settings.timeout_s
+
+    @property
     def changes(self) -> trio.MemoryReceiveChannel[Forget]:
         """Whatever the kernel should forget."""
         return self._names.changes
@@ -211,6 +226,7 @@ class Service:
             self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
         await self._names.foresee()
         self._room.kick()
+        self._background.keep("reach", self._reach.run)
         self._background.keep("eviction", self._room.run)
         self._background.keep("uploads", self._uploader.run)
         self._background.keep("renames", self._unfinished.run)
@@ -219,6 +235,11 @@ class Service:
             self._background.keep("leftovers", self._leftovers.run)
         await self._unfinished.wait_tried()
         self._names.forget_changes()
+
+    def _store_is_back(self, was_missed: bool) -> None:
+        self._uploader.store_is_back(was_missed)
+        if was_missed:
+            self._unfinished.store_is_back()
 
     async def _checkpoint(self) -> None:
         """Keep the write-ahead log short, where its fsync disturbs nobody."""
@@ -277,11 +298,12 @@ class Service:
             self._uploader.hurry(entry)
         failed: list[dict[str, object]] = []
         if wait:
-            for entry in chosen:
-                try:
-                    await self._uploader.wait_settled(entry)
-                except CachefsError as error:
-                    failed.append({"path": self._path_of(entry), "error": str(error)})
+            with deadline.limited(self._settings.timeout_s):
+                for entry in chosen:
+                    try:
+                        await self._uploader.wait_settled(entry)
+                    except CachefsError as error:
+                        failed.append({"path": self._path_of(entry), "error": str(error)})
         left = [entry for entry in chosen if self._disk.journal.of(entry) is not None]
         names = {str(each["path"]) for each in failed}
         waiting = [path for path in map(self._path_of, left) if path not in names]

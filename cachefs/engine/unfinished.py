@@ -165,6 +165,10 @@ class Unfinished:
             with trio.move_on_after(_LONGEST_RETRY_S if is_done else wait_s):
                 await self._kicked.wait()
 
+    def store_is_back(self) -> None:
+        """Try again now, rather than when it is time."""
+        self._kicked.set()
+
     async def wait_tried(self) -> None:
         """Wait until what a crash has left is mended or cannot be for now, but not for long."""
         with trio.move_on_after(_BEFORE_SERVING_S):

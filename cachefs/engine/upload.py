@@ -29,12 +29,14 @@ from cachefs.engine.body import FileBody
 from cachefs.engine.conflict import Conflicts, GivenUp, KeptBeside, Parked, Rebased, Verdict
 from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise, read_promise
+from cachefs.engine.reach import Reach, wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache, Entry
 from cachefs.local.db import Database
 from cachefs.local.inodes import Inode, InodeTable
 from cachefs.local.journal import Journal
+from cachefs.remote import deadline
 from cachefs.remote.store import ObjectStore, UploadStopped
 
 _log = logging.getLogger(__name__)
@@ -55,6 +57,11 @@ class Upload:
     is_stopped: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     began_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def moved_at(self) -> float:
+        """When bytes of it were last taken, on the monotonic clock."""
+        return -math.inf if self.body is None else self.body.progress_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,7 @@ class Uploader:
         names: Names,
         room: Room,
         threads: Threads,
+        reach: Reach,
         background: Background,
         conflicts: Conflicts,
         defaults: Defaults,
@@ -111,6 +119,7 @@ class Uploader:
         self._names = names
         self._room = room
         self._threads = threads
+        self._reach = reach
         self._background = background
         self._conflicts = conflicts
         self._defaults = defaults
@@ -159,7 +168,7 @@ class Uploader:
             upload.is_stopped = True
             if upload.body is not None:
                 upload.body.stop()
-            await upload.done.wait()
+            await wait_for(upload.done, "the end of an upload that was called off")
 
     def kick(self) -> None:
         """Look at the journal now."""
@@ -169,6 +178,14 @@ class Uploader:
         """Upload an entry now rather than when it is due; a parked one gets another chance."""
         if self._journal.of(entry_id) is not None and entry_id not in self._running:
             self._journal.hurry(entry_id, self._names.now_ns())
+        self._kicked.set()
+
+    def store_is_back(self, was_missed: bool) -> None:
+        """Begin uploads again; what failed while the store was missed has waited long enough."""
+        now_ns = self._names.now_ns()
+        for intent in self._journal.all() if was_missed else ():
+            if intent.state is State.QUEUED and intent.tries:
+                self._journal.hurry(intent.entry, now_ns)
         self._kicked.set()
 
     def forget(self, entry_id: EntryId) -> None:
@@ -188,9 +205,10 @@ class Uploader:
         """Wait until the store has confirmed the entry. Return False if it was written again meanwhile.
 
         Raise the error that put the upload off or ended it, or ``TimedOut`` when nothing has moved for as
-        long as ``--timeout``; the promise stays in the journal.
+        long as ``--timeout``; the promise stays in the journal. While the store is offline nothing moves.
         """
         failed_before = self._failed(entry_id)[0]
+        waiting_since = time.monotonic()
         while (intent := self._journal.of(entry_id)) is not None:
             failed, error = self._failed(entry_id)
             if failed > failed_before and error is not None:
@@ -200,14 +218,13 @@ class Uploader:
             if intent.state is State.PARKED:
                 raise error or Refused(intent.error or "given up")
             outcome = self._outcome
-            with trio.move_on_after(self._timeout_s):
+            with trio.move_on_after(self._patience_left_s(waiting_since)):
                 await outcome.wait()
                 continue
-            # Uploads take turns: while any of them moves, a queued one is not stuck.
-            bodies = [upload.body for upload in self._running.values() if upload.body is not None]
-            latest = max((body.progress_at for body in bodies), default=-math.inf)
-            if time.monotonic() - latest > self._timeout_s:
+            if not self._patience_left_s(waiting_since):
                 raise TimedOut("the store did not take the file in time; it stays queued")
+        if (whole := deadline.current()) is not None:
+            whole.answered()
         return True
 
     @property
@@ -220,6 +237,18 @@ class Uploader:
         doubted_from = self._failed_at if self._failed_at > self._settled_at else math.inf
         bodies = (each.body for each in self._running.values() if each.began_at < doubted_from)
         return max([self._settled_at, *(body.advanced_at for body in bodies if body is not None)])
+
+    def _patience_left_s(self, waiting_since: float) -> float:
+        """Return for how long who has waited since then may wait until he looks again; zero: not at all."""
+        whole = deadline.current()
+        left_s = (
+            waiting_since + self._timeout_s - time.monotonic() if whole is None else whole.left_s
+        )
+        if not self._reach.is_offline:
+            # Uploads take turns: while any of them moves, a queued one is not stuck.
+            latest = max((each.moved_at for each in self._running.values()), default=-math.inf)
+            left_s = max(left_s, latest + self._timeout_s - time.monotonic())
+        return max(0.0, left_s)
 
     def _failed(self, entry_id: EntryId) -> tuple[int, CachefsError | None]:
         return self._failures.get(entry_id, (0, None))
@@ -250,6 +279,8 @@ class Uploader:
 
     def _launch_due(self) -> float:
         """Start what is due. Return for how many seconds there is nothing more to do."""
+        if self._reach.is_offline:
+            return 60  # its return kicks
         busy = {*self._running, *self._writing}
         while len(self._running) < _AT_ONCE:
             intent = self._journal.next_due(excluding=busy)

@@ -1,5 +1,6 @@
 """The only retry loop: every passing fault is tried again here, and nowhere else."""
 
+import math
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import TypeVar
 from cachefs.core.errors import Fault, NotFound, StoreError, TimedOut, Unreachable
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.remote import deadline
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
 
@@ -29,6 +31,8 @@ class Health:
     """The last fault, in words; None: there was none yet."""
     offline_since: float | None = None
     """When the unbroken run of faults began; None: the last request was answered."""
+    is_offline: bool = False
+    """A request was tried for a whole deadline, and nothing was answered since it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,9 @@ class Retrying:
 
     The time counts from the start of the call; for the calls that carry bytes (``get_range``, ``put``) from
     the first fault, since a long transfer that moves is not late (sockets that stand still fail by
-    themselves). No try is begun that, if it took as long as the one before, would end too late. At the
-    deadline the last error is raised: as ``Unreachable`` if no connection could be made, else as
-    ``TimedOut``.
+    themselves). A call that belongs to an operation has no longer than that has (:mod:`cachefs.remote.deadline`).
+    No try is begun that, if it took as long as the one before, would end too late. At the deadline the last
+    error is raised: as ``Unreachable`` if no connection could be made, else as ``TimedOut``.
 
     A repeated call may find that the one before did its work although the answer was lost. A repeated
     ``delete`` that finds nothing is therefore done. A repeated ``put`` may raise ``Changed`` because of
@@ -110,6 +114,7 @@ class Retrying:
         self._lock = threading.Lock()
         self._requests: Counter[str] = Counter()
         self._health = Health()
+        self._answered_at = -math.inf
 
     @property
     def capabilities(self) -> Capabilities:
@@ -136,6 +141,10 @@ class Retrying:
     def check(self) -> None:
         """As the store's."""
         self._run("check", self._store.check)
+
+    def ping(self) -> None:
+        """As :meth:`check`, tried once: what matters is what :attr:`health` says afterwards."""
+        self._observed("check", self._store.check)
 
     def check_key(self, key: Key) -> None:
         """As the store's."""
@@ -265,26 +274,37 @@ class Retrying:
         once: bool = False,
         glance: Callable[[], None] | None = None,
     ) -> _T:
-        clock = self._pace.clock
-        began = clock()
-        deadline = None if patient else began + self._timeout_s
+        clock, whole = self._pace.clock, deadline.current()
+        began = failing_since = clock()
+        late_at = None if patient else began + self._timeout_s
         tries = 0
         while True:
             tries += 1
             started = clock()
+            if whole is not None and not whole.left_s:
+                raise TimedOut(f"the operation has no time left for another request ({operation})")
             try:
                 return self._observed(operation, call)
             except Fault as fault:
                 now = clock()
-                deadline = deadline or now + self._timeout_s
+                if late_at is None:
+                    late_at, failing_since = now + self._timeout_s, started
                 wait_s = self._wait_s(tries, fault)
-                late = now + wait_s + (now - started) > deadline
+                needed_s = wait_s + (now - started)
                 if once:
                     raise
-                if late or self._pause(wait_s, glance):
+                is_late = now + needed_s > late_at
+                if is_late:
+                    self._gave_up(failing_since)
+                if (
+                    is_late
+                    or (whole is not None and needed_s > whole.left_s)
+                    or self._pause(wait_s, glance)
+                ):
                     raise self._last(fault, tries, now - began) from fault
 
     def _observed(self, operation: str, call: Callable[[], _T]) -> _T:
+        started = self._pace.clock()
         with self._lock:
             self._requests[operation] += 1
         try:
@@ -300,15 +320,24 @@ class Retrying:
                 )
             raise
         except StoreError:
-            self._answered()
+            self._answered(started)
             raise
-        self._answered()
+        self._answered(started)
         return result
 
-    def _answered(self) -> None:
-        now = self._pace.wall()
+    def _answered(self, started: float) -> None:
+        now, now_s = self._pace.wall(), self._pace.clock()
         with self._lock:
-            self._health = replace(self._health, last_ok=now, offline_since=None)
+            self._answered_at = now_s
+            self._health = replace(self._health, last_ok=now, offline_since=None, is_offline=False)
+        if (whole := deadline.current()) is not None:
+            whole.answered(now_s - started)
+
+    def _gave_up(self, since: float) -> None:
+        """Note that a call that has failed from *since* on had all the time that any has."""
+        with self._lock:
+            if self._answered_at <= since:
+                self._health = replace(self._health, is_offline=True)
 
     def _wait_s(self, tries: int, fault: Fault) -> float:
         pace = self._pace

@@ -240,6 +240,7 @@ def _unanswered(error: Exception) -> CachefsError:
                 if is_of_time
                 else "name its CA in AWS_CA_BUNDLE"
             )
+            # No word of the store's, and it may pass: a portal of the network answers in its place like that.
             return Untrusted(f"the store's certificate is not trusted: {_line(error)} — {advice}")
         return Unreachable(_line(error))
     if isinstance(error, _NO_CONNECTION):

@@ -187,16 +187,23 @@ class SignIn:
         self._denial: Denied | None = None
         self._denied_s = -math.inf
         self._take(account)
+        self._failed: tuple[float, Fault] = (-math.inf, Fault())
+        """When the last attempt that met a fault was over, and the fault."""
 
     def grant(self) -> Grant:
-        """Return the token in use; sign in if there is none yet."""
+        """Return the token in use; sign in if there is none yet.
+
+        Who waited while another's attempt met a fault has the same one: attempts in turn would add up.
+        """
+        came = time.monotonic()
         with self._lock:
             if self._grant is None:
-                self._grant = self._sign_in()
+                self._grant = self._ask_unless_failed(came)
             return self._grant
 
     def renew(self, refused: Grant) -> Grant:
         """Sign in again, unless somebody has since *refused* was. Raise ``Denied`` if there is no way to."""
+        came = time.monotonic()
         with self._lock:
             if self._grant is None or self._grant is refused:
                 self._grant = None
@@ -204,7 +211,7 @@ class SignIn:
                     raise Denied(
                         f"{self.account.address} refuses the token (401): it may have expired"
                     )
-                self._grant = self._sign_in()
+                self._grant = self._ask_unless_failed(came)
             return self._grant
 
     def other(self, grant: Grant) -> Grant | None:
@@ -268,6 +275,16 @@ class SignIn:
 
     def _note(self, denial: Denied) -> None:
         self._denial, self._denied_s = denial, self._clock()
+
+    def _ask_unless_failed(self, since: float) -> Grant:
+        failed_at, fault = self._failed
+        if failed_at > since:
+            raise type(fault)(str(fault))
+        try:
+            return self._sign_in()
+        except Fault as error:
+            self._failed = time.monotonic(), error
+            raise
 
     def _ask(self) -> Grant:
         account = self.account

@@ -3,7 +3,7 @@
 import io
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -18,6 +18,7 @@ from cachefs.core.errors import (
 )
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.remote import deadline
 from cachefs.remote.memory import MemoryStore
 from cachefs.remote.retry import Health, Pace, Retrying
 from cachefs.remote.store import Sink, UploadStopped
@@ -347,7 +348,9 @@ def test_health_is_what_the_far_side_last_said(
     faulty.before = [Unreachable("refused")] * 100
     with pytest.raises(Unreachable):
         store.check()
-    assert store.health == Health(last_ok=1000, last_error="refused", offline_since=2000)
+    assert store.health == Health(
+        last_ok=1000, last_error="refused", offline_since=2000, is_offline=True
+    )
 
     faulty.before = [NotFound("x")]
     clock.now_s = 3000
@@ -374,3 +377,98 @@ def test_closing_ends_the_waiting(memory: MemoryStore) -> None:
     thread.join(10)
 
     assert len(ended) == 1
+
+
+def test_an_operation_has_one_deadline_for_all_its_requests(
+    store: Retrying, memory: MemoryStore, faulty: Faulty, clock: Clock
+) -> None:
+    put(memory)
+    with deadline.limited(30):
+        store.head(KEY)
+        faulty.before = [Fault("busy", retry_after_s=40)]
+        with pytest.raises(TimedOut, match="busy"):
+            store.head(KEY)
+    assert clock.waits == []
+    assert not store.health.is_offline  # it had no whole deadline
+
+    faulty.before = [Fault("busy", retry_after_s=40)]
+    store.head(KEY)
+    assert clock.waits == [40]
+
+
+def test_an_operation_without_time_left_asks_no_more(store: Retrying, faulty: Faulty) -> None:
+    with deadline.limited(0), pytest.raises(TimedOut):
+        store.check()
+
+    assert faulty.asked == []
+
+
+def test_only_waiting_in_vain_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("cachefs.remote.deadline.monotonic", lambda: now[0])
+    with deadline.limited(10):
+        whole = deadline.current()
+        assert whole is not None
+        now[0] += 8
+        whole.answered(5)
+        assert whole.left_s == 7
+        now[0] += 4
+        assert whole.left_s == 3
+        whole.answered(60)
+        assert whole.left_s == 10
+        with deadline.limited(4), deadline.limited(30):
+            inner = deadline.current()
+            assert inner is not None
+            assert inner.left_s == 4
+        with deadline.unlimited():
+            assert deadline.current() is None
+        assert deadline.current() is whole
+    assert deadline.current() is None
+
+
+def test_a_store_that_answers_something_else_meanwhile_is_not_offline(
+    memory: MemoryStore, clock: Clock
+) -> None:
+    put(memory)
+    put(memory, "other")
+    faulty = Faulty(before=[Fault("stuck")] * 100)
+    answered: list[str] = []
+
+    def wait(seconds: float) -> bool:
+        clock.wait(seconds)
+        if clock.now_s > 1030 and not answered:
+            left, faulty.before = faulty.before, []
+            answered.append(retrying.head(Key("other")).key)
+            faulty.before = left
+        return False
+
+    pace = replace(clock.pace(), wait=wait)
+    retrying = Retrying(FaultyStore(memory, faulty), timeout_s=60, pace=pace)
+    with pytest.raises(TimedOut):
+        retrying.head(KEY)
+
+    assert answered == ["other"]
+    assert not retrying.health.is_offline
+
+
+def test_any_answer_ends_an_outage(store: Retrying, faulty: Faulty) -> None:
+    faulty.before = [Fault("down")] * 100
+    with pytest.raises(TimedOut):
+        store.check()
+    assert store.health.is_offline
+
+    faulty.before = [Denied("no")]
+    with pytest.raises(Denied):
+        store.ping()
+
+    assert not store.health.is_offline
+
+
+def test_a_ping_is_tried_once(store: Retrying, faulty: Faulty, clock: Clock) -> None:
+    faulty.before = [Fault("down")] * 2
+
+    with pytest.raises(Fault):
+        store.ping()
+
+    assert faulty.asked == ["check"]
+    assert clock.waits == []

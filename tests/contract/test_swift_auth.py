@@ -1,6 +1,7 @@
 """Signing in: every kind of credential on a real Keystone and a real Swift, and what happens when it fails."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -11,6 +12,7 @@ import pytest
 import requests
 import swiftclient
 from keystoneauth1 import identity
+from keystoneauth1.exceptions import ConnectFailure
 from keystoneauth1.session import Session
 
 from cachefs.core.errors import Denied, Fault, Refused, StoreError, Unreachable, Unsupported
@@ -18,7 +20,7 @@ from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import Key
 from cachefs.remote.swift import SwiftStore
-from cachefs.remote.swift_auth import find_account
+from cachefs.remote.swift_auth import Account, SignIn, find_account
 from tests.contract.bodies import BytesBody, fetched
 from tests.contract.conftest import require_openstack
 from tests.servers.keystone import Keystone, keystone
@@ -345,3 +347,61 @@ def test_what_tls_is_checked_by_is_taken_from_where_it_was_said(tmp_path: Path) 
         tmp_path, "clouds: {m: {auth: {auth_url: 'http://c', password: p}, verify: false}}"
     )
     assert find_account(StoreOptions(cloud="m"), named).verify is False
+
+
+class CountingLock:
+    """A lock that tells how many have come to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrived = threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self._arrived.release()
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+    def wait_for(self, count: int) -> None:
+        for _ in range(count):
+            assert self._arrived.acquire(timeout=20)
+
+
+def test_who_waited_for_a_sign_in_that_failed_does_not_try_it_again_in_turn() -> None:
+    go_on = threading.Event()
+    attempts: list[str] = []
+
+    class Silent:
+        """A session whose requests find nobody, after a while."""
+
+        def get_token(self) -> str:
+            attempts.append("token")
+            assert go_on.wait(20)
+            raise ConnectFailure("silent")
+
+    account = Account(None, "http://nowhere.invalid")
+    sign_in = SignIn(account, timeout_s=1, find=lambda: account)
+    lock = CountingLock()
+    vars(sign_in).update(_session=Silent(), _lock=lock)
+    errors: list[Unreachable] = []
+
+    def ask() -> None:
+        try:
+            sign_in.grant()
+        except Unreachable as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    lock.wait_for(8)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+
+    assert len(errors) == 8
+    assert attempts == ["token"]
+    with pytest.raises(Unreachable):  # who comes later tries anew
+        sign_in.grant()
+    assert attempts == ["token", "token"]

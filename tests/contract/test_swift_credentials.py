@@ -198,7 +198,7 @@ def test_a_token_that_is_revoked_in_the_middle_of_a_large_upload_ends_nothing(ma
     content = bytes(range(256)) * (4 * MIB // 256)
     account.revoke_at = "00000002"
 
-    store._segments.upload(BytesBody(content), "large")
+    store._segments.upload(Key("large"), BytesBody(content), "large", {})
 
     segments = sorted(path for path in account.stored if "large" in path)
     assert b"".join(account.stored[path] for path in segments) == content

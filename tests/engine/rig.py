@@ -57,6 +57,7 @@ SETTINGS = ServiceSettings(
     fetch=FetchMode.AHEAD,
     part_size=MIB,
     transfers=8,
+    offline_reads=True,
     read_only=False,
     uid=1000,
     gid=1000,
@@ -198,6 +199,13 @@ class Rig:
         return await self.service.flush((), wait=True)
 
     # ---- the disk's side --------------------------------------------------------------------
+
+    @property
+    def health(self) -> dict[str, object]:
+        """What ``status`` says of the store."""
+        found = self.service.status()["remote"]
+        assert isinstance(found, dict)
+        return found
 
     @property
     def cache(self) -> Cache:

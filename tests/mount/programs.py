@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import random
 import sqlite3
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Final, ParamSpec
 
 P = ParamSpec("P")
+Call = tuple[Callable[..., object], tuple[object, ...]]
+"""A function, and what it is called with."""
 
 BLOCK: Final = 4096
 
@@ -355,3 +358,30 @@ def ask_database(path: Path) -> tuple[str, int]:
         questions = ("PRAGMA integrity_check", "SELECT count(*) FROM t")
         verdict, count = (database.execute(each).fetchone()[0] for each in questions)
     return verdict, count
+
+
+def outcome(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> tuple[float, int]:
+    """How long a call takes, seconds, and zero or the number of its error."""
+    start = time.monotonic()
+    try:
+        function(*args, **kwargs)
+    except OSError as error:
+        return time.monotonic() - start, error.errno or -1
+    return time.monotonic() - start, 0
+
+
+def outcomes(calls: dict[str, Call]) -> dict[str, tuple[float, int]]:
+    """Make all calls at the same time, each in a process of its own; what :func:`outcome` says of each."""
+    with multiprocessing.get_context("fork").Pool(len(calls)) as pool:
+        begun = {
+            name: pool.apply_async(outcome, (function, *arguments))
+            for name, (function, arguments) in calls.items()
+        }
+        return {name: one.get() for name, one in begun.items()}
+
+
+def write_and_sync(path: Path, content: bytes) -> None:
+    """Replace a range of an existing file and have it stored, and leave the file open."""
+    fd = os.open(path, os.O_WRONLY)
+    os.pwrite(fd, content, 0)
+    os.fsync(fd)

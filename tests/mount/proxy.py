@@ -147,6 +147,20 @@ class CutBody(Action):
         return piece[: self._after - exchange.received]
 
 
+class HoldBody(Action):
+    """Hands no more on when that many bytes of the answer's body have passed, until the rule is lifted."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def on_body(self, exchange: Exchange, piece: bytes) -> bytes:
+        if exchange.received + len(piece) > self._after:
+            self.reached.set()
+            self.gate.wait()
+        return piece
+
+
 class FlipBit(Action):
     """Changes one bit of the answer's body on its way."""
 
@@ -256,9 +270,13 @@ class Proxy:
 
     def close(self) -> None:
         """Let go of what is held, cut what is there, and refuse connections from now on."""
+        self.lift_all()
+        self.refuse()
+
+    def lift_all(self) -> None:
+        """Relay everything from now on, and let go of what is held."""
         for rule in self._rules:
             rule.lift()
-        self.refuse()
 
     def refuse(self) -> None:
         """Cut what is there, and refuse connections, until :meth:`relay_again`."""
