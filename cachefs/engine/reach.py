@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0
 """How long one look lasts: a request that was swallowed tells nothing of when the store is back."""
+_QUICK_S = 1.0
+"""What a look takes at most that somebody answers, if only by a refusal."""
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 5.0
 
@@ -36,7 +38,7 @@ class Reach:
         self._last_began = 0.0
         """When the last look that is over began, on the monotonic clock."""
         self._was_silent = False
-        """Whether it ended without a word, so that the next one may be no quicker."""
+        """Whether it was not ended by a word, so that the next one may be no quicker."""
         self._is_watching = False
         self.on_return: list[Callable[[bool], None]] = []
         """Called when the store answers again; told whether it was seen not to answer, so that much was missed."""
@@ -95,9 +97,9 @@ class Reach:
 
     async def _look(self) -> None:
         began = time.monotonic()
-        with trio.move_on_after(_PATIENCE_S) as patience, contextlib.suppress(StoreError):
+        with trio.move_on_after(_PATIENCE_S), contextlib.suppress(StoreError):
             await self._threads.glance(self._store.ping)
-        self._last_began, self._was_silent = began, patience.cancelled_caught
+        self._last_began, self._was_silent = began, time.monotonic() - began > _QUICK_S
         self._looked.set()
         self._looked = trio.Event()
 
