@@ -146,6 +146,7 @@ def test_a_key_that_is_replaced_in_time_is_noticed_by_no_program(
     assert user.bucket.view() == {"file": b"2"}
 
 
+@pytest.mark.soak
 def test_what_waits_for_new_keys_keeps_nobody_from_unmounting_and_is_stored_at_the_next_mount(
     user: User, mounting: Mounting
 ) -> None:
@@ -220,8 +221,8 @@ def test_what_a_containers_quota_refuses_is_parked_exported_and_stored_when_it_i
     ("status", "code", "number"),
     [
         (400, "EntityTooLarge", errno.EFBIG),
-        (507, "InsufficientStorage", errno.ENOSPC),
-        (400, "InvalidArgument", errno.EIO),
+        pytest.param(507, "InsufficientStorage", errno.ENOSPC, marks=pytest.mark.soak),
+        pytest.param(400, "InvalidArgument", errno.EIO, marks=pytest.mark.soak),
     ],
 )
 def test_what_is_refused_for_good_is_told_with_the_reason_and_not_sent_again(
