@@ -33,7 +33,8 @@ from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key
 from cachefs.remote.s3 import S3Store
 from cachefs.remote.s3_multipart import Team
-from cachefs.remote.store import UploadStopped
+from cachefs.remote.store import UploadPaused, UploadStopped
+from cachefs.remote.works import MemoryLedger
 from tests.contract.bodies import BytesBody, BytesSink, StoppedBody, fetched
 from tests.contract.conftest import MIB
 from tests.servers.scripted import Answer, Handler, Request, Scripted, answer, scripted
@@ -500,6 +501,149 @@ def test_an_upload_that_the_store_forgot_begins_anew(serve: Serve) -> None:
     store.put(KEY, LARGE, meta={}, if_match=None)
 
     assert server.methods().count("PUT") == 6
+
+
+class Remembering(Multipart):
+    """A store that tells which parts it has, two at a time, and calls *seen* when one comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has: dict[int, tuple[int, str]] = {}
+        self.seen: Callable[[], None] = lambda: None
+
+    def __call__(self, request: Request) -> Answer:
+        if request.method == "GET" and "uploadId" in request.query:
+            return self.listing(int(request.query.get("part-number-marker", "0")))
+        if request.method == "PUT":
+            self.seen()
+        return super().__call__(request)
+
+    def listing(self, after: int) -> Answer:
+        numbers = [number for number in sorted(self.has) if number > after]
+        rows = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><Size>{self.has[number][0]}</Size>"
+            f"<ETag>&quot;{self.has[number][1]}&quot;</ETag></Part>"
+            for number in numbers[:2]
+        )
+        truncated = str(len(numbers) > 2).lower()
+        return answer(
+            200,
+            f"<ListPartsResult><IsTruncated>{truncated}</IsTruncated>{rows}</ListPartsResult>",
+        )
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+SENT = {
+    1: (5 * MIB, md5(LARGE.content[: 5 * MIB])),
+    2: (5 * MIB, md5(LARGE.content[5 * MIB : 10 * MIB])),
+    3: (MIB, md5(LARGE.content[10 * MIB :])),
+}
+
+
+@pytest.mark.parametrize(
+    ("has", "missing"),
+    [
+        (SENT, 0),
+        ({2: SENT[2]}, 2),
+        ({**SENT, 3: (MIB - 1, SENT[3][1])}, 1),
+        ({**SENT, 1: (5 * MIB, md5(b"other bytes"))}, 1),
+        ({}, 3),
+    ],
+)
+def test_another_process_sends_what_the_store_does_not_have_as_it_is_here(
+    serve: Serve, has: dict[int, tuple[int, str]], missing: int
+) -> None:
+    ledger, handler = MemoryLedger(), Remembering()
+    handler.parts = [answer(503, error("SlowDown"))]
+    killed, _ = serve(handler)
+    killed.keep_ledger(ledger)
+    with pytest.raises(Fault):
+        killed.put(KEY, LARGE, meta={}, if_match=None)
+    (noted,) = ledger.all()
+    handler.has, handler.parts = has, []
+    store, server = serve(handler)
+    store.keep_ledger(ledger)
+
+    store.put(KEY, BytesBody(LARGE.content), meta={}, if_match=None)
+
+    assert server.methods().count("PUT") == missing
+    assert "DELETE" not in server.methods()
+    assert noted[0] == KEY
+    assert ledger.all() == []
+
+
+def test_parts_that_are_gone_from_a_continued_upload_are_sent_anew(serve: Serve) -> None:
+    ledger, handler = MemoryLedger(), Remembering()
+    handler.parts = [answer(503, error("SlowDown"))]
+    store, server = serve(handler)
+    store.keep_ledger(ledger)
+    with pytest.raises(Fault):
+        store.put(KEY, LARGE, meta={}, if_match=None)
+    handler.parts, handler.completions = [], [answer(400, error("InvalidPart"))]
+
+    with pytest.raises(Fault, match="gone"):
+        store.put(KEY, LARGE, meta={}, if_match=None)
+    store.put(KEY, LARGE, meta={}, if_match=None)
+
+    assert server.methods().count("DELETE") == 1
+    assert ledger.all() == []
+
+
+def test_an_upload_that_is_under_way_is_not_abandoned(serve: Serve) -> None:
+    ledger, handler = MemoryLedger(), Remembering()
+    store, server = serve(handler)
+    store.keep_ledger(ledger)
+
+    def abandon() -> None:
+        for key, work in ledger.all():
+            store.abandon(key, work)
+
+    handler.seen = abandon
+    store.put(KEY, LARGE, meta={}, if_match=None)
+
+    assert "DELETE" not in server.methods()
+    assert ledger.all() == []
+
+
+def test_an_upload_whose_parts_come_in_after_the_abort_stays_noted(serve: Serve) -> None:
+    ledger, handler = MemoryLedger(), Remembering()
+    handler.parts = [answer(503, error("SlowDown"))]
+    store, server = serve(handler)
+    store.keep_ledger(ledger)
+    with pytest.raises(Fault):
+        store.put(KEY, LARGE, meta={}, if_match=None)
+    ((key, work),) = ledger.all()
+    handler.has = {1: SENT[1]}
+
+    with pytest.raises(Fault, match="after it was aborted"):
+        store.abandon(key, work)
+    assert ledger.all() == [(key, work)]
+    handler.has = {}
+    store.abandon(key, work)
+
+    assert ledger.all() == []
+    assert server.methods().count("DELETE") == 2
+
+
+def test_a_daemon_that_ends_leaves_its_uploads_to_the_next(serve: Serve) -> None:
+    class PausedBody(BytesBody):
+        def reader(self, extent: Extent) -> io.BytesIO:
+            if extent.start:
+                raise UploadPaused
+            return super().reader(extent)
+
+    ledger, handler = MemoryLedger(), Remembering()
+    store, server = serve(handler)
+    store.keep_ledger(ledger)
+    with pytest.raises(UploadPaused):
+        store.put(KEY, PausedBody(LARGE.content), meta={}, if_match=None)
+    store.close()
+
+    assert "DELETE" not in server.methods()
+    assert len(ledger.all()) == 1
 
 
 def test_an_upload_that_is_refused_is_aborted(serve: Serve) -> None:

@@ -12,9 +12,11 @@ import swiftclient
 from cachefs.core.errors import Changed, Denied, Fault, NotFound, Refused, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.remote import swift_large
 from cachefs.remote.store import Reader, UploadStopped
 from cachefs.remote.swift import SwiftStore
 from cachefs.remote.swift_session import Answer, Session
+from cachefs.remote.works import MemoryLedger
 from tests.contract.bodies import BytesBody, StoppedBody, fetched
 from tests.servers.swift import SwiftServer
 
@@ -355,3 +357,174 @@ def test_who_may_not_make_the_container_of_the_segments_is_denied(
         sdk.put_container(f"{fresh_container}_segments", rights)
         assert put(store).size == len(CONTENT)
         assert read(store) == CONTENT
+
+
+# ---- works ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+def fail_once(server: SwiftServer, what: str) -> Meddled:
+    def fail() -> None:
+        raise Fault("the answer was lost")
+
+    return Meddled(server, lambda _, __, said: said.startswith(what), fail)
+
+
+def abandon_all(store: SwiftStore, ledger: MemoryLedger) -> None:
+    for key, work in ledger.all():
+        store.abandon(key, work)
+
+
+@pytest.fixture
+def left(
+    swift_server: SwiftServer, fresh_container: str, ledger: MemoryLedger
+) -> Callable[[str], SwiftStore]:
+    """Has an upload cut off after a request, and returns a store of the next process."""
+
+    def leave(what: str) -> SwiftStore:
+        session = fail_once(swift_server, what)
+        with closing(opened(swift_server, fresh_container, session)) as killed:
+            killed.keep_ledger(ledger)
+            with pytest.raises(Fault):
+                put(killed)
+        store = opened(swift_server, fresh_container)
+        store.keep_ledger(ledger)
+        return store
+
+    return leave
+
+
+def test_segments_that_a_killed_process_sent_are_taken_over(
+    left: Callable[[str], SwiftStore], segments: Callable[[], set[str]], ledger: MemoryLedger
+) -> None:
+    with closing(left("storing segment 3")) as store:
+        sent = segments()
+        assert sent
+        put(store)
+
+        assert sent <= segments()
+        assert len(segments()) == SEGMENTS
+        assert read(store) == CONTENT
+    assert ledger.all() == []
+
+
+def test_segments_for_other_bytes_are_removed(
+    left: Callable[[str], SwiftStore], segments: Callable[[], set[str]], ledger: MemoryLedger
+) -> None:
+    with closing(left("storing segment 3")) as store:
+        sent = segments()
+        put(store, CONTENT[::-1])
+
+        assert not sent & segments()
+        assert read(store) == CONTENT[::-1]
+    assert ledger.all() == []
+
+
+def test_segments_that_nobody_goes_on_with_are_removed(
+    left: Callable[[str], SwiftStore], segments: Callable[[], set[str]], ledger: MemoryLedger
+) -> None:
+    with closing(left("storing segment 3")) as store:
+        abandon_all(store, ledger)
+    assert segments() == set()
+    assert ledger.all() == []
+
+
+def test_segments_of_an_object_that_stands_are_never_abandoned(
+    left: Callable[[str], SwiftStore], segments: Callable[[], set[str]], ledger: MemoryLedger
+) -> None:
+    with closing(left("storing the manifest")) as store:
+        assert len(ledger.all()) == 1
+        abandon_all(store, ledger)
+
+        assert read(store) == CONTENT
+        assert len(segments()) == SEGMENTS
+    assert ledger.all() == []
+
+
+def test_an_object_that_a_killed_process_made_is_recognised(
+    left: Callable[[str], SwiftStore], segments: Callable[[], set[str]], ledger: MemoryLedger
+) -> None:
+    with closing(left("storing the manifest")) as store:
+        sent = segments()
+        info = put(store)
+
+        assert info == store.head(KEY)
+        assert segments() == sent
+    assert ledger.all() == []
+
+
+def test_segments_wait_as_long_as_an_object_may_still_be_made_of_them(
+    swift_server: SwiftServer,
+    fresh_container: str,
+    segments: Callable[[], set[str]],
+    ledger: MemoryLedger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(Session):
+        def ask(self, method: str, path: str, what: str, **rest: object) -> Answer:
+            if is_manifest_put(method, path, what):
+                raise Fault("no answer yet")
+            return super().ask(method, path, what, **rest)  # type: ignore[arg-type]
+
+    session = Slow(swift_server.options(), swift_server.environment())
+    with closing(opened(swift_server, fresh_container, session)) as store:
+        store.keep_ledger(ledger)
+        with pytest.raises(Fault):
+            put(store)
+    with closing(opened(swift_server, fresh_container)) as store:
+        store.keep_ledger(ledger)
+        abandon_all(store, ledger)
+        assert len(segments()) == SEGMENTS
+        monkeypatch.setattr(swift_large, "_MAY_STILL_BE_MADE_S", 0)
+        abandon_all(store, ledger)
+    assert segments() == set()
+    assert ledger.all() == []
+
+
+def test_segments_that_have_gone_meanwhile_are_sent_anew(
+    left: Callable[[str], SwiftStore],
+    segments: Callable[[], set[str]],
+    sdk: swiftclient.Connection,
+    fresh_container: str,
+    ledger: MemoryLedger,
+) -> None:
+    def lose_one(store: SwiftStore) -> None:
+        sdk.delete_object(f"{fresh_container}_segments", min(segments()))
+
+    with closing(left("storing segment 4")) as store:
+        listed = store._segments._listed
+
+        def listed_too_late(work: swift_large.Work) -> dict[str, tuple[int, str]]:
+            found = listed(work)
+            lose_one(store)
+            return found
+
+        store._segments._listed = listed_too_late  # type: ignore[method-assign]
+        with pytest.raises(Fault, match="gone"):
+            put(store)
+        assert segments() == set()
+        put(store)
+        assert read(store) == CONTENT
+    assert ledger.all() == []
+
+
+def test_what_an_object_is_about_to_lose_is_noted_before(
+    swift_server: SwiftServer,
+    fresh_container: str,
+    segments: Callable[[], set[str]],
+    ledger: MemoryLedger,
+) -> None:
+    session = fail_once(swift_server, f"deleting {KEY!r}")
+    with closing(opened(swift_server, fresh_container, session)) as store:
+        store.keep_ledger(ledger)
+        put(store)
+        with pytest.raises(Fault):
+            store.delete(KEY)
+        assert len(segments()) == SEGMENTS
+        abandon_all(store, ledger)
+    assert segments() == set()
+    assert ledger.all() == []

@@ -233,6 +233,20 @@ def test_what_is_changed_between_the_crash_and_its_upload_ends_the_old_one(
 
 
 @on("moto")
+def test_what_gets_other_attributes_between_the_crash_and_its_upload_is_stored_with_them(
+    scene: Scene,
+) -> None:
+    scene.killed_before_part(4)
+    with scene.proxy.during(_of_an_upload(scene.large), Answer(503)) as rule:
+        scene.mount.start()
+        rule.wait_reached()
+        scene.mount.do(os.chmod, scene.mount / "large", 0o600)
+    scene.settle({"large": scene.content})
+
+    assert int(scene.store.meta("large")["mode"]) & 0o777 == 0o600
+
+
+@on("moto")
 def test_what_is_discarded_while_nothing_is_mounted_is_taken_back(scene: Scene) -> None:
     scene.killed_before_part(4)
     cache = ("--cache-dir", scene.mount.cache_dir)
