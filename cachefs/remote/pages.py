@@ -6,8 +6,8 @@ from typing import Final
 from cachefs.core.errors import Fault
 from cachefs.core.types import Listing
 
-_MOST_EMPTY: Final = 10_000
-"""Pages without a name in one listing. A store may give some: where it skips what was deleted, say."""
+_MOST_EMPTY: Final = 100
+"""Pages without a name, one after the other. A store may give some: where it skips what was deleted, say."""
 
 
 class Pages(Iterator[Listing]):
@@ -57,6 +57,7 @@ class Pages(Iterator[Listing]):
             if self._empty > _MOST_EMPTY:
                 raise Fault("the store goes on listing, and lists nothing")
             return
+        self._empty = 0
         mark = hash((tuple(info.key for info in page.objects), page.prefixes))
         if mark in self._seen:
             raise Fault("the store repeats itself in the listing (the same page)")

@@ -30,9 +30,10 @@ from cachefs.core.sums import PieceSums
 from cachefs.core.types import Key, Listing, Name, ObjectInfo
 from cachefs.engine.promise import Promise
 from cachefs.remote import file_records, s3_values, swift_values
+from tests.fuzz.pieces import spliced
 
 FEW: Final = 60
-MANY: Final = 6000
+MANY: Final = 1500
 
 # ---- what comes in --------------------------------------------------------------------------
 
@@ -48,24 +49,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(UNICODE, inner, max_size=4),
     max_leaves=12,
 )
-
-
-def spliced(*valid: bytes) -> st.SearchStrategy[bytes]:
-    """Good examples, cut up, with something else in between."""
-
-    def splice(one: bytes, at: int, skip: int, noise: bytes) -> bytes:
-        at %= len(one) + 1
-        return one[:at] + noise + one[at + skip :]
-
-    noise = st.one_of(
-        st.binary(max_size=12),
-        st.sampled_from(
-            [b"9" * 5000, b"[" * 100_000, b'{"a":' * 50_000, b"-1", b"null", b"1e999"]
-        ),
-    )
-    return st.builds(
-        splice, st.sampled_from(valid), st.integers(0, 10_000), st.integers(0, 20), noise
-    )
 
 
 def with_odd_values(good: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
