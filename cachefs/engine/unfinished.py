@@ -20,7 +20,7 @@ from cachefs.engine.upload import Uploader
 from cachefs.local.cache import Cache
 from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal, Move
-from cachefs.remote.store import ObjectStore, Support
+from cachefs.remote.store import ObjectStore
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +105,11 @@ class Unfinished:
         left = self._leave(batch)
         with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_S):
             await self._try(left)
+
+    def forget(self, batch: str) -> None:
+        """End a rename of which nothing was done at the store."""
+        for move in self._moves_of(batch):
+            self._journal.end_move(move.id)
 
     async def delete_sources(self, batch: str) -> None:
         """Delete the old names of a rename whose copies stand: now, or else when the store answers again.
@@ -269,14 +274,11 @@ class Unfinished:
 
     async def _delete_sources(self, moves: Sequence[Move]) -> list[Refused]:
         """Delete the old names, what is in a directory before its marker. Return what the store refused."""
-        enforced = self._store.capabilities.conditional_delete is Support.ENFORCED
         refusals: list[Refused] = []
 
         async def delete(move: Move) -> None:
-            # A copy was made just now: only where that is a while ago does a look cost less than it is worth.
-            if_match = move.etag if enforced or len(moves) > 1 else None
             try:
-                await self._threads.ask(self._store.delete, move.source, if_match=if_match)
+                await self._threads.ask(self._store.delete, move.source, if_match=move.etag)
             except NotFound:
                 pass
             except Changed:

@@ -28,6 +28,7 @@ from cachefs.engine.body import FileBody
 from cachefs.engine.conflict import Conflicts, GivenUp, KeptBeside, Parked, Rebased, Verdict
 from cachefs.engine.names import Names
 from cachefs.engine.room import Room
+from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache, Entry
 from cachefs.local.db import Database
@@ -95,6 +96,7 @@ class Uploader:
         threads: Threads,
         background: Background,
         conflicts: Conflicts,
+        second: SecondLooks,
         defaults: Defaults,
         *,
         timeout_s: float,
@@ -110,6 +112,7 @@ class Uploader:
         self._threads = threads
         self._background = background
         self._conflicts = conflicts
+        self._second = second
         self._defaults = defaults
         self._timeout_s = timeout_s
         self._longest_wait_ns = int((longest_delay_s + _LONGEST_BACKOFF_S) * SECOND_NS)
@@ -429,6 +432,9 @@ class Uploader:
         self._cache.end_promise(entry.id)
         self._failures.pop(entry.id, None)
         self.uploaded += 1
+        inode, key = self._inodes.get(entry.ino), self._inodes.key_of(entry.ino)
+        if inode is not None and key is not None:
+            self._second.remember(inode, key, info)
 
     def _apply(
         self,
