@@ -19,7 +19,7 @@ CachefsError
 │       └── TimedOut    the deadline of the operation has passed
 ├── TreeError           names and their rules
 │   └── Exists, NoEntry, NotEmpty, IsDirectory, NotDirectory, InvalidName, NameTooLong, NotPermitted, ReadOnly,
-│       CrossDevice, NoAttribute, NoSpace, TooLarge
+│       CrossDevice, NoAttribute, NoSpace, TooLarge, Overtaken
 ├── CacheError          this machine's disk
 │   └── NoRoom, BytesLost, Stale, InUse, Damaged
 └── UsageError          the operator's mistake: one line and an exit code, never a traceback
@@ -159,6 +159,10 @@ class TooLarge(TreeError):
     """The file would be larger than any object."""
 
 
+class Overtaken(TreeError):
+    """Another version is there than the one that was seen, and ``--conflict`` says that it stays."""
+
+
 class CacheError(CachefsError):
     """Something on this machine's disk."""
 
@@ -223,6 +227,7 @@ _ERRNO: dict[type[CachefsError], int] = {
     NoAttribute: errno.ENODATA,
     NoSpace: errno.ENOSPC,
     TooLarge: errno.EFBIG,
+    Overtaken: errno.EBUSY,  # not ESTALE: the kernel would look again, and then do it unasked
     CacheError: errno.EIO,
     NoRoom: errno.ENOSPC,
     BytesLost: errno.EIO,

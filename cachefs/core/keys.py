@@ -36,6 +36,7 @@ _RAW = f"{MARK}raw~"
 _LONG = f"{MARK}long~"
 _OBJECT = f"{MARK}object"
 _QUOTED = re.compile(r"%([0-9A-F]{2})")
+_CONFLICT = re.compile(rb"\.conflict-[A-Za-z0-9.-]+-\d{8}T\d{6}Z(-\d+)?\Z")
 
 
 def _bytes(text: str) -> bytes:
@@ -115,3 +116,8 @@ def conflict_name(name: Name, *, host: str, when: str, turn: int = 0) -> Name:
     return Name(
         head.decode("utf-8", "ignore").encode() + tail if len(head) < len(name) else head + tail
     )
+
+
+def is_conflict_name(name: Name) -> bool:
+    """Whether *name* is one that :func:`conflict_name` makes."""
+    return _CONFLICT.search(bytes(name)) is not None

@@ -18,6 +18,8 @@ from cachefs.core.errors import NoSpace
 from cachefs.core.types import Attrs, Kind, ObjectInfo, Token
 
 TOKEN: Final = "cachefs-token"
+LINE: Final = "cachefs-line"
+"""Where an adapter says which versions an object grew from (``descent.py``). True of one version only."""
 TARGET: Final = foreign.TARGET
 DIRECTORY_TYPE: Final = "application/x-directory"
 HEADER: Final = ":"
@@ -100,7 +102,7 @@ def encode(attrs: Attrs, token: Token | None, others: Mapping[str, str]) -> dict
     *token* is that of the promise which puts new content, ``attrs.size`` bytes; None: the content stays. Where
     room is short, ours give way.
     """
-    stale = (*_OWN, TOKEN, *(_OF_CONTENT if token is not None else ()))
+    stale = (*_OWN, TOKEN, LINE, *(_OF_CONTENT if token is not None else ()))
     meta = {key: value for key, value in others.items() if key not in stale}
     meta |= {
         "mode": str(_FORMAT[attrs.kind] | attrs.mode),

@@ -82,6 +82,8 @@ class ObjectInfo:
     """None: a listing did not say."""
     meta: Mapping[str, str] | None = None
     """User metadata, names in lower case. None: a listing does not tell (which is not 'none set')."""
+    line: tuple[str, ...] = ()
+    """Which versions it grew from (:mod:`cachefs.core.descent`), where an adapter had to say so; else empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 from cachefs.core import foreign
 from cachefs.core.errors import NoAttribute
-from cachefs.core.metadata import HEADER, TOKEN
+from cachefs.core.metadata import HEADER, LINE, TOKEN
 
 KEY: Final = "xattr"
 PREFIX: Final = b"user."
 OWN: Final = b"user.cachefs."
 """Attributes that tell of the cache: never stored, never listed, for ``cp -a`` and ``rsync -X`` would copy them."""
 
-_HIDDEN: Final = foreign.NAMES | {TOKEN, KEY}
+_HIDDEN: Final = foreign.NAMES | {TOKEN, LINE, KEY}
 _NAME_MAX: Final = 255
 _PRINTABLE: Final = "".join(
     chr(code) for code in range(ord("!"), ord("~") + 1) if chr(code) != "%"

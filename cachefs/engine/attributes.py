@@ -14,11 +14,14 @@ from cachefs.core.errors import (
     Stale,
     Unsupported,
 )
+from cachefs.core.intent import Intent, State
+from cachefs.core.keys import is_conflict_name
 from cachefs.core.types import Attrs, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.body import BytesBody
 from cachefs.engine.handles import OpenFiles
 from cachefs.engine.openfile import Rooms
 from cachefs.engine.upload import Defaults
+from cachefs.local.cache import Entry
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.remote.store import ObjectStore
@@ -243,14 +246,33 @@ class Attributes:
 
     def _state_of(self, inode: Inode) -> dict[str, str | None]:
         entry = self._rooms.cache.find(inode.ino)
-        if entry is None:
-            return {"state": "remote", "cached_bytes": "0"}
-        intent = self._rooms.journal.of(entry.id)
+        intent = self._rooms.journal.of(entry.id) if entry is not None else None
+        found: dict[str, str | None] = {
+            "state": _state(entry, intent),
+            "cached_bytes": "0" if entry is None else str(entry.here.total),
+        }
         if intent is not None:
-            state = "uploading" if intent.state == "uploading" else "dirty"
-            return {"state": state, "cached_bytes": str(entry.here.total), "error": intent.error}
-        state = "cached" if entry.is_whole else "partial" if entry.here.total else "remote"
-        return {"state": state, "cached_bytes": str(entry.here.total)}
+            found["error"] = intent.error
+        is_copy = inode.name is not None and is_conflict_name(inode.name)
+        if (intent is None and is_copy) or (entry is not None and self.is_contested(entry)):
+            found["state"] = "conflict"
+        return found
+
+    def is_contested(self, entry: Entry) -> bool:
+        """Whether the upload of an entry was given up because the store has another version."""
+        intent = self._rooms.journal.of(entry.id)
+        key = self._inodes.key_of(entry.ino)
+        if intent is None or intent.state is not State.PARKED or key is None:
+            return False
+        return self._rooms.journal.has_conflict(key, intent.error or "")
+
+
+def _state(entry: Entry | None, intent: Intent | None) -> str:
+    if intent is not None:
+        return "uploading" if intent.state is State.UPLOADING else "dirty"
+    if entry is None or not (entry.is_whole or entry.here.total):
+        return "remote"
+    return "cached" if entry.is_whole else "partial"
 
 
 def _fields(columns: dict[str, object]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cachefs.core import metadata
-from cachefs.core.errors import Changed, Fault, NotFound
+from cachefs.core.errors import Changed, Fault, NotFound, Overtaken
 from cachefs.core.intent import Intent
 from cachefs.core.keys import child_key, conflict_name, name_of
 from cachefs.core.types import ConflictPolicy, ETag, Key, Name, ObjectInfo
@@ -44,8 +45,6 @@ class KeptBeside:
 class GivenUp:
     """The policy says that ours yields."""
 
-    theirs: ObjectInfo
-
 
 @dataclass(frozen=True, slots=True)
 class Parked:
@@ -55,6 +54,16 @@ class Parked:
 
 
 Verdict = Rebased | KeptBeside | GivenUp | Parked
+
+_OVERWRITTEN: Final = "stored, and then overwritten by another writer who had not seen it"
+
+_AS_POLICY_SAYS: Final = {
+    ConflictPolicy.KEEP_BOTH: "the version of this mount was stored anew",
+    ConflictPolicy.OURS: "the version of this mount was stored anew, as --conflict ours says",
+    ConflictPolicy.THEIRS: "ours was given up, as --conflict theirs says",
+    ConflictPolicy.FAIL: "--conflict fail says that you decide",
+}
+"""What becomes of bytes whose object was deleted."""
 
 
 def _host() -> str:
@@ -97,10 +106,7 @@ class Conflicts:
                 raise Fault(
                     "the store says both that there is such an object and that there is none"
                 ) from None
-            self.note(
-                key, "deleted at the store meanwhile; the version of this mount was stored anew"
-            )
-            return Rebased(None)
+            return self._resolve_deleted(intent, key)
         if metadata.token_of(theirs) == intent.token:
             return Rebased(theirs.etag)  # our own write, whose answer was lost
         if theirs.etag == base:
@@ -112,38 +118,90 @@ class Conflicts:
             self.note(
                 key, "changed at the store meanwhile; ours was given up, as --conflict theirs says"
             )
-            return GivenUp(theirs)
+            return GivenUp()
         if self._policy is ConflictPolicy.FAIL:
-            return Parked(
-                "changed at the store meanwhile, and --conflict fail says that you decide"
+            return self._park(
+                intent,
+                key,
+                "changed at the store meanwhile, and --conflict fail says that you decide",
             )
         return await self._keep_both(inode, key, body, meta, theirs)
+
+    def _resolve_deleted(self, intent: Intent, key: Key) -> Verdict:
+        outcome = f"deleted at the store meanwhile; {_AS_POLICY_SAYS[self._policy]}"
+        if self._policy is ConflictPolicy.FAIL:
+            return self._park(intent, key, outcome)
+        self.note(key, outcome)
+        return GivenUp() if self._policy is ConflictPolicy.THEIRS else Rebased(None)
+
+    def _park(self, intent: Intent, key: Key, reason: str) -> Parked:
+        """Leave it to the operator. What is tried again and meets the same is told but once."""
+        if intent.error != reason or not self._journal.has_conflict(key, reason):
+            self.note(key, reason)
+        return Parked(reason)
 
     async def _keep_both(
         self, inode: Inode, key: Key, body: Body, meta: Mapping[str, str], theirs: ObjectInfo
     ) -> Verdict:
-        directory = Key(key[: len(key) - len(inode.component)])
+        stored = await self._store_beside(inode.component, key, body, meta, inode.content_type)
+        if stored is None:
+            return Parked("changed at the store meanwhile, and no name beside it is free")
+        name, component, info = stored
+        self.note(key, f"changed at the store meanwhile; the version of this mount is {component}")
+        return KeptBeside(name, component, info, theirs)
+
+    async def _store_beside(
+        self,
+        component: str,
+        key: Key,
+        body: Body,
+        meta: Mapping[str, str],
+        content_type: str | None,
+    ) -> tuple[Name, str, ObjectInfo] | None:
+        """Store *body* under a conflict name. Return name, component and version; None if no name is free."""
+        directory = Key(key[: len(key) - len(component)])
         for turn in range(_TURNS):
-            name, component = beside(inode, turn)
-            target = child_key(directory, component)
+            name, aside = beside(component, turn)
+            target = child_key(directory, aside)
             try:
                 info = await self._threads.transfer(
                     self._store.put,
                     target,
                     body,
                     meta=meta,
-                    content_type=inode.content_type,
+                    content_type=content_type,
                     if_match=None,
                 )
             except Changed:
                 if not await self._is_ours(target, meta):
                     continue
                 info = await self._threads.ask(self._store.head, target)
-            self.note(
-                key, f"changed at the store meanwhile; the version of this mount is {component}"
-            )
-            return KeptBeside(name, component, info, theirs)
-        return Parked("changed at the store meanwhile, and no name beside it is free")
+            return name, aside, info
+        return None
+
+    async def save_overwritten(
+        self,
+        component: str,
+        key: Key,
+        body: Body,
+        meta: Mapping[str, str],
+        content_type: str | None,
+    ) -> None:
+        """Store bytes anew, beside *key*, that somebody overwrote there who had never seen them."""
+        if self._policy is ConflictPolicy.THEIRS:
+            self.note(key, f"{_OVERWRITTEN}; ours was given up, as --conflict theirs says")
+            return
+        stored = await self._store_beside(component, key, body, meta, content_type)
+        if stored is None:
+            self.note_gone(key)
+            return
+        name, aside, info = stored
+        self._show(Key(key[: len(key) - len(component)]), name, aside, info)
+        self.note(key, f"{_OVERWRITTEN}; the version of this mount is {aside}")
+
+    def note_gone(self, key: Key) -> None:
+        """Say that a version was overwritten of which the cache has no bytes any more."""
+        self.note(key, f"{_OVERWRITTEN}; the version of this mount is gone, here as well")
 
     async def _is_ours(self, target: Key, meta: Mapping[str, str]) -> bool:
         """Whether *target* is our own copy, whose answer was lost."""
@@ -154,26 +212,56 @@ class Conflicts:
         is_true = metadata.token_of(info) is not None
         return is_true and (info.meta or {}).get(metadata.TOKEN) == meta.get(metadata.TOKEN)
 
-    async def keep_aside(self, inode: Inode, key: Key, found: ObjectInfo) -> Name:
-        """Copy what somebody else put at *key* to a name beside it, before it is replaced. Return the name."""
-        directory = Key(key[: len(key) - len(inode.component)])
+    async def make_way(self, component: str, key: Key, found: ObjectInfo, deed: str) -> None:
+        """Do as the policy says with a version at *key* that this mount had not seen, before it is *deed*.
+
+        *component*: the last of *key*, after which a copy is called. Raise ``Overtaken`` where the version must
+        stay where it is.
+        """
+        if self._policy is ConflictPolicy.OURS:
+            self.note(
+                key, f"changed at the store before it was {deed}; gone, as --conflict ours says"
+            )
+        elif self._policy is ConflictPolicy.KEEP_BOTH:
+            await self._keep_aside(component, key, found, deed)
+        else:
+            outcome = (
+                f"changed at the store meanwhile; not {deed}, as --conflict {self._policy} says"
+            )
+            self.note(key, outcome)
+            raise Overtaken(outcome)
+
+    async def _keep_aside(self, component: str, key: Key, found: ObjectInfo, deed: str) -> None:
+        """Copy what somebody else put at *key* to a name beside it."""
+        directory = Key(key[: len(key) - len(component)])
         for turn in range(_TURNS):
-            name, component = beside(inode, turn)
+            name, aside = beside(component, turn)
             try:
-                await self._threads.transfer(
+                info = await self._threads.transfer(
                     self._store.copy,
                     key,
-                    child_key(directory, component),
+                    child_key(directory, aside),
                     if_match=found.etag,
                     replaces=None,
                 )
             except Changed:
                 continue
+            self._show(directory, name, aside, info)
             self.note(
-                key, f"changed at the store before it was replaced; that version is {component}"
+                key, f"changed at the store before it was {deed}; that version is now {aside}"
             )
-            return name
+            return
         raise Changed("changed at the store meanwhile, and no name beside it is free")
+
+    def _show(self, directory: Key, name: Name, component: str, info: ObjectInfo) -> None:
+        """Let a copy that was made beside a file be seen at once."""
+        parent = self._inodes.find(directory)
+        if parent is not None and self._inodes.child(parent.ino, name) is None:
+            kind = metadata.decode(info.meta or {}, info.content_type).kind
+            now_ns = self._names.now_ns()
+            self._inodes.insert_seen(parent.ino, name, component, kind, info, now_ns)
+            self._names.forget_absent(parent.ino, name)
+            self._names.tell_kernel(parent.ino, name)
 
     def note(self, key: Key, outcome: str) -> None:
         """Say what was met at *key*, in the log and in ``status``."""
@@ -181,11 +269,11 @@ class Conflicts:
         self._journal.note_conflict(key, outcome, self._names.wall_ns())
 
 
-def beside(inode: Inode, turn: int) -> tuple[Name, str]:
-    """Return a name for a conflict copy of *inode*, and its component."""
+def beside(component: str, turn: int) -> tuple[Name, str]:
+    """Return a name for a conflict copy of what is called *component*, and the copy's component."""
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    plain = Name(inode.component.encode("utf-8", "surrogateescape") or b"empty")
-    component = bytes(conflict_name(plain, host=_host(), when=when, turn=turn)).decode(
+    plain = Name(component.encode("utf-8", "surrogateescape") or b"empty")
+    aside = bytes(conflict_name(plain, host=_host(), when=when, turn=turn)).decode(
         "utf-8", "surrogateescape"
     )
-    return name_of(component), component
+    return name_of(aside), aside

@@ -6,6 +6,7 @@ import secrets
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import trio
 
@@ -19,14 +20,16 @@ from cachefs.core.errors import (
     NotDirectory,
     NotEmpty,
     NotFound,
+    Overtaken,
     ReadOnly,
     Stale,
 )
 from cachefs.core.extents import Extent
 from cachefs.core.keys import NAME_MAX
-from cachefs.core.types import Fh, Ino, Kind, Name, Token
+from cachefs.core.types import ETag, Fh, Ino, Key, Kind, Name, ObjectInfo, Token
 from cachefs.engine.attributes import Attributes, Stat
 from cachefs.engine.body import BytesBody
+from cachefs.engine.conflict import Conflicts
 from cachefs.engine.handles import Opened, OpenFiles
 from cachefs.engine.openfile import Rooms
 from cachefs.engine.rename import Renamer
@@ -34,6 +37,9 @@ from cachefs.engine.upload import Defaults
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.remote.store import ObjectStore
+
+_OVERTAKEN: Final = 100
+"""How often another version may come before the one that is about to be removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class FileSystem:
         inodes: InodeTable,
         rooms: Rooms,
         renamer: Renamer,
+        conflicts: Conflicts,
         defaults: Defaults,
         files: OpenFiles,
         attributes: Attributes,
@@ -76,6 +83,7 @@ class FileSystem:
         self._rooms = rooms
         self._names = rooms.names
         self._renamer = renamer
+        self._conflicts = conflicts
         self._defaults = defaults
         self.files = files
         self.attributes = attributes
@@ -385,10 +393,7 @@ class FileSystem:
         with self._names.moving(key):
             while entry is not None and self._rooms.uploader.is_putting(entry.id):
                 await self._rooms.uploader.stop(entry.id)
-            current = self._inodes.get(inode.ino)
-            if current is not None and (current.etag is not None or self._was_sent(inode.ino)):
-                with contextlib.suppress(NotFound):
-                    await self._rooms.threads.ask(self._store.delete, key)
+            await self._delete_seen(inode, key)
             await self.files.unname(inode.ino)
         if key.endswith("/"):  # the marker of the directory itself, which had content
             self._inodes.update(parent, etag=None)
@@ -396,11 +401,48 @@ class FileSystem:
         self._rooms.uploader.kick()
         self._touch_directory(parent)
 
-    def _was_sent(self, ino: Ino) -> bool:
-        """Whether an upload of the inode was ever begun, so that the store may have it although no answer came."""
+    async def _delete_seen(self, inode: Inode, key: Key) -> None:
+        """Delete the version that this mount knows. One that it does not know is dealt with as ``--conflict`` says."""
+        current = self._inodes.get(inode.ino)
+        seen = None if current is None else current.etag
+        sent = self._token_sent(inode.ino)
+        if seen is None and sent is None:
+            return  # never stored: whatever is there is somebody else's
+        for _ in range(_OVERTAKEN):
+            if seen is not None and await self._delete(key, seen):
+                return
+            found = await self._renamer.head(key)
+            if found is None:
+                return
+            if sent is None or metadata.token_of(found) != sent:
+                if seen is None:
+                    return
+                await self._make_way(inode, key, found)
+            seen = found.etag
+        raise Changed("the file is written to without a pause")
+
+    async def _delete(self, key: Key, version: ETag) -> bool:
+        """Delete that version. Return False if another is there."""
+        try:
+            await self._rooms.threads.ask(self._store.delete, key, if_match=version)
+        except NotFound:
+            return True
+        except Changed:
+            return False
+        return True
+
+    async def _make_way(self, inode: Inode, key: Key, found: ObjectInfo) -> None:
+        try:
+            await self._conflicts.make_way(inode.component, key, found, "removed")
+        except Overtaken:
+            self._names.doubt(inode.ino)
+            raise
+
+    def _token_sent(self, ino: Ino) -> Token | None:
+        """Return the token of an upload of the inode that was begun: the store may have it although no answer came."""
         entry = self._rooms.cache.find(ino)
         intent = self._rooms.journal.of(entry.id) if entry is not None else None
-        return intent is not None and intent.was_sent
+        return intent.token if intent is not None and intent.was_sent else None
 
     def _touch_directory(self, ino: Ino) -> None:
         wall_ns = self._names.wall_ns()
@@ -450,7 +492,12 @@ class FileSystem:
             await self._check_replacement(source, target)
             await self.files.keep_whole(target.ino)
         await self._renamer.rename(
-            source, target, new_parent, new_name, replaced=self.files.unname
+            source,
+            target,
+            new_parent,
+            new_name,
+            no_replace=no_replace,
+            replaced=self.files.unname,
         )
         self._touch_directory(parent)
         self._touch_directory(new_parent)

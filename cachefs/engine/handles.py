@@ -159,7 +159,9 @@ class OpenFiles:
             and not is_dirty
             and (entry.etag != inode.etag or entry.size != inode.size)
         ):
-            await self._rooms.room.delete(cache.drop(entry))
+            await self._rooms.second.before_drop(ino)
+            outdated = cache.find(ino)
+            await self._rooms.room.delete(cache.drop(outdated) if outdated else None)
             entry = None
         pinned = cache.pin(entry, self._names.now_ns()) if entry is not None else None
         if pinned is None and entry is not None:
@@ -203,6 +205,7 @@ class OpenFiles:
 
     async def _bury(self, ino: Ino) -> None:
         """Forget an inode that lost its name while it was open."""
+        await self._rooms.second.before_drop(ino)
         entry = self._rooms.cache.find(ino)
         if entry is not None:
             self._rooms.uploader.forget(entry.id)
@@ -321,6 +324,7 @@ class OpenFiles:
 
     async def unname(self, ino: Ino) -> None:
         """Take an inode out of the tree; forget it unless it is open."""
+        self._rooms.second.forget(ino)
         file = self._files.get(ino)
         entry = self._rooms.cache.find(ino)
         with self._db.transaction():

@@ -144,6 +144,8 @@ class Names:
         )
         # Directories of more than one page: a page of theirs tells little of one name.
         self._large: TTLCache[Ino, bool] = TTLCache(maxsize=65536, ttl=600)
+        self.before_drop: Callable[[Ino], Awaitable[None]] = _nothing
+        """Called before the bytes of an inode go whose version the store has no more."""
         self._changes, self.changes = trio.open_memory_channel[Forget](_CHANGES_KEPT)
 
     # ---- keys, and renames that are under way ----------------------------------------------
@@ -652,6 +654,9 @@ class Names:
     async def _carry_out(self, difference: Difference) -> None:
         """Drop the bytes of what is gone, and tell the kernel."""
         for ino in difference.freed:
+            await self.before_drop(ino)
+            if ino in self._held:
+                continue  # opened meanwhile: the last close drops it
             entry = self._cache.find(ino)
             doomed = self._cache.drop(entry) if entry is not None else None
             self._inodes.drop(ino)
@@ -680,6 +685,10 @@ class Names:
             self._changes.send_nowait(what)
         except trio.WouldBlock:
             _log.debug("too many changes: the kernel will learn of %s by its time-out", what)
+
+
+async def _nothing(ino: Ino) -> None:
+    """Have nothing to do with *ino*."""
 
 
 def _directory_of(key: Key) -> Key:

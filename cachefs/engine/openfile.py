@@ -24,6 +24,7 @@ from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise
 from cachefs.engine.reach import wait_for
 from cachefs.engine.room import Room
+from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.upload import Uploader
@@ -82,6 +83,7 @@ class Rooms:
     fetcher: Fetcher
     through: PassThrough
     uploader: Uploader
+    second: SecondLooks
     threads: Threads
     buffer: ReadBuffer
     timeout_s: float
@@ -427,6 +429,7 @@ class OpenFile:
             return
         is_new = self._rooms.journal.of(self.entry.id) is None
         intent = self._rooms.journal.begin(self.entry.id)
+        self._rooms.second.forget(self.ino)
         # Not before: queued bytes that nothing sums could not be told from what a cut left of newer ones.
         self._rooms.cache.forget_sums(self.entry)
         if is_new:

@@ -313,9 +313,9 @@ def put_beside(disk: Disk, entry: Entry, now_ns: int) -> None:
     intended = disk.inodes.get(rebuild.place(disk.inodes, key, now_ns))
     assert intended is not None and intended.parent is not None
     turn = 0
-    while disk.inodes.child(intended.parent, beside(intended, turn)[0]) is not None:
+    while disk.inodes.child(intended.parent, beside(intended.component, turn)[0]) is not None:
         turn += 1
-    name, component = beside(intended, turn)
+    name, component = beside(intended.component, turn)
     with disk.db.transaction():
         entry.etag = None
         disk.cache.save(entry)

@@ -13,8 +13,10 @@ from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
     Changed,
     CrossDevice,
+    Exists,
     NoEntry,
     NotFound,
+    Overtaken,
     Stale,
     Unsupported,
 )
@@ -25,6 +27,7 @@ from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names
 from cachefs.engine.promise import restated
+from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.engine.unfinished import Unfinished, by_depth
 from cachefs.engine.upload import Defaults, Uploader
@@ -51,6 +54,7 @@ class _Plan:
     component: str
     old_key: Key
     new_key: Key
+    no_replace: bool
 
 
 class Renamer:
@@ -67,6 +71,7 @@ class Renamer:
         uploader: Uploader,
         conflicts: Conflicts,
         unfinished: Unfinished,
+        second: SecondLooks,
         threads: Threads,
         defaults: Defaults,
     ) -> None:
@@ -79,6 +84,7 @@ class Renamer:
         self._uploader = uploader
         self._conflicts = conflicts
         self._unfinished = unfinished
+        self._second = second
         self._threads = threads
         self._defaults = defaults
 
@@ -89,10 +95,14 @@ class Renamer:
         parent: Ino,
         name: Name,
         *,
+        no_replace: bool,
         replaced: Callable[[Ino], Awaitable[None]],
     ) -> None:
-        """Move *source* to *name* in *parent*, where *target* is now. *replaced* buries an inode that lost its name."""
-        plan = await self._plan(source, target, parent, name)
+        """Move *source* to *name* in *parent*, where *target* is now.
+
+        *no_replace*: raise ``Exists`` if something turns up there. *replaced* buries an inode that lost its name.
+        """
+        plan = await self._plan(source, target, parent, name, no_replace=no_replace)
         if self._store.capabilities.is_many and _bucket(plan.old_key) != _bucket(plan.new_key):
             raise CrossDevice("the two names are in different buckets")
         await self._unfinished.make_way(plan.old_key, plan.new_key)
@@ -109,7 +119,9 @@ class Renamer:
             if directory is not None and entry_name is not None:
                 self._names.forget_absent(directory, entry_name)
 
-    async def _plan(self, source: Inode, target: Inode | None, parent: Ino, name: Name) -> _Plan:
+    async def _plan(
+        self, source: Inode, target: Inode | None, parent: Ino, name: Name, *, no_replace: bool
+    ) -> _Plan:
         if target is None:
             component = self._names.new_component(parent, name, is_dir=source.is_dir)
         else:
@@ -123,7 +135,7 @@ class Renamer:
             if not any(map(self._names.is_moving, (directory, old_key, new_key))):
                 break
             await self._names.wait_still(directory, old_key, new_key)
-        return _Plan(source, target, parent, name, component, old_key, new_key)
+        return _Plan(source, target, parent, name, component, old_key, new_key, no_replace)
 
     async def keep_directory(self, ino: Ino, *, leaving: Ino) -> None:
         """Give a directory that exists only by its content a marker before its last content leaves."""
@@ -150,6 +162,10 @@ class Renamer:
         except Unsupported:
             return  # a bucket: it stays without a marker
         self._inodes.update(ino, etag=info.etag)
+
+    async def head(self, key: Key) -> ObjectInfo | None:
+        """Return what is at *key*, None if nothing is."""
+        return await self._unfinished.head(key)
 
     # ---- one file ---------------------------------------------------------------------------
 
@@ -222,6 +238,9 @@ class Renamer:
         try:
             await self._make_durable()
             info = await self._copy(plan, source, source.etag, replaces)
+        except Overtaken:
+            self._unfinished.forget(batch)  # nothing was copied
+            raise
         except BaseException:
             await self._unfinished.abandon(batch)
             raise
@@ -250,6 +269,9 @@ class Renamer:
                 if original is None:
                     raise NotFound("the object is gone from the store") from error
                 if original.etag != etag:
+                    if self._journal.is_dirty(source.ino):
+                        self._leave_theirs(plan)
+                        raise NotFound("the version that ours grew from is gone") from error
                     self._names.doubt(source.ino)
                     raise Stale("the object changed at the store meanwhile") from error
                 if copy is not None and await self._unfinished.is_copy(original, copy):
@@ -305,15 +327,30 @@ class Renamer:
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
         return content if digest == etag else None
 
+    def _leave_theirs(self, plan: _Plan) -> None:
+        """Say that only our newer bytes are renamed: the old name stands for what somebody else wrote there."""
+        self._conflicts.note(
+            plan.old_key, "changed at the store before ours was renamed; theirs keeps the name"
+        )
+        if plan.source.parent is not None:
+            self._inodes.update(plan.source.parent, listed_ns=None)
+
     async def _make_way(
         self, plan: _Plan, found: ObjectInfo | None, replaces: ETag | None, cause: Changed
     ) -> ETag | None:
         if (found.etag if found else None) == replaces:
             raise cause
-        if found is not None:
-            victim = plan.target or plan.source
-            await self._conflicts.keep_aside(_called(victim, plan.component), plan.new_key, found)
-        return found.etag if found else None
+        if found is None:
+            return None
+        if plan.no_replace:
+            raise Exists("something of that name appeared at the store") from cause
+        try:
+            await self._conflicts.make_way(plan.component, plan.new_key, found, "replaced")
+        except Overtaken:
+            if plan.target is not None:
+                self._names.doubt(plan.target.ino)
+            raise
+        return found.etag
 
     def _retarget(self, plan: _Plan) -> list[Ino]:
         """Give the inode its new name. Return the inodes that lost theirs, what is below first.
@@ -349,6 +386,9 @@ class Renamer:
         if entry is not None and entry.etag == inode.etag:
             entry.etag = info.etag
             self._cache.save(entry)
+        moved, key = self._inodes.get(inode.ino), self._inodes.key_of(inode.ino)
+        if moved is not None and key is not None:
+            self._second.remember(moved, key, info)
 
     async def _promise_again(self, inos: Iterable[Ino], *, moving: _Plan | None = None) -> None:
         """Bring the promise files of dirty entries in line with their keys, before a rename (*moving*) and after.
@@ -468,11 +508,6 @@ class Renamer:
 def _moved(plan: _Plan, key: Key) -> Key:
     """Return where the rename takes *key*, which is at or below its source."""
     return Key(plan.new_key + key[len(plan.old_key) :])
-
-
-def _called(inode: Inode, component: str) -> Inode:
-    """Return *inode* as it would be called after the rename, to name a conflict copy after it."""
-    return replace(inode, component=component)
 
 
 def _retyped(plan: _Plan) -> str | None:

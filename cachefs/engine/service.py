@@ -39,10 +39,12 @@ from cachefs.engine.reach import Reach
 from cachefs.engine.rebuild import Disk
 from cachefs.engine.rename import Renamer
 from cachefs.engine.room import Room
+from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.unfinished import Unfinished
 from cachefs.engine.upload import Defaults, Uploader
+from cachefs.local.cache import Entry
 from cachefs.local.db import Database
 from cachefs.local.directory import CacheDirectory
 from cachefs.local.inodes import ROOT, Inode
@@ -127,6 +129,18 @@ class Service:
         conflicts = Conflicts(
             store, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
         )
+        self._second = SecondLooks(
+            store,
+            disk.cache,
+            disk.journal,
+            disk.inodes,
+            self._names,
+            conflicts,
+            self._room,
+            self._threads,
+            delay_s=settings.timeout_s,
+        )
+        self._names.before_drop = self._second.before_drop
         self._fetcher = Fetcher(
             store,
             disk.cache,
@@ -149,6 +163,7 @@ class Service:
             self._reach,
             background,
             conflicts,
+            self._second,
             defaults,
             timeout_s=settings.timeout_s,
             longest_delay_s=settings.upload_delay_s,
@@ -174,6 +189,7 @@ class Service:
             self._uploader,
             conflicts,
             self._unfinished,
+            self._second,
             self._threads,
             defaults,
         )
@@ -190,6 +206,7 @@ class Service:
             self._fetcher,
             PassThrough(self._fetcher),
             self._uploader,
+            self._second,
             self._threads,
             ReadBuffer(),
             settings.timeout_s,
@@ -202,6 +219,7 @@ class Service:
             disk.inodes,
             rooms,
             self._renamer,
+            conflicts,
             defaults,
             files,
             Attributes(store, disk.db, disk.inodes, rooms, files, defaults),
@@ -230,6 +248,7 @@ class Service:
         self._background.keep("eviction", self._room.run)
         self._background.keep("uploads", self._uploader.run)
         self._background.keep("renames", self._unfinished.run)
+        self._background.keep("second looks", self._second.run)
         self._background.keep("checkpoints", self._checkpoint)
         if not self._settings.read_only:
             self._background.keep("leftovers", self._leftovers.run)
@@ -359,15 +378,30 @@ class Service:
         recovery.discard(self._disk, EntryId(entry_id))
 
     async def upload(self, entry_id: int) -> str:
-        """Store the bytes of a dirty file. One that was set aside gets a conflict name. Return its path."""
+        """Store the bytes of a dirty file. Return its path.
+
+        One that was set aside, or whose name has another version at the store, gets a conflict name.
+        """
         self._must(entry_id)
         entry = self._disk.cache.load(EntryId(entry_id))
-        if entry is not None and not self._is_named(entry.ino):
-            recovery.put_beside(self._disk, entry, time.time_ns())
+        if entry is not None and (not self._is_named(entry.ino) or self._is_contested(entry)):
+            self._put_beside(entry)
         path = self._path_of(EntryId(entry_id))
         self._uploader.hurry(EntryId(entry_id))
         await self._uploader.wait_settled(EntryId(entry_id))
         return path
+
+    def _is_contested(self, entry: Entry) -> bool:
+        """Whether the upload was given up because the store has another version."""
+        return self.fs.attributes.is_contested(entry)
+
+    def _put_beside(self, entry: Entry) -> None:
+        was = self._disk.inodes.get(entry.ino)
+        recovery.put_beside(self._disk, entry, time.time_ns())
+        if was is not None and was.parent is not None and was.name is not None:
+            # The name stands for what the store has there from now on.
+            self._disk.inodes.update(was.parent, listed_ns=None)
+            self._names.tell_kernel(was.parent, was.name)
 
     def _must(self, entry_id: int) -> None:
         if self._disk.journal.of(EntryId(entry_id)) is None:
@@ -385,7 +419,8 @@ class Service:
     async def drain(self, *, timeout_s: float, is_final: bool = False) -> list[dict[str, object]]:
         """Take no more writes and upload everything that is complete. Return what could not be stored.
 
-        Each has been tried, or *timeout_s* has passed; :meth:`resume` takes writes again, unless *is_final*.
+        Each has been tried, or *timeout_s* has passed; :meth:`resume` takes writes again, unless *is_final*. What was
+        stored a short while ago is looked at once more, where the store cannot prevent that another writer overwrites it.
         """
         self._is_ending |= is_final
         self.fs.is_closing = True
@@ -398,6 +433,7 @@ class Service:
                     await self._uploader.wait_settled(entry)
                 except CachefsError as error:
                     _log.warning("not stored: %s", error)
+            await self._second.look_at_all()
         return self.dirty()
 
     def end(self) -> None:

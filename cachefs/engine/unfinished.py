@@ -21,7 +21,7 @@ from cachefs.engine.upload import Uploader
 from cachefs.local.cache import Cache
 from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal, Move
-from cachefs.remote.store import ObjectStore, Support
+from cachefs.remote.store import ObjectStore
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +106,11 @@ class Unfinished:
         left = self._leave(batch)
         with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_S):
             await self._try(left)
+
+    def forget(self, batch: str) -> None:
+        """End a rename of which nothing was done at the store."""
+        for move in self._moves_of(batch):
+            self._journal.end_move(move.id)
 
     async def delete_sources(self, batch: str) -> None:
         """Delete the old names of a rename whose copies stand: now, or else when the store answers again.
@@ -210,7 +215,7 @@ class Unfinished:
         moves = self._moves_of(left.batch)
         try:
             if left.is_copied:
-                await self._delete_sources(moves, is_old=True)
+                await self._delete_sources(moves)
             else:
                 for group in reversed(list(by_depth(moves))):
                     await self.each(group, self._undo)
@@ -283,21 +288,13 @@ class Unfinished:
                 info.key, f"a copy that a rename left, and may not remove: {error}"
             )
 
-    async def _delete_sources(
-        self, moves: Sequence[Move], *, is_old: bool = False
-    ) -> list[Refused]:
-        """Delete the old names, what is in a directory before its marker. Return what the store refused.
-
-        *is_old*: it is a while since the copies were made, or a crash lies between.
-        """
-        enforced = self._store.capabilities.conditional_delete is Support.ENFORCED
+    async def _delete_sources(self, moves: Sequence[Move]) -> list[Refused]:
+        """Delete the old names, what is in a directory before its marker. Return what the store refused."""
         refusals: list[Refused] = []
 
         async def delete(move: Move) -> None:
-            # A copy was made just now: only where that is a while ago does a look cost less than it is worth.
-            if_match = move.etag if enforced or is_old or len(moves) > 1 else None
             try:
-                await self._threads.ask(self._store.delete, move.source, if_match=if_match)
+                await self._threads.ask(self._store.delete, move.source, if_match=move.etag)
             except NotFound:
                 pass
             except Changed:

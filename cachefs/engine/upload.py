@@ -31,6 +31,7 @@ from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise, read_promise
 from cachefs.engine.reach import Reach, wait_for
 from cachefs.engine.room import Room
+from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache, Entry
 from cachefs.local.db import Database
@@ -106,6 +107,7 @@ class Uploader:
         reach: Reach,
         background: Background,
         conflicts: Conflicts,
+        second: SecondLooks,
         defaults: Defaults,
         *,
         timeout_s: float,
@@ -122,6 +124,7 @@ class Uploader:
         self._reach = reach
         self._background = background
         self._conflicts = conflicts
+        self._second = second
         self._defaults = defaults
         self._timeout_s = timeout_s
         self._longest_wait_ns = int((longest_delay_s + _LONGEST_BACKOFF_S) * SECOND_NS)
@@ -531,6 +534,9 @@ class Uploader:
         self.uploaded += 1
         if entry.id in self._denied:
             self._hurry_denied()
+        inode, key = self._inodes.get(entry.ino), self._inodes.key_of(entry.ino)
+        if inode is not None and key is not None:
+            self._second.remember(inode, key, info)
 
     def _hurry_denied(self) -> None:
         """Try at once whatever was denied access: what has just been stored had been denied it, too."""

@@ -284,6 +284,11 @@ class Journal:
             (_CONFLICTS_KEPT,),
         )
 
+    def has_conflict(self, key: Key, outcome: str) -> bool:
+        """Whether just that was recorded of *key*."""
+        sql = "SELECT 1 FROM conflicts WHERE key = ? AND outcome = ? LIMIT 1"
+        return self._db.one(sql, (_blob(key), outcome)) is not None
+
     def conflicts(self) -> list[Conflict]:
         """Return the recorded conflicts, the oldest first."""
         rows = self._db.all("SELECT when_ns, key, outcome FROM conflicts ORDER BY id")

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, quote, urlencode
 
-from cachefs.core import metadata
+from cachefs.core import descent, metadata
 from cachefs.core.errors import (
     Changed,
     Denied,
@@ -21,6 +21,7 @@ from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.clocks import answered_at
+from cachefs.remote.lines import Lines
 from cachefs.remote.pages import Pages
 from cachefs.remote.s3_client import Answer, S3Bucket, S3Client, said
 from cachefs.remote.s3_errors import OutOfRange, PartsGone, UploadGone
@@ -107,6 +108,7 @@ class S3Store:
         self._works = Works()
         self._unfinished: dict[str, Multipart] = {}
         """Uploads that a try of this process left, by their work."""
+        self._lines = Lines()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -192,32 +194,56 @@ class S3Store:
         require_bearable(key)
         if body.md5 is not None and body.size >= self._options.multipart_threshold:
             meta = {**meta, _MD5: in_base64(body.md5)}  # its ETag will be none
+        is_looked = not self._puts_apart(body.size, if_match)
+        if is_looked:
+            meta = self._grown(key, meta, body.size, if_match)
         about = {"Metadata": encode_meta(meta), **params_of(meta), **self._chosen()}
         if content_type is not None:
             about["ContentType"] = content_type
         tags = self._tags(key) if TAGS in meta and if_match is not None else {}
         try:
-            answer = self._put(key, body, about | tags, if_match)
+            answer = self._put(key, body, about | tags, if_match, is_looked=is_looked)
         except NotFound as error:
             # S3 says so of an object that is gone and should be replaced.
             raise Changed(str(error)) from error
         self._retag(key, tags)
         if not answer.get("ETag"):
             return self._stored(key, body.size)
-        return ObjectInfo(
-            key=key,
-            size=body.size,
-            etag=bare(answer["ETag"]),
-            mtime_ns=_answered_ns(answer),
-            content_type=content_type,
-            meta=dict(meta),
+        return descent.read(
+            ObjectInfo(
+                key=key,
+                size=body.size,
+                etag=bare(answer["ETag"]),
+                mtime_ns=_answered_ns(answer),
+                content_type=content_type,
+                meta=dict(meta),
+            )
         )
 
+    def _puts_apart(self, size: int, if_match: ETag | None) -> bool:
+        """Whether the store itself sees to it that a put replaces the version that it should."""
+        found = self._found
+        if size < self._options.multipart_threshold:
+            return (found.create if if_match is None else found.put).enforced
+        return (found.parts_create if if_match is None else found.parts).enforced
+
+    def _grown(
+        self, key: Key, meta: Mapping[str, str], size: int, if_match: ETag | None
+    ) -> dict[str, str]:
+        """Return *meta* with the line of a version that is about to replace another, which is looked at."""
+        return self._lines.grown(key, meta, size, self._looked(key, if_match))
+
     def _put(
-        self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
+        self,
+        key: Key,
+        body: Body,
+        about: Mapping[str, object],
+        if_match: ETag | None,
+        *,
+        is_looked: bool,
     ) -> Answer:
         if body.size < self._options.multipart_threshold:
-            return self._put_whole(key, body, about, if_match)
+            return self._put_whole(key, body, about, if_match, is_looked=is_looked)
         return self._put_parts(key, body, about, if_match)
 
     def copy(
@@ -235,8 +261,12 @@ class S3Store:
         info = self._same(_described(source, there), if_match)
         if content_type is not None:
             there["ContentType"] = content_type
-        wanted = replace(info, key=target, content_type=there.get("ContentType"))
-        return self._copied(wanted, source, there, if_match, replaces)
+        is_looked = not self._found.copy_target.enforced and info.size <= self._copy_limit
+        meta = dict(info.meta or {})
+        if is_looked:
+            meta = self._grown(target, meta, info.size, replaces)
+        wanted = replace(info, key=target, content_type=there.get("ContentType"), meta=meta)
+        return self._copied(wanted, source, there, if_match, replaces, is_looked=is_looked)
 
     def set_meta(
         self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
@@ -246,14 +276,20 @@ class S3Store:
         info = self._same(_described(key, there), if_match)
         if content_type is not None:
             there["ContentType"] = content_type
+        if info.line:
+            meta = descent.kept(meta, info)
         wanted = replace(info, meta=dict(meta), content_type=there.get("ContentType"))
-        return self._copied(wanted, key, there, if_match, if_match)
+        # Nobody needs to ask again for what the HEAD has just said of the object itself.
+        is_looked = not self._found.copy_target.enforced
+        return self._copied(wanted, key, there, if_match, if_match, is_looked=is_looked)
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         """Remove the object. S3 does not say whether there was one."""
         condition = {}
-        if if_match is not None:
-            condition = self._condition(key, if_match, match=self._found.delete)
+        if if_match is not None and self._found.delete.enforced:
+            condition["IfMatch"] = self._found.delete.spelled(if_match)
+        elif if_match is not None:
+            self._lines.removed(key, self._same(self.head(key), if_match))
         self._bucket.call("delete_object", Key=key, **condition)
 
     def keep_ledger(self, ledger: Ledger) -> None:
@@ -313,20 +349,24 @@ class S3Store:
         self, key: Key, etag: ETag | None, *, match: Condition, create: Condition = _NOT_ASKED
     ) -> dict[str, object]:
         """Return the parameters that make the store check; where it does not, check by HEAD."""
-        if etag is None:
-            if create.enforced:
-                return {"IfNoneMatch": "*"}
-            with suppress(NotFound):
-                self._head(key)
-                raise Changed(f"{key!r} is there already")
-            return {}
-        if match.enforced:
+        if etag is None and create.enforced:
+            return {"IfNoneMatch": "*"}
+        if etag is not None and match.enforced:
             return {"IfMatch": match.spelled(etag)}
-        try:
-            self._same(self.head(key), etag)
-        except NotFound as error:
-            raise Changed(f"{key!r} is gone") from error
+        self._looked(key, etag)
         return {}
+
+    def _looked(self, key: Key, etag: ETag | None) -> ObjectInfo | None:
+        """Return what is at *key*. Raise ``Changed`` unless it is that version (None: unless nothing is)."""
+        try:
+            found = self.head(key)
+        except NotFound as error:
+            if etag is None:
+                return None
+            raise Changed(f"{key!r} is gone") from error
+        if etag is None:
+            raise Changed(f"{key!r} is there already")
+        return self._same(found, etag)
 
     def _chosen(self) -> dict[str, object]:
         """Return what the operator wants of every object that is written."""
@@ -358,10 +398,18 @@ class S3Store:
             self._bucket.call("put_object_tagging", Key=key, Tagging={"TagSet": tag_set})
 
     def _put_whole(
-        self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
+        self,
+        key: Key,
+        body: Body,
+        about: Mapping[str, object],
+        if_match: ETag | None,
+        *,
+        is_looked: bool,
     ) -> Answer:
         found = self._found
-        condition = self._condition(key, if_match, match=found.put, create=found.create)
+        condition = {}
+        if not is_looked:
+            condition = self._condition(key, if_match, match=found.put, create=found.create)
         reader = GuardedReader(body, Extent(0, body.size), threading.Event())
         content = reader.read() if body.size <= _SMALL else reader
         checked = {} if body.md5 is None else {"ContentMD5": in_base64(body.md5)}
@@ -404,7 +452,10 @@ class S3Store:
     def _upload(self, key: Key, body: Body, about: Mapping[str, object]) -> Multipart:
         """Return, in our hands, the upload that a try before this one left unfinished, or a new one."""
         parts = split(body.size, self._options.part_size)
-        mark = mark_of(body.md5, about, [part.length for part in parts])
+        said = about["Metadata"]
+        assert isinstance(said, dict)
+        same = {**about, "Metadata": descent.of_any_try(said)}
+        mark = mark_of(body.md5, same, [part.length for part in parts])
         for text in self._works.noted(key):
             if not self._works.take(text):
                 continue
@@ -467,8 +518,13 @@ class S3Store:
         there: Answer,
         if_match: ETag,
         replaces: ETag | None,
+        *,
+        is_looked: bool,
     ) -> ObjectInfo:
-        """Make *wanted* out of the bytes of *source*, of which *there* is the HEAD."""
+        """Make *wanted* out of the bytes of *source*, of which *there* is the HEAD.
+
+        *is_looked*: what it replaces was looked at just now.
+        """
         found = self._found
         about = params_of(served_of(there))
         about |= {name: there[name] for name in _CARRIED if name in there} | self._chosen()
@@ -486,9 +542,7 @@ class S3Store:
                 wanted, about | tags, origin, lambda: condition(found.parts, found.parts_create)
             )
         else:
-            # Nobody needs to ask again for what the HEAD has just said of the object itself.
-            is_known = wanted.key == source and not found.copy_target.enforced
-            held = {} if is_known else condition(found.copy_target, found.copy_target)
+            held = {} if is_looked else condition(found.copy_target, found.copy_target)
             result = self._bucket.call(
                 "copy_object",
                 Key=wanted.key,
@@ -501,7 +555,8 @@ class S3Store:
         self._retag(wanted.key, tags)
         if not answer.get("ETag"):
             return self._stored(wanted.key, wanted.size)
-        return replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer))
+        stored = replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer), line=())
+        return descent.read(stored)
 
     def _copy_parts(
         self,

@@ -9,6 +9,7 @@ from email.header import decode_header
 from typing import Any
 from urllib.parse import unquote_plus
 
+from cachefs.core import descent
 from cachefs.core.errors import BadKey, Fault
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.headers import in_range, is_text, of_user
@@ -77,13 +78,15 @@ def seconds_ns(moment: datetime) -> int:
 
 def object_of(key: Key, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
     """Return what the answer to a HEAD or GET says."""
-    return ObjectInfo(
-        key=key,
-        size=size,
-        etag=bare(answer.get("ETag")),
-        mtime_ns=seconds_ns(answer["LastModified"]) if "LastModified" in answer else 0,
-        content_type=answer.get("ContentType"),
-        meta=decode_meta(answer.get("Metadata", {})) | served_of(answer),
+    return descent.read(
+        ObjectInfo(
+            key=key,
+            size=size,
+            etag=bare(answer.get("ETag")),
+            mtime_ns=seconds_ns(answer["LastModified"]) if "LastModified" in answer else 0,
+            content_type=answer.get("ContentType"),
+            meta=decode_meta(answer.get("Metadata", {})) | served_of(answer),
+        )
     )
 
 

@@ -1,15 +1,18 @@
 """OpenStack Swift: the contract in terms of its own HTTP interface.
 
 Swift has no conditional replace. A put looks at the version before (``HEAD``) and after: who was overtaken
-learns it by ``Changed``. A directory's marker is an object without the slash, of the type
+learns it by ``Changed``. Who is overtaken in between learns it from the line that each version carries
+(:mod:`cachefs.core.descent`). A directory's marker is an object without the slash, of the type
 ``application/directory``, as Swift's tools make and read it; where a file has that name, and for markers that
 other tools wrote so, it is ``dir/``. Objects longer than one PUT may be are static large objects.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
+from cachefs.core import descent
 from cachefs.core.errors import (
     Changed,
     Denied,
@@ -18,12 +21,14 @@ from cachefs.core.errors import (
     NotFound,
     Refused,
     StoreError,
+    TooMuchMetadata,
     Unsupported,
 )
 from cachefs.core.extents import Extent
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.headers import of_user
+from cachefs.remote.lines import Lines
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Ledger, Sink, Support
 from cachefs.remote.swift_fetch import pour, whole_size
@@ -92,6 +97,7 @@ class SwiftStore:
             transfers=options.transfers,
         )
         self._capabilities = Capabilities()
+        self._lines = Lines()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -208,11 +214,14 @@ class SwiftStore:
         meta: Mapping[str, str],
         content_type: str | None,
     ) -> ObjectInfo:
+        about = meta
+        meta, headers = self._described(key, meta, body.size, look)
         name = name_for(key, look, is_directory=body.size == 0)
         is_marker = name == stem_of(key)
-        headers = _headers(meta, MARKER_TYPE if is_marker else _file_type(content_type))
+        kind = headers["Content-Type"] = MARKER_TYPE if is_marker else _file_type(content_type)
         if body.size > self._options.segment_limit:
-            return self._put_large(key, body, name, look, headers)
+            # What is sent again for the same object goes on, although its line is another.
+            return self._put_large(key, body, name, look, headers, _headers(about, kind))
         extent = Extent(0, body.size)
         etag = md5_of(body, extent)
 
@@ -252,6 +261,9 @@ class SwiftStore:
                 f"{source!r} is too long for Swift to copy, and no static large object"
             )
         headers = copy_source(self._bucket, version.name, if_match)
+        meta = self._grown(target, version.info.meta or {}, version.info.size, look)
+        if descent.LINE in meta:
+            headers |= encode_meta({descent.LINE: meta[descent.LINE]})
         if version.is_directory:
             if name != stem_of(target):
                 headers["Content-Type"] = _BYTES
@@ -268,15 +280,17 @@ class SwiftStore:
             )
             return bare(answer.headers.get("ETag", ""))
 
-        return self._replace(target, name, look, send, _is_like(version.info.meta or {}))
+        return self._replace(target, name, look, send, _is_like(meta))
 
     def set_meta(
         self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
     ) -> ObjectInfo:
         """Replace the metadata. Bytes and ETag stay."""
-        headers = encode_meta(meta)
         version = existing(key, self._lookup.look(key, newest=True).found)
         require(key, version, if_match)
+        if not key.endswith("/"):
+            meta = descent.kept(meta, version.info)
+        headers = encode_meta(meta)
         kept = version.info.content_type or _BYTES
         headers["Content-Type"] = kept if version.is_directory else content_type or kept
         headers |= _carried(version)
@@ -299,6 +313,7 @@ class SwiftStore:
             raise NotFound(f"{key!r} is not there")
         if if_match is not None:
             require(key, version, if_match)
+        self._lines.removed(key, version.info)
         segments = self._segments.manifest_of(version.name) if version.is_slo else []
         doomed = self._segments.doom(key, version.name, segments)
         try:
@@ -355,10 +370,15 @@ class SwiftStore:
         name: str,
         look: Look,
         headers: Mapping[str, str],
+        about: Mapping[str, str],
     ) -> ObjectInfo:
-        made = self._segments.upload(key, body, name, headers)
+        made = self._segments.upload(key, body, name, about)
+
+        def confirm() -> None:  # the segments have taken a while
+            require(key, self._lookup.look(key, newest=True).found, _etag_of(look.found))
+
         try:
-            return self._replace_large(key, name, look, made, headers)
+            return self._replace_large(key, name, look, made, headers, before=confirm)
         except (Denied, NoBucket):
             raise
         except Refused as error:
@@ -366,13 +386,27 @@ class SwiftStore:
                 raise Fault("segments that were sent some time ago are gone") from error
             raise
 
+    def _described(
+        self, key: Key, meta: Mapping[str, str], size: int, look: Look
+    ) -> tuple[Mapping[str, str], dict[str, str]]:
+        """Return *meta* with the line of the new version, and what says it in headers."""
+        served = served_headers(meta)
+        lined = self._grown(key, meta, size, look)
+        try:
+            return lined, encode_meta(lined) | served
+        except TooMuchMetadata:
+            return meta, encode_meta(meta) | served
+
+    def _grown(self, key: Key, meta: Mapping[str, str], size: int, look: Look) -> dict[str, str]:
+        return self._lines.grown(key, meta, size, look.found.info if look.found else None)
+
     def _copy_large(
         self, source: Key, version: Version, target: Key, name: str, look: Look, kind: str
     ) -> ObjectInfo:
         made = self._segments.copy(target, self._segments.manifest_of(version.name), name)
-        meta = version.info.meta or {}
+        _, described = self._described(target, version.info.meta or {}, version.info.size, look)
         headers = {
-            **encode_meta(meta),
+            **described,
             **_carried(version),
             "Content-Type": kind,
         }
@@ -505,12 +539,18 @@ def _containers(session: Session) -> tuple[str, ...]:
             return tuple(names)
 
 
+def _etag_of(version: Version | None) -> ETag | None:
+    return version.info.etag if version else None
+
+
 def _is_like(meta: Mapping[str, str]) -> Callable[[Version, str], bool]:
     """Return whether a version has an ETag and this metadata: two writers may have stored the same bytes."""
     lowered = {name.lower(): value for name, value in of_user(meta).items()}
 
     def is_like(version: Version, etag: str) -> bool:
-        return version.info.etag == etag and of_user(version.info.meta or {}) == lowered
+        info = descent.read(replace(version.info, meta=lowered))
+        is_same = of_user(version.info.meta or {}) == info.meta and version.info.line == info.line
+        return version.info.etag == etag and is_same
 
     return is_like
 

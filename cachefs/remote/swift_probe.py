@@ -8,8 +8,8 @@ from cachefs.remote.store import Capabilities, Support, not_tried
 from cachefs.remote.swift_session import Session, quoted_path
 
 _NOTE_PUT = (
-    "Swift replaces an object whatever the condition: the version is checked just before and just after, so "
-    "that a writer who is overtaken notices, but one who is overtaken in between may not"
+    "Swift replaces an object whatever the condition: the version is checked just before, just after and once "
+    "more a while later, so that a write that another one overtakes is noticed, at the latest then"
 )
 _NOTE_CREATE = (
     "two creations of one name at the same instant may both succeed; the earlier writer notices"

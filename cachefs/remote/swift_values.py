@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+from cachefs.core import descent
 from cachefs.core.errors import BadKey, Fault, TooMuchMetadata
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.headers import as_text, in_range, is_text, marked, of_user, served
@@ -130,7 +131,7 @@ def version_of(
         content_type=headers.get("Content-Type"),
         meta=decode_meta(headers) | served_of(headers),
     )
-    return Version(name, info, headers)
+    return Version(name, descent.read(info), headers)
 
 
 def row_of(raw: Mapping[str, Any]) -> Row:

@@ -406,6 +406,14 @@ def test_a_store_that_only_pretends_is_found_out(
     ):
         found = store.probe()
         assert found.conditional_put is support
+        if not pretender.strict:
+            others = {
+                found.conditional_create,
+                found.conditional_multipart,
+                found.conditional_delete,
+                found.conditional_copy,
+            }
+            assert others == {support}, "each kind of condition is tried"
         assert found.writable is True
         assert any("PUT" in note for note in found.notes)
         assert pretender.objects == {}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cachefs.core.errors import CachefsError, Fault, Refused
+from cachefs.core.errors import CachefsError, Exists, Fault, Overtaken, Refused
 from cachefs.core.types import ConflictPolicy, Key
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import Rig, serving, store
+from tests.engine.rig import LATER, Rig, lose_answer, serving, store
 
 
 @pytest.fixture(params=["changed", "appeared"])
@@ -77,13 +77,24 @@ async def test_fail_parks_ours_for_the_operator(tmp_path: Path, was_there: bool)
         assert await rig.read("d/a") == b"ours!"
 
 
-async def test_an_object_deleted_meanwhile_is_stored_anew(tmp_path: Path) -> None:
-    async with serving(tmp_path / "c", _memory(was_there=True)) as rig:
+@pytest.mark.parametrize("policy", ConflictPolicy)
+async def test_an_object_deleted_meanwhile_is_stored_anew_where_the_policy_lets_ours_win(
+    tmp_path: Path, policy: ConflictPolicy
+) -> None:
+    async with serving(tmp_path / "c", _memory(was_there=True), conflict=policy) as rig:
         fh = await rig.open("d/a", os.O_RDWR)
         await rig.fs.write(fh, 0, b"ours!")
         rig.remove("d/a")
-        await rig.close(fh)
-        assert rig.objects()["d/a"] == b"ours!"
+        if policy is ConflictPolicy.FAIL:
+            with pytest.raises(Refused):
+                await rig.close(fh)
+        else:
+            await rig.close(fh)
+        wins = policy in (ConflictPolicy.KEEP_BOTH, ConflictPolicy.OURS)
+        assert rig.objects().get("d/a") == (b"ours!" if wins else None)
+        assert len(rig.service.dirty()) == (policy is ConflictPolicy.FAIL)
+        assert await rig.exists("d/a") == (policy is not ConflictPolicy.THEIRS)
+        assert len(rig.service._disk.journal.conflicts()) == 1
 
 
 async def test_two_conflicts_in_one_second_get_two_names(tmp_path: Path) -> None:
@@ -145,3 +156,84 @@ async def test_what_another_tool_made_of_our_unanswered_upload_is_not_overwritte
         found = rig.objects()
         assert found["d/a"] == b"theirs, made of ours"
         assert b"ours!" in found.values()
+
+
+# ---- names that go, and versions that nobody here has seen ------------------------------------
+
+
+def _beside(rig: Rig, key: str = "d/a") -> list[bytes]:
+    return [v for k, v in rig.objects().items() if k.startswith(f"{key}.conflict-")]
+
+
+async def test_a_file_that_was_never_stored_is_removed_without_what_appeared_in_its_place(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "c", _memory(was_there=False), **LATER) as rig:
+        await rig.write("d/a", b"ours!")
+        rig.store("d/a", b"theirs")
+        await rig.unlink("d/a")
+        assert rig.objects()["d/a"] == b"theirs"
+        assert rig.service.dirty() == []
+
+
+async def test_a_removal_whose_answer_was_lost_does_not_remove_what_was_made_since(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "c", _memory(was_there=True)) as rig:
+        await rig.read("d/a")
+
+        def make_anew_and_lose_the_answer() -> None:
+            rig.store("d/a", b"theirs")
+            raise Fault("lost")
+
+        rig.watched.on("after", "delete", make_anew_and_lose_the_answer, key="d/a")
+        await rig.unlink("d/a")
+        assert "d/a" not in rig.objects()
+        assert _beside(rig) == [b"theirs"]
+        assert set(await rig.names("d")) == {k.removeprefix("d/") for k in rig.objects()}
+
+
+async def test_an_upload_whose_answer_was_lost_is_removed_as_our_own(tmp_path: Path) -> None:
+    async with serving(tmp_path / "c", _memory(was_there=False), store_timeout_s=1) as rig:
+        lose_answer(rig, "put", "d/a")
+        with pytest.raises(CachefsError):
+            await rig.write("d/a", b"ours!")
+        assert rig.objects()["d/a"] == b"ours!"
+        rig.watched.rules.clear()
+        await rig.unlink("d/a")
+        assert list(rig.objects()) == ["d/other"]
+        assert rig.service._disk.journal.conflicts() == []
+
+
+async def test_a_rename_that_must_not_replace_refuses_what_appeared(tmp_path: Path) -> None:
+    async with serving(tmp_path / "c", _memory(was_there=True)) as rig:
+        await rig.names("d")
+        rig.store("d/b", b"theirs")
+        with pytest.raises(Exists):
+            await rig.rename("d/a", "d/b", no_replace=True)
+        assert rig.objects() == {"d/a": b"base", "d/b": b"theirs", "d/other": b""}
+
+
+async def test_what_was_refused_once_is_done_when_it_is_asked_for_again(tmp_path: Path) -> None:
+    memory = _memory(was_there=True)
+    async with serving(tmp_path / "c", memory, conflict=ConflictPolicy.FAIL) as rig:
+        await rig.read("d/a")
+        rig.store("d/a", b"theirs")
+        with pytest.raises(Overtaken):
+            await rig.unlink("d/a")
+        assert await rig.read("d/a") == b"theirs"
+        await rig.unlink("d/a")
+        assert "d/a" not in rig.objects()
+
+
+async def test_a_write_under_the_old_name_during_a_rename_is_kept(tmp_path: Path) -> None:
+    async with serving(tmp_path / "c", _memory(was_there=True)) as rig:
+        await rig.ino("d/a")
+        rig.watched.on("after", "copy", lambda: _ignore(rig.store("d/a", b"theirs")))
+        await rig.rename("d/a", "d/b")
+        assert rig.objects() == {"d/a": b"theirs", "d/b": b"base", "d/other": b""}
+        assert len(rig.service._disk.journal.conflicts()) == 1
+
+
+def _ignore(_: object) -> None:
+    """Make a statement of an expression."""

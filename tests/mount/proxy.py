@@ -251,6 +251,8 @@ class Proxy:
         self._exchanges: list[Exchange] = []
         self._rules: list[Rule] = []
         self._sockets: set[socket.socket] = set()
+        self.ignored: frozenset[str] = frozenset()
+        """Headers, in lower case, that no request brings to the store: it might as well not know them."""
         self._listen()
 
     def __enter__(self) -> Self:
@@ -388,7 +390,7 @@ class Proxy:
             return self._answer(ends, head, exchange, answer)
         action.on_request(exchange)
         far, far_reader = self._upstream(ends)
-        far.sendall(head.raw)
+        far.sendall(_without(head.raw, self.ignored))
         reply = self._send_body(ends, head, exchange, far, far_reader)
         if reply is None:
             reply = _read_head(far_reader)
@@ -475,6 +477,13 @@ def _reader(one: socket.socket) -> BufferedReader:
 
 def _bodiless(exchange: Exchange) -> bool:
     return exchange.method == "HEAD" or exchange.status in {204, 304}
+
+
+def _without(raw: bytes, ignored: frozenset[str]) -> bytes:
+    lines = raw.splitlines(keepends=True)
+    return b"".join(
+        line for line in lines if line.partition(b":")[0].decode("latin-1").lower() not in ignored
+    )
 
 
 def _framed(piece: bytes) -> bytes:
