@@ -12,7 +12,7 @@ from cachefs.core.types import Name, UploadMode
 from cachefs.local.inodes import ROOT
 from cachefs.remote import deadline
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import FOREVER_ASKING, LATER, Rig, serving, store, until
+from tests.engine.rig import FOREVER_ASKING, LATER, MIB, Rig, serving, store, until
 from tests.engine.watched import Rule
 
 FOR_EVER = 10**6
@@ -185,11 +185,11 @@ async def test_who_waits_for_a_rename_waits_no_longer_than_the_operation_may(
 
 async def test_a_read_waits_as_long_as_bytes_come(tmp_path: Path) -> None:
     memory = MemoryStore()
-    content = bytes(range(256)) * 4096
+    content = bytes(range(256)) * 4096 * 4
     store(memory, "a", content)
-    async with serving(tmp_path / "c", memory) as rig:
+    async with serving(tmp_path / "c", memory, part_size=4 * MIB) as rig:
         # Each chunk comes late, and all of them long after the time of one operation.
-        rig.watched.on("during", "get_range", lambda: time.sleep(0.2), times=FOR_EVER)
+        rig.watched.on("during", "get_range", lambda: time.sleep(0.3), times=FOR_EVER)
         fh = await rig.open("a")
         with deadline.limited(0.5):
             assert await rig.read_fh(fh) == content
