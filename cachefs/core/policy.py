@@ -120,6 +120,6 @@ def remedy(remains: Remains, *, boot: str) -> Remedy:
         return Remedy.PARK_LOST
     if remains.state is State.OPEN:
         return Remedy.SET_ASIDE
-    if remains.state is not State.PARKED and not remains.has_promise:
+    if not remains.has_promise:
         return Remedy.PARK_UNTOLD
     return Remedy.QUEUE if remains.boot in (None, boot) else Remedy.PARK_UNSYNCED

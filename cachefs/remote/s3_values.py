@@ -1,6 +1,7 @@
 """How S3 spells what we pass: ETags, metadata, keys in listings, objects in answers."""
 
 import base64
+import codecs
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,6 +21,8 @@ _PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
 _LONGEST_KEY = 1024
 _LARGEST = 2**63 - 1
 """Bytes: more than any store has, and what the tables hold."""
+_OF_SOURCE = {"unicode_escape", "raw_unicode_escape"}
+"""Charsets of program text, which no header is in; they warn of what they cannot read."""
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -148,7 +151,8 @@ def _text(word: bytes | str, charset: str | None) -> str:
     if isinstance(word, str):
         return word
     try:
-        text = word.decode(charset or "latin-1", "surrogateescape")
+        codec = codecs.lookup(charset or "latin-1").name
+        text = word.decode("latin-1" if codec in _OF_SOURCE else codec, "surrogateescape")
         text.encode("utf-8", "surrogateescape")  # some charsets hold what nothing else can
     except (LookupError, ValueError):
         return word.decode("latin-1")

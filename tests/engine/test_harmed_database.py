@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from cachefs.core.errors import CacheError, CachefsError, Refused
 from cachefs.core.types import EntryId, Fh
 from cachefs.local.db import NAME, Database
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import LATER, Rig, serving, until
+from tests.engine.rig import LATER, Rig, serving, store, until
 
 Harm = Callable[[random.Random, Path, Path], None]
 SIZES = (0, 1, 700, 5000, 70_000, 1_200_000)
@@ -288,11 +288,15 @@ async def look(image: Path, memory: MemoryStore, known: dict[str, bytes], what: 
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(len(HARMS)), pytest.param(range(100, 280), marks=pytest.mark.soak)]
+    "seeds",
+    [
+        [*range(len(HARMS)), 26, 53],  # 26 and 53: older copies that once sent bytes elsewhere
+        pytest.param(range(100, 280), marks=pytest.mark.soak),
+    ],
 )
 @pytest.mark.timeout(1800)
 async def test_whatever_happens_to_the_database_what_was_acknowledged_is_stored_under_its_name(
-    tmp_path: Path, seeds: range
+    tmp_path: Path, seeds: Sequence[int]
 ) -> None:
     for seed in seeds:
         chance = random.Random(seed)
@@ -410,3 +414,32 @@ async def test_garbage_in_the_database_of_a_running_daemon_is_an_error_and_loses
         with contextlib.suppress(CachefsError):
             await programs.let_go()
     await look(image, memory, known, f"seed {seed}")
+
+
+async def test_bytes_that_the_database_suddenly_sends_elsewhere_are_parked(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        store(memory, "precious", b"of another")
+        await rig.write("file", b"acknowledged")
+        lie = "UPDATE inodes SET name = ?, component = ? WHERE name = ?"
+        rig.cache._db.execute(lie, (b"elsewhere", b"elsewhere", b"file"))
+        answer = await rig.flush()
+        assert len(answer["failed"]) == 1  # type: ignore[arg-type]
+        assert rig.objects() == {"precious": b"of another"}
+        (dirty,) = rig.service.dirty()
+        assert dirty["state"] == "parked"
+        image = rig.crash_image(tmp_path / "image")
+    await look(image, memory, {"precious": b"of another", "file": b"acknowledged"}, "a lie")
+
+
+async def test_the_database_of_an_earlier_session_is_set_aside(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("before", b"x")
+        await rig.flush()
+    earlier = (tmp_path / "c" / NAME).read_bytes()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("file", b"acknowledged")
+    (tmp_path / "c" / NAME).write_bytes(earlier)
+    await look(tmp_path / "c", memory, {"before": b"x", "file": b"acknowledged"}, "earlier")
+    assert list((tmp_path / "c").glob("*.broken-*"))
