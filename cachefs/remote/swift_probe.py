@@ -9,7 +9,7 @@ from cachefs.remote.swift_session import Session, quoted_path
 
 _NOTE_PUT = (
     "Swift replaces an object whatever the condition: the version is checked just before, just after and once "
-    "more a while later, so that a write that another one overtakes is noticed, at the latest then"
+    "more a while later, so that a write that was overtaken is noticed, at the latest then"
 )
 _NOTE_CREATE = (
     "two creations of one name at the same instant may both succeed; the earlier writer notices"
