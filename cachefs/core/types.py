@@ -82,6 +82,8 @@ class ObjectInfo:
     """None: a listing did not say."""
     meta: Mapping[str, str] | None = None
     """User metadata, names in lower case. None: a listing does not tell (which is not 'none set')."""
+    md5: str | None = None
+    """MD5 of all bytes in hexadecimal, where the store was seen to tell it. Only from an answer that has bytes."""
 
 
 @dataclass(frozen=True, slots=True)

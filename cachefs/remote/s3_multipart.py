@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 
-from cachefs.core.errors import StoreError
+from cachefs.core.errors import Fault, StoreError
 from cachefs.core.extents import Extent
 from cachefs.core.types import Key
 from cachefs.remote.s3_client import Answer, S3Bucket, said
-from cachefs.remote.s3_values import in_base64
+from cachefs.remote.s3_fetch import is_encrypted
+from cachefs.remote.s3_values import bare, in_base64, looks_like_md5
 from cachefs.remote.store import Body, Reader, UploadStopped
 
 MOST_PARTS = 10_000
@@ -97,22 +98,39 @@ class Multipart:
         self._etags: dict[int, str] = {}
 
     def upload(
-        self, body: Body, team: "Team", finish: Callable[[], Mapping[str, object]]
+        self,
+        body: Body,
+        team: "Team",
+        finish: Callable[[], Mapping[str, object]],
+        *,
+        md5_etags: bool = False,
     ) -> Answer:
-        """Send the parts of *body*, and complete the object under the condition that *finish* returns."""
+        """Send the parts of *body*, and complete the object under the condition that *finish* returns.
+
+        *md5_etags*: the store names a part by the MD5 of what it got, which is then held against what was sent.
+        """
 
         def send(upload_id: str, number: int, stop: threading.Event) -> str:
             reader = GuardedReader(body, self._parts[number - 1], stop)
             with reader.unmasked():
+                md5 = reader.md5()
                 answer = self._bucket.call(
                     "upload_part",
                     Key=self._key,
                     UploadId=upload_id,
                     PartNumber=number,
-                    ContentMD5=in_base64(reader.md5()),
+                    ContentMD5=in_base64(md5),
                     Body=reader,
                 )
-            return str(said(answer, "ETag"))
+            etag = str(said(answer, "ETag"))
+            if (
+                md5_etags
+                and not is_encrypted(answer)
+                and looks_like_md5(bare(etag))
+                and bare(etag) != md5
+            ):
+                raise Fault(f"the store got other bytes than were sent as part {number}")
+            return etag
 
         return self._run(send, team, finish)
 

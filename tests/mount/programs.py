@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec
 
@@ -281,6 +282,19 @@ def stat_until_gone(path: Path) -> int:
     while not (number := outcome_of_stat(path)):
         pass
     return number
+
+
+def read_each(paths: dict[str, Path]) -> dict[str, bytes | int]:
+    """The content of each file, or the number of the error that its reading ends with; all at once."""
+
+    def read(path: Path) -> bytes | int:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            return error.errno or -1
+
+    with ThreadPoolExecutor(len(paths)) as readers:
+        return dict(zip(paths, readers.map(read, paths.values()), strict=True))
 
 
 def _write_all(fd: int, content: bytes) -> None:
