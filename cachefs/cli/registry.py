@@ -28,8 +28,6 @@ class Registration:
     pid: int
     started: int
     """When the process began, in the kernel's ticks since boot: tells it from another with the same pid."""
-    device: str = ""
-    """The kernel's number of the file system (``0:52``), by which it is found where somebody has moved it."""
 
 
 class Registry:
@@ -39,20 +37,26 @@ class Registry:
         self._directory = directory
         self._uid = uid
 
-    def add(self, registration: Registration) -> None:
-        """Make *registration* known."""
+    def add(self, registration: Registration, device: str) -> None:
+        """Make *registration* known, also by the kernel's number of its file system (``0:52``)."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check()
         path = self._path(registration.mountpoint)
         fresh = path.with_suffix(f".{registration.pid}.new")
         fresh.write_text(json.dumps(asdict(registration)))
         fresh.replace(path)
+        if device:
+            link = path.with_suffix(f".{registration.pid}.link")
+            link.symlink_to(path.name)
+            link.replace(self._directory / f"{device}.device")
 
     def remove(self, mountpoint: str, pid: int) -> None:
         """Forget the mount at *mountpoint*, if it still is that of *pid*."""
         path = self._path(mountpoint)
         found = _read(path)
         if found is not None and found.pid == pid:
+            for link in self._links_to(path):
+                link.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
     def running(self) -> list[Registration]:
@@ -74,8 +78,17 @@ class Registry:
         return next((each for each in self.running() if each.mountpoint == str(mountpoint)), None)
 
     def serving(self, device: str) -> Registration | None:
-        """Return the mount whose file system has the number *device*, if its daemon lives."""
-        return next((each for each in self.running() if device and each.device == device), None)
+        """Return the mount whose file system has the number *device*, wherever it is by now, if its daemon lives."""
+        found = _read(self._directory / f"{device}.device")
+        return found if found is not None and found in self.running() else None
+
+    def devices_of(self, registration: Registration) -> list[str]:
+        """Return the numbers that the mount's file system may have."""
+        return [link.stem for link in self._links_to(self._path(registration.mountpoint))]
+
+    def _links_to(self, path: Path) -> list[Path]:
+        links = sorted(self._directory.glob("*.device"))
+        return [link for link in links if link.is_symlink() and link.readlink() == Path(path.name)]
 
     def _path(self, mountpoint: str) -> Path:
         name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]

@@ -179,10 +179,9 @@ class Daemon:
             socket=str(self._config.cache_dir / SOCKET_NAME),
             pid=pid,
             started=process_start(pid) or 0,
-            device=self._device,
         )
         try:
-            self._registry.add(registration)
+            self._registry.add(registration, self._device)
         except (OSError, UsageError) as error:  # no reason to have no mount
             _log.warning("cachefs status and umount will not find this mount: %s", error)
         _log.info("mounted %s at %s", self._config.source, self._mountpoint)

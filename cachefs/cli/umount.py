@@ -20,7 +20,7 @@ from cachefs.cli.mounts import (
 from cachefs.cli.output import complain, counted, named, printable, say_json
 from cachefs.cli.parser import Parser
 from cachefs.cli.progress import uploads_shown
-from cachefs.cli.registry import Registration, registry_of
+from cachefs.cli.registry import Registration, Registry, registry_of
 from cachefs.client import ControlClient, NoDaemon
 from cachefs.config.quantities import parse_patience
 from cachefs.core.errors import UsageError
@@ -50,7 +50,7 @@ def _run(call: Call) -> int:
     mount = mount_at(mountpoint)
     if mount is None:
         raise UsageError(
-            f"{call.arguments.mountpoint} is not mounted — {_elsewhere(registration)}"
+            f"{call.arguments.mountpoint} is not mounted — {_elsewhere(registry, registration)}"
         )
     if not mount.is_cachefs:
         raise UsageError(_not_ours(mount))
@@ -60,9 +60,10 @@ def _run(call: Call) -> int:
     return _by_daemon(call, registration, mount, timeout_s)
 
 
-def _elsewhere(registration: Registration | None) -> str:
+def _elsewhere(registry: Registry, registration: Registration | None) -> str:
     """Return where the mount is that was made here, for its directory may have been moved; or how to find out."""
-    moved = mounts_of(registration.device) if registration and registration.device else []
+    devices = registry.devices_of(registration) if registration else []
+    moved = [mount for device in devices for mount in mounts_of(device) if mount.is_cachefs]
     if moved:
         where = printable(str(moved[0].mountpoint))
         return f"it has been moved to {where}: cachefs umount {where}"

@@ -84,6 +84,8 @@ class ObjectInfo:
     """User metadata, names in lower case. None: a listing does not tell (which is not 'none set')."""
     line: tuple[str, ...] = ()
     """Which versions it grew from (:mod:`cachefs.core.descent`), where an adapter had to say so; else empty."""
+    md5: str | None = None
+    """MD5 of all bytes in hexadecimal, where the store was seen to tell it. Only from an answer that has bytes."""
 
 
 @dataclass(frozen=True, slots=True)

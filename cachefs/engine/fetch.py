@@ -1,5 +1,6 @@
 """Brings bytes of objects into cache files: each range once, however many readers want it."""
 
+import hashlib
 import logging
 import os
 import time
@@ -26,6 +27,7 @@ _WINDOW_PARTS = 8
 """How many parts, at most, are asked for ahead of a sequential reader."""
 _RANDOM = 512 * 1024
 """Bytes fetched for a read that follows no other."""
+_CHUNK = 2**18
 _JUMP = 2**20
 """A read this close behind the last one still counts as sequential (the kernel reads ahead out of order)."""
 
@@ -104,8 +106,8 @@ def _without(gap: Extent, taken: Extent) -> list[Extent]:
 class _FileSink:
     """Writes a fetch's bytes into the cache file, and tells the loop how far it got.
 
-    A whole object is checked against its ETag when all of it is here: nobody may read it before that. Bytes
-    are summed as they come, so that they can be told from what the disk makes of them later.
+    A whole object is checked against its ETag when all of it is here: nobody may read it before that. Of a part,
+    the last bytes are told by whoever began the fetch, when the answer proved to be good to its end. Bytes are summed as they come, so that they can be told from what the disk makes of them later.
     """
 
     def __init__(self, fetch: Fetch, entry: Entry) -> None:
@@ -127,7 +129,7 @@ class _FileSink:
         self._fetch.moved_at = time.monotonic()
         start, self._position = self._position, self._position + written
         self._summed += self._summing.take(data)
-        if not self._is_whole:
+        if not self._is_whole and self._position < self._fetch.extent.stop:
             self._token.run_sync_soon(self._advance, Extent(start, self._position))
 
     def restart(self) -> None:
@@ -310,7 +312,7 @@ class Fetcher:
             sink = _FileSink(fetch, stream.entry)
             try:
                 try:
-                    await self._threads.transfer(
+                    info = await self._threads.transfer(
                         self._store.get_range, asked, fetch.extent, sink, if_match=etag
                     )
                 finally:
@@ -323,11 +325,42 @@ class Fetcher:
                     raise
             else:
                 self.fetched += fetch.extent.length
+                if info.size != stream.entry.size:
+                    self._names.doubt(stream.entry.ino)
+                    raise Fault(
+                        f"the store sends an object of {info.size} bytes that it said has {stream.entry.size}"
+                    )
+                if info.md5 is not None and not fetch.is_stopped:
+                    await self._prove(stream, fetch, info.md5)
                 if not fetch.is_stopped:
                     stream.entry.here.add(fetch.extent)
                     stream.entry.trusted.add(fetch.extent)
                     fetch.reached = fetch.extent.stop
                 return
+
+    async def _prove(self, stream: Stream, fetch: Fetch, md5: str) -> None:
+        """Hold the object against *md5* if this fetch brings the last of it; raise ``Fault`` if it is another.
+
+        The last bytes are held back for it: who reads all learns of damage before the end.
+        """
+        entry, here = stream.entry, fetch.extent
+        gaps = entry.here.missing(Extent(0, entry.size))
+        is_alone = here == Extent(0, entry.size)  # which has been checked where it came from
+        if is_alone or any(gap.start < here.start or gap.stop > here.stop for gap in gaps):
+            return
+        found = await self._threads.disk(_md5_of, entry.fd, entry.size)
+        if found == md5 or fetch.is_stopped:
+            return
+        _log.error(
+            "what came of cache file %d is not the object that its ETag stands for: all of it is fetched again; "
+            "what programs have read of it since it was opened may be wrong",
+            entry.id,
+        )
+        entry.here.cut(0)
+        entry.trusted.cut(0)
+        entry.sums.clear()
+        entry.damages += 1
+        raise Fault("the content is not what its ETag says: damaged on the way, or at the store")
 
     async def _end(self, stream: Stream, fetch: Fetch) -> None:
         stream.fetches.remove(fetch)
@@ -347,14 +380,18 @@ class Fetcher:
         while stream.fetches:
             await wait_for(stream.fetches[0].moved, "the end of a fetch")
 
-    async def through(self, key: Key, etag: ETag, extent: Extent) -> bytes:
-        """Return bytes that the cache has no room for, straight from the store."""
+    async def through(self, key: Key, etag: ETag, size: int, extent: Extent) -> bytes:
+        """Return bytes of an object of *size* bytes that the cache has no room for, straight from the store."""
         sink = _MemorySink(extent.length)
         try:
-            await self._threads.transfer(self._store.get_range, key, extent, sink, if_match=etag)
+            info = await self._threads.transfer(
+                self._store.get_range, key, extent, sink, if_match=etag
+            )
         except (NotFound, Changed) as error:
             raise Stale("this version of the object is gone from the store") from error
         self.fetched += extent.length
+        if info.size != size:
+            raise Fault(f"the store sends an object of {info.size} bytes that it said has {size}")
         return bytes(sink.data)
 
 
@@ -375,6 +412,15 @@ async def _wait_moved(fetch: Fetch) -> None:
             whole.answered(fetch.moved_at - seen)
             seen = fetch.moved_at
     raise TimedOut("the store did not send the bytes in time")
+
+
+def _md5_of(fd: int, size: int) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    position = 0
+    while position < size and (chunk := os.pread(fd, min(_CHUNK, size - position), position)):
+        digest.update(chunk)
+        position += len(chunk)
+    return digest.hexdigest()
 
 
 class _MemorySink:

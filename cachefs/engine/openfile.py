@@ -485,9 +485,13 @@ class OpenFile:
         return self._stream.changes > 0
 
     async def wait_still(self) -> None:
-        """Wait until no bytes are being written."""
-        while self._stream.changes:
-            await wait_for(self._stream.changed, "the end of a write")
+        """Wait until no bytes are being written, nor just being promised for that."""
+        while self._stream.changes or self._preparing.locked():
+            if self._stream.changes:
+                await wait_for(self._stream.changed, "the end of a write")
+            else:
+                async with self._preparing:
+                    pass
 
     async def close(self) -> None:
         """End its fetches and give the pin back."""

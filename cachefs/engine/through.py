@@ -24,16 +24,16 @@ class PassThrough:
         """Return the bytes of *extent* of an object of *size* bytes."""
         pieces: list[bytes] = []
         for start in range(extent.start // _BLOCK * _BLOCK, extent.stop, _BLOCK):
-            block = await self._block(key, etag, Extent(start, min(size, start + _BLOCK)))
+            block = await self._block(key, etag, size, Extent(start, min(size, start + _BLOCK)))
             pieces.append(block[max(0, extent.start - start) : extent.stop - start])
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _block(self, key: Key, etag: ETag, extent: Extent) -> bytes:
+    async def _block(self, key: Key, etag: ETag, size: int, extent: Extent) -> bytes:
         name = (key, etag, extent.start)
         fetched: list[bytes] = []
 
         async def fetch() -> None:
-            fetched.append(await self._fetcher.through(key, etag, extent))
+            fetched.append(await self._fetcher.through(key, etag, size, extent))
             self._blocks[name] = fetched[0]
 
         while True:

@@ -163,6 +163,7 @@ class Uploader:
         if not self._writing[entry_id]:
             del self._writing[entry_id]
             self._kicked.set()
+            self._tell()  # who waits for the bytes before it must say that these are complete
 
     async def stop(self, entry_id: EntryId) -> None:
         """Call off the upload of an entry and wait until it is over, one way or the other."""
@@ -196,6 +197,7 @@ class Uploader:
         entry = self._cache.load(entry_id)
         if entry is not None and self._journal.of(entry_id) is not None:
             self._forget(entry)
+            self._tell()
 
     def hurry_all(self) -> None:
         """Upload everything that is queued now: somebody needs the room."""

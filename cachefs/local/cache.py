@@ -65,6 +65,8 @@ class Entry:
     pins: int = 0
     dropped: bool = False
     """Its row is gone; the file goes when the last pin does."""
+    damages: int = 0
+    """How often all bytes were given up since the start, because together they were not those of the object."""
 
     @property
     def is_whole(self) -> bool:

@@ -663,7 +663,7 @@ class _Merge:
         elif row.is_dir is not (kind is Kind.DIR):
             if self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):
                 self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
-        elif info is None or info.etag == row.etag:
+        elif info is None or (info.etag == row.etag and not _contradicts(row, info)):
             self._confirm(row, info, self.now_ns)
         elif row.ino in self.held and not row.is_dir:
             # An open handle keeps its version, so the new one gets an inode, and page cache, of its own.
@@ -704,6 +704,11 @@ class _Merge:
             # Written again with the same bytes, perhaps for its metadata, which a listing does not tell.
             self.table.update(row.ino, meta=None, stored_ns=None)
         self.table.touch(row.ino, checked_ns)
+
+
+def _contradicts(row: Inode, info: ObjectInfo) -> bool:
+    """Whether one version of a file is said to have two lengths: one of the answers was wrong."""
+    return row.kind is Kind.FILE and info.meta is not None and info.size != row.size
 
 
 def _is_newer(row: Inode, info: ObjectInfo) -> bool:

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, quote, urlencode
 
-from cachefs.core import descent, metadata
+from cachefs.core import descent
 from cachefs.core.errors import (
     Changed,
     Denied,
@@ -18,14 +18,15 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
+from cachefs.core.metadata import TOKEN
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.clocks import answered_at
 from cachefs.remote.lines import Lines
 from cachefs.remote.pages import Pages
 from cachefs.remote.s3_client import Answer, S3Bucket, S3Client, said
-from cachefs.remote.s3_errors import OutOfRange, PartsGone, UploadGone
-from cachefs.remote.s3_fetch import is_encrypted, pour, size_of_whole
+from cachefs.remote.s3_errors import OutOfRange, PartsGone, UploadGone, status_of
+from cachefs.remote.s3_fetch import Sums, is_encrypted, pour, size_of_whole
 from cachefs.remote.s3_multipart import (
     GuardedReader,
     Multipart,
@@ -103,6 +104,8 @@ class S3Store:
         self._copy_part = min(copy_limit, _COPY_PART)
         self._page_size = page_size
         self._found = Findings()
+        self._etags = Sums()
+        self._knows_ranges = False
         self._lock = threading.Lock()
         self._team: Team | None = None
         self._works = Works()
@@ -168,15 +171,20 @@ class S3Store:
             self._same(self.head(key), if_match)
             raise
         with closing(answer["Body"]) as body:
-            size = size_of_whole(answer, extent)
-            info = self._same(object_of(key, answer, size=size), if_match)
-            whole = extent.length == size and self._found.md5_etags and looks_like_md5(info.etag)
-            digest = pour(body, extent.length, into, check=whole and not is_encrypted(answer))
-        if digest is not None and digest != info.etag:
-            raise Fault(
-                "the content is not what its ETag says: damaged on the way, or at the store"
-            )
-        return info
+            size = size_of_whole(answer, extent, knows_ranges=self._knows_ranges)
+            self._knows_ranges |= status_of(answer) == 206
+            info = object_of(key, answer, size=size)
+            if info.etag != if_match:
+                # It was asked for this version: either it looks away from that, or it does not know what it says.
+                self._same(self.head(key), if_match)
+                raise Fault("the store's answer is about another version than the store has")
+            may_tell = looks_like_md5(info.etag) and not is_encrypted(answer)
+            whole = extent.length == size and may_tell
+            digest = pour(body, extent.length, into, check=whole)
+        if digest is not None:
+            self._etags.require(info.etag, digest, proven=self._found.md5_etags)
+        is_told = may_tell and (self._found.md5_etags or self._etags.are_md5)
+        return replace(info, md5=info.etag if is_told else None)
 
     def put(
         self,
@@ -207,8 +215,11 @@ class S3Store:
             # S3 says so of an object that is gone and should be replaced.
             raise Changed(str(error)) from error
         self._retag(key, tags)
-        if not answer.get("ETag"):
-            return self._stored(key, body.size)
+        if not answer.get("ETag") or self._is_other(bare(answer["ETag"]), answer, body):
+            info = self._stored(key, body.size, meta, if_match)
+            if self._is_other(info.etag, answer, body):
+                raise Fault("the store got other bytes than were sent")
+            return info
         return descent.read(
             ObjectInfo(
                 key=key,
@@ -330,13 +341,26 @@ class S3Store:
                     self._bucket.call("head_bucket")
             raise
 
-    def _stored(self, key: Key, size: int) -> ObjectInfo:
-        """Return what a HEAD says of what was just stored, where the answer to that did not."""
+    def _is_other(self, etag: ETag, answer: Answer, body: Body) -> bool:
+        """Whether *etag*, of what *answer* says was stored, stands for other bytes than those of *body*."""
+        if body.md5 is None or is_encrypted(answer):
+            return False
+        return self._found.md5_etags and looks_like_md5(etag) and etag != body.md5
+
+    def _stored(
+        self, key: Key, size: int, meta: Mapping[str, str], replaced: ETag | None
+    ) -> ObjectInfo:
+        """Return what a HEAD says of what was just stored with *meta*, where the answer to that did not.
+
+        An answer that says nothing may not even mean that anything was stored.
+        """
         try:
             info = self.head(key)
         except NotFound as error:
             raise Fault("the store has taken the object and does not have it") from error
-        if info.size != size:
+        if info.etag == replaced:
+            raise Fault("the store has taken the object and still has the one before")
+        if info.size != size or (info.meta or {}).get(TOKEN) != meta.get(TOKEN):
             raise Changed(f"{key!r} was replaced at once")
         return info
 
@@ -428,7 +452,7 @@ class S3Store:
 
         upload = self._upload(key, body, about)
         try:
-            answer = upload.upload(body, self._threads(), condition)
+            answer = upload.upload(body, self._threads(), condition, md5_etags=found.md5_etags)
         except (UploadGone, Changed) as error:
             if upload.is_continued and self._is_there(upload, key, body, about):
                 upload.end()
@@ -502,7 +526,7 @@ class S3Store:
         ours, theirs = about["Metadata"], info.meta or {}
         assert isinstance(ours, dict)
         return info.size == body.size and all(
-            ours.get(name) and ours[name] == theirs.get(name) for name in (metadata.TOKEN, _MD5)
+            ours.get(name) and ours[name] == theirs.get(name) for name in (TOKEN, _MD5)
         )
 
     def _threads(self) -> Team:
@@ -554,7 +578,7 @@ class S3Store:
             answer = result | result.get("CopyObjectResult", {})
         self._retag(wanted.key, tags)
         if not answer.get("ETag"):
-            return self._stored(wanted.key, wanted.size)
+            return self._stored(wanted.key, wanted.size, wanted.meta or {}, replaces)
         stored = replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer), line=())
         return descent.read(stored)
 

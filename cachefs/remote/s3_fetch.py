@@ -6,7 +6,7 @@ from botocore.response import StreamingBody
 
 from cachefs.core.errors import Fault, Unsupported
 from cachefs.core.extents import Extent
-from cachefs.remote.s3_client import Answer
+from cachefs.remote.s3_client import Answer, said
 from cachefs.remote.s3_errors import SDK_ERRORS, status_of, translate
 from cachefs.remote.store import Sink
 
@@ -14,24 +14,55 @@ _CHUNK = 2**18
 """Small enough to stay in the processor's cache between the socket and the file."""
 
 
-def size_of_whole(answer: Answer, extent: Extent) -> int:
-    """Return the size of the object that the answer is a part of. Raise unless it is the part asked for."""
+def size_of_whole(answer: Answer, extent: Extent, *, knows_ranges: bool = False) -> int:
+    """Return the size of the object that the answer is a part of. Raise unless it is the part asked for.
+
+    *knows_ranges*: the store has sent ranges before, so that an answer without one is no word on what it can.
+    """
     length = int(answer.get("ContentLength", -1))
     if status_of(answer) != 206:
+        said(
+            answer, "ETag"
+        )  # what has none is no object, but an error that calls itself a success
         if extent.start == 0 and length == extent.length:
             return length
         if length < 0:
             raise Fault("the store's answer has neither a range nor a length")
+        if knows_ranges:
+            raise Fault(f"the store sent {length} bytes where a range was asked for")
         raise Unsupported("the store sends whole objects where a range was asked for")
-    said = str(answer.get("ContentRange", ""))
-    span, _, total = said.removeprefix("bytes ").partition("/")
+    told = str(answer.get("ContentRange", ""))
+    span, _, total = told.removeprefix("bytes ").partition("/")
     if span != f"{extent.start}-{extent.stop - 1}" or not total.isdigit():
         raise Fault(
-            f"the store sent the range {said!r} in place of {extent.start}-{extent.stop - 1}"
+            f"the store sent the range {told!r} in place of {extent.start}-{extent.stop - 1}"
         )
     if length not in (-1, extent.length):
         raise Fault(f"the store announced {length} bytes in place of {extent.length}")
     return int(total)
+
+
+class Sums:
+    """What is known of a store's ETags: whether they are the MD5 sums that they look like.
+
+    Bytes that agree with theirs prove it. Until some do, bytes that came otherwise twice, and alike, are taken
+    for those of a store whose ETags are something else: damage does not repeat itself.
+    """
+
+    def __init__(self) -> None:
+        self.are_md5 = False
+        # The version that came last and did not agree, and the sum that its bytes had.
+        self._last: tuple[str, str] | None = None
+
+    def require(self, etag: str, digest: str, *, proven: bool) -> None:
+        """Raise ``Fault`` unless bytes of the sum *digest* may be those that *etag* stands for."""
+        if digest == etag:
+            self.are_md5 = True
+            return
+        if not proven and not self.are_md5 and self._last == (etag, digest):
+            return
+        self._last = (etag, digest)
+        raise Fault("the content is not what its ETag says: damaged on the way, or at the store")
 
 
 def is_encrypted(answer: Answer) -> bool:

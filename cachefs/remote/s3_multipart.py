@@ -8,12 +8,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from cachefs.core.errors import Denied, NoBucket, NotFound, StoreError, Unsupported
+from cachefs.core.errors import Denied, Fault, NoBucket, NotFound, StoreError, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.types import Key
 from cachefs.remote.s3_client import Answer, S3Bucket, said
 from cachefs.remote.s3_errors import UploadGone
-from cachefs.remote.s3_values import in_base64
+from cachefs.remote.s3_fetch import is_encrypted
+from cachefs.remote.s3_values import bare, in_base64, looks_like_md5
 from cachefs.remote.store import Body, Reader, UploadStopped
 from cachefs.remote.works import Works
 
@@ -138,9 +139,17 @@ class Multipart:
         return None if self._begun is None else self._begun.encode()
 
     def upload(
-        self, body: Body, team: "Team", finish: Callable[[], Mapping[str, object]]
+        self,
+        body: Body,
+        team: "Team",
+        finish: Callable[[], Mapping[str, object]],
+        *,
+        md5_etags: bool = False,
     ) -> Answer:
-        """Send the parts of *body*, and complete the object under the condition that *finish* returns."""
+        """Send the parts of *body*, and complete the object under the condition that *finish* returns.
+
+        *md5_etags*: the store names a part by the MD5 of what it got, which is then held against what was sent.
+        """
 
         def send(upload_id: str, number: int, stop: threading.Event) -> str:
             part = self._parts[number - 1]
@@ -158,7 +167,15 @@ class Multipart:
                     ContentMD5=in_base64(md5),
                     Body=reader,
                 )
-            return str(said(answer, "ETag"))
+            etag = str(said(answer, "ETag"))
+            if (
+                md5_etags
+                and not is_encrypted(answer)
+                and looks_like_md5(bare(etag))
+                and bare(etag) != md5
+            ):
+                raise Fault(f"the store got other bytes than were sent as part {number}")
+            return etag
 
         return self._run(send, team, finish)
 

@@ -352,7 +352,10 @@ class SwiftStore:
             ) as response:
                 size = whole_size(key, response, extent)
                 version = version_of(key, name, response.headers, size=size)
-                require(key, version, if_match)
+                if version.info.etag != if_match:
+                    # It was asked for this version: has it another by now, or does it not know what it says?
+                    require(key, self._lookup.head(key, name, newest=True), if_match)
+                    raise Fault(f"{what}: the answer is about another version than is there")
                 is_whole = extent.length == size and is_md5(if_match)
                 check = is_whole and not version.is_slo and not version.is_dlo
                 md5 = pour(response, extent.length, into, what, check=check)
@@ -361,7 +364,8 @@ class SwiftStore:
             raise
         if md5 is not None and md5 != if_match:
             raise Fault(f"{what}: the bytes are not those that the ETag stands for")
-        return version.info
+        is_told = is_md5(if_match) and not version.is_slo and not version.is_dlo
+        return replace(version.info, md5=if_match if is_told else None)
 
     def _put_large(
         self,

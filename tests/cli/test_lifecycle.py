@@ -422,10 +422,12 @@ def test_the_service_manager_hears_of_the_beginning_and_the_end(place: Place) ->
             ready = manager.recv(4096).decode()
             process.terminate()
             stopping = manager.recv(4096).decode()
+            waiting = manager.recv(4096).decode()
             process.communicate(timeout=PATIENCE_S)
 
     assert ready.startswith("READY=1\nSTATUS=file://")
     assert stopping.startswith("STOPPING=1\nSTATUS=uploading 0 files")
+    assert waiting == "EXTEND_TIMEOUT_USEC=20000000"
     assert process.returncode == 0
 
 

@@ -21,9 +21,10 @@ USERS = {
     "works in it": "import os, sys; os.chdir(sys.argv[1]); print(); input()",
     "has a file of it open": "import sys; file = open(sys.argv[1] + '/a.txt'); print(); input()",
     "has a file of it in its memory": (
-        "import mmap, sys\n"
-        "with open(sys.argv[1] + '/a.txt') as file:\n"
-        "    held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "import ctypes, os, sys\n"
+        "held = os.open(sys.argv[1] + '/a.txt', os.O_RDONLY)\n"
+        "assert ctypes.CDLL(None).mmap(None, 4096, 1, 2, held, 0) != -1\n"
+        "os.close(held)\n"
         "print(); input()"
     ),
 }

@@ -29,8 +29,8 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def test_what_was_added_is_found_until_it_is_removed(registry: Registry) -> None:
-    registry.add(registration("/mnt/b"))
-    registry.add(registration("/mnt/a"))
+    registry.add(registration("/mnt/b"), "")
+    registry.add(registration("/mnt/a"), "")
 
     assert [each.mountpoint for each in registry.running()] == ["/mnt/a", "/mnt/b"]
     assert registry.at(Path("/mnt/a")) == registration("/mnt/a")
@@ -47,14 +47,14 @@ def test_no_directory_means_no_mounts(registry: Registry, tmp_path: Path) -> Non
 
 
 def test_the_directory_is_for_its_user_alone(registry: Registry, tmp_path: Path) -> None:
-    registry.add(registration("/mnt/a"))
+    registry.add(registration("/mnt/a"), "")
 
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_mount_whose_daemon_is_dead_is_forgotten(registry: Registry, tmp_path: Path) -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-        registry.add(registration("/mnt/a", process.pid))
+        registry.add(registration("/mnt/a", process.pid), "")
         assert registry.at(Path("/mnt/a")) is not None
         process.communicate()
 
@@ -63,13 +63,13 @@ def test_a_mount_whose_daemon_is_dead_is_forgotten(registry: Registry, tmp_path:
 
 
 def test_another_process_with_the_same_pid_is_not_taken_for_the_daemon(registry: Registry) -> None:
-    registry.add(replace(registration("/mnt/a"), started=1))
+    registry.add(replace(registration("/mnt/a"), started=1), "")
 
     assert registry.running() == []
 
 
 def test_a_file_that_is_no_registration_is_taken_away(registry: Registry, tmp_path: Path) -> None:
-    registry.add(registration("/mnt/a"))
+    registry.add(registration("/mnt/a"), "")
     for name, text in (("x.json", "{}"), ("y.json", "nonsense"), ("z.json", "[1]")):
         (tmp_path / "run" / name).write_text(text)
 
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_registration_is_taken_away(registry: Registry, tmp_pa
 def test_a_successor_at_the_same_place_is_not_forgotten_with_its_predecessor(
     registry: Registry,
 ) -> None:
-    registry.add(registration("/mnt/a"))
+    registry.add(registration("/mnt/a"), "")
 
     registry.remove("/mnt/a", os.getpid() + 1)
 
@@ -95,11 +95,11 @@ def test_a_directory_that_somebody_else_may_write_is_not_believed(tmp_path: Path
     with pytest.raises(UsageError, match="open to other users"):
         registry.running()
     with pytest.raises(UsageError, match="open to other users"):
-        registry.add(registration("/mnt/a"))
+        registry.add(registration("/mnt/a"), "")
 
 
 def test_a_name_that_is_not_utf_8_survives(registry: Registry) -> None:
     name = os.fsdecode(b"/mnt/\xff")
-    registry.add(registration(name))
+    registry.add(registration(name), "")
 
     assert registry.at(Path(name)) is not None

@@ -40,7 +40,7 @@ from tests.contract.conftest import MIB
 from tests.servers.scripted import Answer, Handler, Request, Scripted, answer, scripted
 
 KEY = Key("name")
-ETAG = ETag("0123456789abcdef0123456789abcdef")
+ETAG = ETag("0123456789abcdef0123456789abcdef-1")
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 OBJECT = {"ETag": f'"{ETAG}"', "Last-Modified": DATE}
 

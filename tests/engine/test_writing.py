@@ -1,6 +1,7 @@
 """What a writer is promised."""
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,16 @@ from cachefs.core.types import FetchMode, Fh
 from cachefs.engine.filesystem import Changes
 from cachefs.engine.openfile import OpenFile
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import FOREVER_ASKING, LATER, MIB, lose_answer, serving, store, together
+from tests.engine.rig import (
+    FOREVER_ASKING,
+    LATER,
+    MIB,
+    Rig,
+    lose_answer,
+    serving,
+    store,
+    together,
+)
 
 
 async def test_a_close_is_answered_after_the_object_is_stored(tmp_path: Path) -> None:
@@ -224,6 +234,44 @@ async def test_a_writer_calls_an_upload_off_and_the_store_gets_the_last_bytes(
         await rig.flush()
         assert rig.objects() == {"a": b"two"}
         assert rig.service.status()["conflicts"] == []
+        rig.check()
+
+
+async def cut(rig: Rig) -> None:
+    await rig.fs.setattr(await rig.ino("a"), Changes(size=1))
+
+
+CHANGES: dict[str, tuple[Callable[[Rig], Awaitable[object]], dict[str, bytes]]] = {
+    "cut": (cut, {"a": b"o"}),
+    "renamed": (lambda rig: rig.rename("a", "b"), {"b": b"one"}),
+    "removed": (lambda rig: rig.unlink("a"), {}),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+async def test_who_waits_for_the_store_is_not_left_waiting_when_the_file_is(
+    tmp_path: Path, how: str
+) -> None:
+    change, expected = CHANGES[how]
+    async with serving(tmp_path / "c", **LATER) as rig:
+        fh = await rig.create("a")
+        await rig.fs.write(fh, 0, b"one")
+        gate = rig.watched.gate("before", "put")
+
+        async def sync() -> None:
+            with trio.fail_after(10):
+                await rig.fs.fsync(fh)
+
+        async def interfere() -> None:
+            await gate.reached.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(change, rig)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                gate.open()
+
+        await together(sync, interfere)
+        assert rig.objects() == expected
+        await rig.close(fh)
         rig.check()
 
 

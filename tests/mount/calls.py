@@ -199,3 +199,9 @@ def unmap(path: Path) -> None:
     one = _maps.pop(str(path))
     one.flush()
     one.close()
+
+
+def poke_and_unmap(path: Path, offset: int, content: bytes) -> None:
+    """Write the memory that is the file, and write it back."""
+    poke(path, offset, content)
+    unmap(path)

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec
 
@@ -293,6 +294,19 @@ def outcome_of_write(path: Path, content: bytes) -> int:
     except OSError as error:
         return error.errno or -1
     return 0
+
+
+def read_each(paths: dict[str, Path]) -> dict[str, bytes | int]:
+    """The content of each file, or the number of the error that its reading ends with; all at once."""
+
+    def read(path: Path) -> bytes | int:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            return error.errno or -1
+
+    with ThreadPoolExecutor(len(paths)) as readers:
+        return dict(zip(paths, readers.map(read, paths.values()), strict=True))
 
 
 def _write_all(fd: int, content: bytes) -> None:

@@ -62,8 +62,16 @@ class Action:
     def on_request(self, exchange: Exchange) -> None:
         """Called before the request goes to the store."""
 
+    def on_sent(self, exchange: Exchange, piece: bytes) -> bytes:
+        """Called for each piece of the request's body; what is returned is handed on."""
+        return piece
+
     def on_answer(self, exchange: Exchange) -> None:
         """Called when the store has answered, before the client hears of it."""
+
+    def on_head(self, exchange: Exchange, head: bytes) -> bytes:
+        """Called with the lines before the answer's body; what is returned is handed on."""
+        return head
 
     def on_body(self, exchange: Exchange, piece: bytes) -> bytes:
         """Called for each piece of the answer's body; what is returned is handed on."""
@@ -174,6 +182,49 @@ class FlipBit(Action):
             return piece
         self.reached.set()
         return piece[:place] + bytes([piece[place] ^ 1]) + piece[place + 1 :]
+
+
+class FlipSentBit(Action):
+    """Changes one bit of the request's body on its way."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._at = at
+
+    def on_sent(self, exchange: Exchange, piece: bytes) -> bytes:
+        place = self._at - exchange.sent
+        if not 0 <= place < len(piece):
+            return piece
+        self.reached.set()
+        return piece[:place] + bytes([piece[place] ^ 1]) + piece[place + 1 :]
+
+
+class HoldSent(Action):
+    """Keeps the request's body back when that many bytes of it have passed, until the rule is lifted."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def on_sent(self, exchange: Exchange, piece: bytes) -> bytes:
+        if exchange.sent + len(piece) >= self._after:
+            self.reached.set()
+            self.gate.wait()
+        return piece
+
+
+class WrongLength(Action):
+    """Says of an answer without a body (to HEAD) that it would have another length."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._line = b"Content-Length: %d\r\n" % length
+
+    def on_head(self, exchange: Exchange, head: bytes) -> bytes:
+        self.reached.set()
+        lines = head.splitlines(keepends=True)
+        kept = [line for line in lines if not line.lower().startswith(b"content-length:")]
+        return b"".join([kept[0], self._line, *kept[1:]])
 
 
 class Slow(Action):
@@ -391,7 +442,7 @@ class Proxy:
         action.on_request(exchange)
         far, far_reader = self._upstream(ends)
         far.sendall(_without(head.raw, self.ignored))
-        reply = self._send_body(ends, head, exchange, far, far_reader)
+        reply = self._send_body(ends, head, exchange, action, far, far_reader)
         if reply is None:
             reply = _read_head(far_reader)
         # A server may say "continue" more than once, and also when nobody asked it to.
@@ -402,7 +453,7 @@ class Proxy:
             raise Cut
         exchange.status = int(reply.words[1])
         action.on_answer(exchange)
-        ends.client.sendall(reply.raw)
+        ends.client.sendall(action.on_head(exchange, reply.raw))
         self._hand_back(ends, reply, exchange, action, far_reader)
         keep = "close" not in reply.headers.get("connection", "").lower()
         return keep and (reply.length is not None or reply.chunked or _bodiless(exchange))
@@ -439,6 +490,7 @@ class Proxy:
         ends: _Ends,
         head: _Head,
         exchange: Exchange,
+        action: Action,
         far: socket.socket,
         far_reader: BufferedReader,
     ) -> _Head | None:
@@ -451,8 +503,9 @@ class Proxy:
                 return reply
             ends.client.sendall(reply.raw)
         for piece in _body(ends.reader, head, none=head.length is None and not head.chunked):
+            passed = action.on_sent(exchange, piece)
             exchange.sent += len(piece)
-            far.sendall(_framed(piece) if head.chunked else piece)
+            far.sendall(_framed(passed) if head.chunked else passed)
         if head.chunked:
             far.sendall(b"0\r\n\r\n")
         return None
