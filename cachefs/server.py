@@ -92,6 +92,11 @@ async def serve_control(
             task_status.started()
 
 
+def remove_socket(cache_dir: Path) -> None:
+    """Take the socket away where the process ends without :func:`serve_control` doing so."""
+    (cache_dir / SOCKET_NAME).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[trio.SocketListener]:
     path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from cachefs.config import Environment, MountConfig
 from cachefs.core.errors import UsageError
 from cachefs.engine.service import Service, ServiceSettings, open_service
 from cachefs.remote.retry import Retrying
-from cachefs.server import SOCKET_NAME, serve_control
+from cachefs.server import SOCKET_NAME, remove_socket, serve_control
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _END_S: Final = 10.0
@@ -262,7 +262,7 @@ class Daemon:
         _log.warning("requests to the store do not end: leaving without their answers")
         self._registry.remove(str(self._mountpoint), os.getpid())
         self._clear_away()
-        (self._config.cache_dir / SOCKET_NAME).unlink(missing_ok=True)
+        remove_socket(self._config.cache_dir)
         self._leave(left)
 
     def _is_seen(self) -> bool:
