@@ -31,9 +31,9 @@ _BEARABLE = {errno.EIO, errno.EHOSTUNREACH, errno.ESTALE, errno.ENOSPC, errno.EA
 @pytest.mark.parametrize(
     ("store", "upload", "schedules"),
     [
-        ("moto", "close", 12),
-        ("moto", "background", 12),
-        ("swift", "close", 12),
+        ("moto", "close", 6),
+        ("moto", "background", 6),
+        ("swift", "close", 6),
         *(
             pytest.param(name, upload, 1_000, marks=pytest.mark.soak)
             for name in ("moto", "swift")
