@@ -4,8 +4,10 @@ A FUSE mount whose daemon is dead or stuck must not be touched by a system call 
 The table in /proc never does.
 """
 
+import contextlib
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -63,6 +65,21 @@ def mount_at(mountpoint: Path) -> Mount | None:
 def mounts_of(device: str) -> list[Mount]:
     """Return where the file system *device* is mounted: nowhere, or more than once."""
     return [mount for mount in mounted() if mount.device == device]
+
+
+def serves_a_mount() -> bool:
+    """Whether this process serves a file system that is still mounted.
+
+    As long as it is, the kernel gives the number of its device to no other.
+    """
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor) == "/dev/fuse":
+                poller = select.poll()
+                poller.register(int(descriptor.name), 0)
+                if not any(events & select.POLLERR for _, events in poller.poll(0)):
+                    return True
+    return False
 
 
 def mount_of(path: Path) -> Mount | None:

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from cachefs import fuse
-from cachefs.cli.mounts import mount_at, mounts_of, unmount
+from cachefs.cli.mounts import Mount, mount_at, mounts_of, serves_a_mount, unmount
 from cachefs.cli.notify import notify
 from cachefs.cli.output import counted
 from cachefs.cli.redaction import Redactor
@@ -100,6 +100,8 @@ class Daemon:
         self._stop = trio.Event()
         # The kernel's number of our file system; empty: it is not there yet.
         self._device = ""
+        self._elsewhere: list[Mount] = []
+        """Where our file system is besides, or under what covers it, when its serving ends."""
         # None: not opened yet; a signal then ends everything at once.
         self._service: Service | None = None
         # None: no drain has begun.
@@ -138,7 +140,7 @@ class Daemon:
                 await self._serve_kernel(service)
             finally:
                 self._registry.remove(str(self._mountpoint), os.getpid())
-            self._clear_away()
+            self._clear_away(self._elsewhere)
             if self._draining is None:
                 _log.info("unmounted by somebody else: uploading what waits")
                 await self._drain(service)
@@ -261,20 +263,26 @@ class Daemon:
     def _give_up(self, left: Left | None) -> None:
         _log.warning("requests to the store do not end: leaving without their answers")
         self._registry.remove(str(self._mountpoint), os.getpid())
-        self._clear_away()
+        self._clear_away(self._ours() or self._elsewhere)
         remove_socket(self._config.cache_dir)
         self._leave(left)
 
     def _is_seen(self) -> bool:
-        """Whether what is seen at the mountpoint is our file system."""
+        """Whether what is seen at the mountpoint is our file system, which is about to end."""
         found = mount_at(self._mountpoint)
-        return not self._device or (found is not None and found.device == self._device)
+        is_seen = not self._device or (found is not None and found.device == self._device)
+        self._elsewhere = [each for each in self._ours() if not (is_seen and each == found)]
+        return is_seen
 
-    def _clear_away(self) -> None:
+    def _ours(self) -> list[Mount]:
+        """Return where our file system is in the tree. Once it is nowhere, its number may be another's."""
+        return mounts_of(self._device) if self._device and serves_a_mount() else []
+
+    def _clear_away(self, mounts: Sequence[Mount]) -> None:
         """Take our file system out of the tree, wherever it is by now, unless something else covers it."""
-        for mount in mounts_of(self._device) if self._device else ():
+        for mount in mounts:
             above = mount_at(mount.mountpoint)
-            if above is None:
+            if above is None or mount not in mounts_of(self._device):
                 continue  # it has gone meanwhile
             if above.number != mount.number:
                 _log.error(
