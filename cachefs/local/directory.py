@@ -1,6 +1,5 @@
 """A cache directory: private to its owner, locked by one process at a time."""
 
-import contextlib
 import fcntl
 import json
 import os
@@ -105,9 +104,8 @@ class Sessions:
         self._db.set_meta("sessions", json.dumps([new, self._last or new]))
         Database.sync_wal(self._db.path)
         temporary = self._path.with_suffix(".new")
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        with temporary.open("x", encoding="ascii") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600), "w", encoding="ascii") as file:
             file.write(new)
             file.flush()
             os.fsync(file.fileno())
