@@ -1,5 +1,6 @@
 """What becomes of a write whose base is no longer what the store holds: nothing is lost silently."""
 
+import base64
 import logging
 import re
 import socket
@@ -22,6 +23,8 @@ from cachefs.remote.store import Body, ObjectStore
 _log = logging.getLogger(__name__)
 
 _TURNS = 100
+_TELLING: Final = (metadata.TOKEN, "mode", "mtime", "ctime")
+"""Metadata that tells one version of ours from another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,13 @@ class Rebased:
     """Try again, on this base (None: there must be no object)."""
 
     base: ETag | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """It is ours, and whole: only the answer was lost."""
+
+    info: ObjectInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ class Parked:
     reason: str
 
 
-Verdict = Rebased | KeptBeside | GivenUp | Parked
+Verdict = Rebased | Stored | KeptBeside | GivenUp | Parked
 
 _OVERWRITTEN: Final = "stored, and then overwritten by another writer who had not seen it"
 
@@ -108,7 +118,8 @@ class Conflicts:
                 ) from None
             return self._resolve_deleted(intent, key)
         if metadata.token_of(theirs) == intent.token:
-            return Rebased(theirs.etag)  # our own write, whose answer was lost
+            # Our own write, whose answer was lost; of what was written since, only the token is the same.
+            return Stored(theirs) if _is_whole(theirs, body, meta) else Rebased(theirs.etag)
         if theirs.etag == base:
             raise Fault("the store refuses the upload although nothing has changed there")
         if self._policy is ConflictPolicy.OURS:
@@ -277,3 +288,13 @@ def beside(component: str, turn: int) -> tuple[Name, str]:
         "utf-8", "surrogateescape"
     )
     return name_of(aside), aside
+
+
+def _is_whole(theirs: ObjectInfo, body: Body, meta: Mapping[str, str]) -> bool:
+    """Whether what is there has exactly the bytes of *body*, and the attributes that they are stored with."""
+    if body.md5 is None or theirs.size != body.size:
+        return False
+    told = theirs.meta or {}
+    in_parts = base64.b64encode(bytes.fromhex(body.md5)).decode("ascii")
+    has_bytes = theirs.etag == body.md5 or told.get("md5chksum") == in_parts
+    return has_bytes and all(told.get(name) == meta.get(name) for name in _TELLING)

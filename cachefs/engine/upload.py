@@ -26,7 +26,15 @@ from cachefs.core.sums import PieceSums
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.background import Background
 from cachefs.engine.body import FileBody
-from cachefs.engine.conflict import Conflicts, GivenUp, KeptBeside, Parked, Rebased, Verdict
+from cachefs.engine.conflict import (
+    Conflicts,
+    GivenUp,
+    KeptBeside,
+    Parked,
+    Rebased,
+    Stored,
+    Verdict,
+)
 from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise, read_promise
 from cachefs.engine.reach import Reach, wait_for
@@ -562,6 +570,8 @@ class Uploader:
                 with self._db.transaction():
                     self._rebase(entry, base)
                     self._journal.requeue(entry.id, due_ns=self._names.now_ns())
+            case Stored(info):
+                self._settle(entry, info, meta, sums)
             case KeptBeside():
                 self._move_beside(verdict, entry, meta, sums)
             case GivenUp():

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
+from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
 
 from cachefs.core import descent
@@ -75,6 +76,10 @@ def bucket_names(client: S3Client) -> list[str]:
         if not answer.get("ContinuationToken"):
             return names
         token = {"ContinuationToken": str(answer["ContinuationToken"])}
+
+
+_TELLING: Final = (TOKEN, "mode", "mtime", "ctime")
+"""Metadata that tells one version of ours from another."""
 
 
 class S3Store:
@@ -358,11 +363,12 @@ class S3Store:
             info = self.head(key)
         except NotFound as error:
             raise Fault("the store has taken the object and does not have it") from error
+        found = info.meta or {}
+        if info.size == size and all(found.get(name) == meta.get(name) for name in _TELLING):
+            return info
         if info.etag == replaced:
             raise Fault("the store has taken the object and still has the one before")
-        if info.size != size or (info.meta or {}).get(TOKEN) != meta.get(TOKEN):
-            raise Changed(f"{key!r} was replaced at once")
-        return info
+        raise Changed(f"{key!r} was replaced at once")
 
     def _same(self, info: ObjectInfo, etag: ETag) -> ObjectInfo:
         if info.etag != etag:

@@ -11,6 +11,7 @@ from cachefs.core.errors import (
     Denied,
     Fault,
     NotFound,
+    ObjectTooLarge,
     Refused,
     StoreError,
     TooMuchMetadata,
@@ -155,7 +156,7 @@ def test_a_head_that_says_too_little_is_a_fault(headers: dict[str, str]) -> None
     ("status", "kind"),
     [
         (304, Refused), (400, Refused), (401, Denied), (403, Denied), (404, NotFound), (405, Unsupported),
-        (408, Fault), (409, Fault), (411, Refused), (412, Refused), (413, Refused), (416, Fault),
+        (408, Fault), (409, Fault), (411, Refused), (412, Refused), (413, ObjectTooLarge), (416, Fault),
         (422, Fault), (429, Fault), (498, Fault), (499, Fault), (500, Fault), (501, Unsupported),
         (502, Fault), (503, Fault), (504, Fault), (507, Fault),
     ],

@@ -1,6 +1,7 @@
 """A store that does not answer: what is believed meanwhile, who waits for whom and how long, and the return."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from tests.engine.watched import Rule
 
 FOR_EVER = 10**6
 QUESTIONS = ("head", "list", "check")
+
+
+def _pause(seconds: float) -> None:
+    """Answer slowly: in the worker thread of one request."""
+    threading.Event().wait(seconds)
 
 
 def cut_off(rig: Rig, *operations: str) -> None:
@@ -189,7 +195,7 @@ async def test_a_read_waits_as_long_as_bytes_come(tmp_path: Path) -> None:
     store(memory, "a", content)
     async with serving(tmp_path / "c", memory, part_size=4 * MIB) as rig:
         # Each chunk comes late, and all of them long after the time of one operation.
-        rig.watched.on("during", "get_range", lambda: time.sleep(0.3), times=FOR_EVER)
+        rig.watched.on("during", "get_range", lambda: _pause(0.3), times=FOR_EVER)
         fh = await rig.open("a")
         with deadline.limited(0.5):
             assert await rig.read_fh(fh) == content
@@ -270,7 +276,7 @@ async def test_where_requests_vanish_no_question_waits_for_the_next_look(tmp_pat
         await go_offline(rig)
 
         def vanish() -> None:
-            time.sleep(1.2)  # longer than any answer takes, shorter than a look may
+            _pause(1.2)  # longer than any answer takes, shorter than a look may
             raise Unreachable("silence")
 
         rig.watched.rules.insert(0, Rule("before", "check", vanish, times=FOR_EVER))
