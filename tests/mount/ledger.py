@@ -172,6 +172,11 @@ def _list(root: Path) -> Deed:
     return Deed("list", "", "", 0, wrong)
 
 
+def names_below(directory: Path) -> set[str]:
+    """The names of all that is below *directory*."""
+    return {name for _, below, files in os.walk(directory) for name in (*below, *files)}
+
+
 def judged(deeds: list[Deed], stored: Mapping[str, bytes]) -> tuple[set[str], list[str]]:
     """Return the acknowledged lines that no object has, and whatever else is wrong, in words."""
     wrong = [f"{deed.what}: {deed.wrong}" for deed in deeds if deed.wrong]

@@ -75,6 +75,9 @@ def test_in_any_weather_two_mounts_lose_nothing_that_was_acknowledged(
             shared = [f"shared{i}" for i in range(4)]
             for name in (*shared, "own/first"):
                 store.put(f"{batch}/{name}", ledger.line(f"base-{name.replace('/', '-')}"))
+            for mount, program in zip(mounts, programs, strict=True):
+                # Offline, what nobody here has seen may be taken to be absent still.
+                assert set(shared) < program.do(ledger.names_below, mount / batch)
             deeds: list[Deed] = []
             for number in range(first, min(first + _BATCH, schedules)):
                 chance = random.Random(SEED + number)
