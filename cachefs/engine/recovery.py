@@ -350,8 +350,7 @@ def put_beside(disk: Disk, entry: Entry, now_ns: int) -> None:
         turn += 1
     name, component = beside(intended, turn)
     with disk.db.transaction():
-        entry.etag = None
-        disk.cache.save(entry)
+        disk.cache.change(entry, etag=None)
         disk.inodes.move(entry.ino, intended.parent, name, component, now_ns)
         disk.inodes.update(entry.ino, etag=None)
 

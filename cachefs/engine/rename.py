@@ -5,12 +5,14 @@ and only the sources remain to be deleted, now or after a crash.
 """
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
+    CacheError,
     Changed,
     CrossDevice,
     NoEntry,
@@ -33,6 +35,8 @@ from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.local.journal import Journal, Move
 from cachefs.remote.store import ObjectStore
+
+_log = logging.getLogger(__name__)
 
 _SMALL = 2**20
 """Bytes that are sent again sooner than a store is asked twice: an editor's file, not a video."""
@@ -190,8 +194,7 @@ class Renamer:
         if found is None or metadata.token_of(found) != intent.token:
             return plan.source
         with self._db.transaction():
-            entry.etag = found.etag
-            self._cache.save(entry)
+            self._cache.change(entry, etag=found.etag)
             self._inodes.update(plan.source.ino, etag=found.etag)
         return replace(plan.source, etag=found.etag)
 
@@ -204,8 +207,7 @@ class Renamer:
             self._inodes.update(plan.source.ino, etag=base, content_type=content_type)
             entry = self._cache.find(plan.source.ino)
             if entry is not None:
-                entry.etag = base
-                self._cache.save(entry)
+                self._cache.change(entry, etag=base)
         return lost
 
     def _hold(self, plan: _Plan) -> AbstractContextManager[None]:
@@ -221,16 +223,25 @@ class Renamer:
         try:
             await self._make_durable()
             info = await self._copy(plan, source, source.etag, replaces)
+            with self._db.transaction():
+                self._journal.copied(batch)
+                lost = self._retarget(plan)
+                self._follow(source, info)
         except BaseException:
             await self._unfinished.abandon(batch)
             raise
-        with self._db.transaction():
-            self._journal.copied(batch)
-            lost = self._retarget(plan)
-            self._follow(source, info)
-        await self._make_durable()
-        await self._unfinished.delete_sources(batch)
+        await self._go_forward(batch)
         return lost
+
+    async def _go_forward(self, batch: str) -> None:
+        """Delete the old names of a rename whose copies stand, once a loss of power cannot undo it any more."""
+        try:
+            await self._make_durable()
+        except (OSError, CacheError) as error:
+            _log.warning("old names of a rename are still at the store: %s", error)
+            self._unfinished.leave(batch)
+        else:
+            await self._unfinished.delete_sources(batch)
 
     async def _make_durable(self) -> None:
         """See that a loss of power does not make the journal forget what is about to be done at the store."""
@@ -339,8 +350,7 @@ class Renamer:
         self._inodes.update(inode.ino, **columns)
         entry = self._cache.find(inode.ino)
         if entry is not None and entry.etag == inode.etag:
-            entry.etag = info.etag
-            self._cache.save(entry)
+            self._cache.change(entry, etag=info.etag)
 
     async def _promise_again(self, inos: Iterable[Ino]) -> None:
         """Bring the promise files of dirty entries in line with their new keys."""
@@ -356,7 +366,11 @@ class Renamer:
                     is_sealed=intent.boot is None,
                     check=entry.sums.check if entry.sums else None,
                 )
-                await self._threads.disk(self._cache.write_promise, entry.id, promise.encode())
+                try:
+                    await self._threads.disk(self._cache.write_promise, entry.id, promise.encode())
+                except CacheError as error:
+                    # Its row has the new key. Without the database the old one would be taken for it.
+                    _log.warning("the promise of entry %d keeps its old key: %s", entry.id, error)
 
     # ---- a directory ------------------------------------------------------------------------
 
@@ -370,18 +384,21 @@ class Renamer:
             moves = await self._list_moves(plan)
             batch = self._journal.begin_moves(moves)
             mine = [move for move in self._journal.moves() if move.batch == batch]
-            copied = await self._copy_all(batch, mine)
             old_etags = {move.target: move.etag for move in mine}
-            with self._db.transaction():
-                self._journal.copied(batch)
-                lost = self._retarget(plan)
-                self._follow_copies(plan, copied, old_etags)
-            await self._make_durable()
+            try:
+                copied = await self._copy_all(mine)
+                with self._db.transaction():
+                    self._journal.copied(batch)
+                    lost = self._retarget(plan)
+                    self._follow_copies(plan, copied, old_etags)
+            except BaseException:
+                await self._unfinished.abandon(batch)
+                raise
             dirty = [i.ino for i in self._inodes.below(plan.source.ino)]
             await self._promise_again(dirty)
             for ino in lost:
                 await replaced(ino)
-            await self._unfinished.delete_sources(batch)
+            await self._go_forward(batch)
         self._uploader.kick()
 
     async def _stop_running(self, below: list[Inode]) -> None:
@@ -409,20 +426,16 @@ class Renamer:
             if not self._journal.is_leaving(info.key)
         ]
 
-    async def _copy_all(self, batch: str, moves: list[Move]) -> dict[Key, ObjectInfo]:
+    async def _copy_all(self, moves: list[Move]) -> dict[Key, ObjectInfo]:
         copied: dict[Key, ObjectInfo] = {}
 
         async def copy(move: Move) -> None:
             info = copied[move.target] = await self._copy_one(move)
             self._journal.note_copy(move.id, info.etag)
 
-        try:
-            await self._make_durable()
-            for group in by_depth(moves):
-                await self._unfinished.each(group, copy)
-        except BaseException:
-            await self._unfinished.abandon(batch)
-            raise
+        await self._make_durable()
+        for group in by_depth(moves):
+            await self._unfinished.each(group, copy)
         return copied
 
     async def _copy_one(self, move: Move) -> ObjectInfo:

@@ -46,7 +46,7 @@ from cachefs.remote.retry import Retrying
 
 _log = logging.getLogger(__name__)
 
-_CHECKPOINT_S = 10
+_CHECKPOINT_S = 1
 _WAL_LIMIT = 8 * 2**20
 
 
@@ -88,7 +88,8 @@ class Service:
         self._settings = settings
         self._store = store
         self._disk = disk
-        self._background = background
+        self.background = background
+        """Where tasks run whose failure does not end the mount."""
         self._began_ns = time.time_ns()
         held: set[Ino] = set()
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
@@ -101,6 +102,7 @@ class Service:
         )
         self._names = Names(
             store,
+            disk.db,
             disk.inodes,
             disk.journal,
             disk.cache,
@@ -140,6 +142,7 @@ class Service:
         )
         self._unfinished = Unfinished(
             store,
+            disk.db,
             disk.inodes,
             disk.cache,
             disk.journal,
@@ -172,6 +175,7 @@ class Service:
             self._threads,
             ReadBuffer(),
             settings.timeout_s,
+            disk.db,
         )
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
@@ -200,10 +204,11 @@ class Service:
             self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
         await self._names.foresee()
         self._room.kick()
-        self._background.keep("eviction", self._room.run)
-        self._background.keep("uploads", self._uploader.run)
-        self._background.keep("renames", self._unfinished.run)
-        self._background.keep("checkpoints", self._checkpoint)
+        self.background.keep("eviction", self._room.run)
+        self.background.keep("uploads", self._uploader.run)
+        self.background.keep("renames", self._unfinished.run)
+        self.background.keep("checkpoints", self._checkpoint)
+        self.background.keep("late closes", self.fs.files.close_late)
         await self._unfinished.wait_tried()
         self._names.forget_changes()
 
@@ -247,7 +252,7 @@ class Service:
             ],
             "unfinished_renames": len({move.batch for move in self._disk.journal.moves()}),
             "known_inodes": self._disk.inodes.count(),
-            "failed_tasks": self._background.failures,
+            "failed_tasks": self.background.failed,
         }
 
     def dirty(self) -> list[dict[str, object]]:
@@ -363,7 +368,7 @@ class Service:
         """Call off whatever runs beside the serving; what is not stored stays in the journal."""
         self._uploader.stop_all()
         self._store.close()  # which ends its waits between tries
-        self._background.stop()
+        self.background.stop()
 
     def resume(self) -> None:
         """Take writes again, after a drain that left something behind."""

@@ -9,7 +9,14 @@ from typing import Final
 import trio
 
 from cachefs.core import metadata
-from cachefs.core.errors import Changed, Fault, NotFound, Refused, Stale, StoreError
+from cachefs.core.errors import (
+    CachefsError,
+    Changed,
+    Fault,
+    NotFound,
+    Refused,
+    Stale,
+)
 from cachefs.core.extents import Extent
 from cachefs.core.keys import last_component, name_of
 from cachefs.core.types import Key, ObjectInfo
@@ -18,6 +25,7 @@ from cachefs.engine.names import Names, reaches
 from cachefs.engine.threads import Threads
 from cachefs.engine.upload import Uploader
 from cachefs.local.cache import Cache
+from cachefs.local.db import Database
 from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal, Move
 from cachefs.remote.store import ObjectStore, Support
@@ -56,6 +64,7 @@ class Unfinished:
     def __init__(
         self,
         store: ObjectStore,
+        db: Database,
         inodes: InodeTable,
         cache: Cache,
         journal: Journal,
@@ -65,6 +74,7 @@ class Unfinished:
         threads: Threads,
     ) -> None:
         self._store = store
+        self._db = db
         self._inodes = inodes
         self._cache = cache
         self._journal = journal
@@ -76,20 +86,20 @@ class Unfinished:
         self._kicked = trio.Event()
         self._tried = trio.Event()
         for batch in {move.batch: None for move in journal.moves()}:
-            self._leave(batch)
+            self.leave(batch)
 
     # ---- what a rename does -----------------------------------------------------------------
 
     async def each(self, moves: Sequence[Move], work: Callable[[Move], Awaitable[None]]) -> None:
         """Do *work* for each of *moves*, several at once; raise the first error after all have ended."""
         waiting = list(reversed(moves))
-        errors: list[StoreError] = []
+        errors: list[CachefsError] = []
 
         async def run() -> None:
             while waiting and not errors:
                 try:
                     await work(waiting.pop())
-                except StoreError as error:
+                except CachefsError as error:
                     errors.append(error)
 
         async with trio.open_nursery() as nursery:
@@ -102,7 +112,7 @@ class Unfinished:
         """Take back what a rename that failed has copied: now, or else when the store answers again."""
         if not self._moves_of(batch):
             return
-        left = self._leave(batch)
+        left = self._left.get(batch) or self.leave(batch)
         with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_S):
             await self._try(left)
 
@@ -114,9 +124,9 @@ class Unfinished:
         moves = self._moves_of(batch)
         try:
             refusals = await self._delete_sources(moves)
-        except StoreError as error:
+        except CachefsError as error:
             _log.warning("old names of a rename are still at the store: %s", error)
-            self._leave(batch)
+            self.leave(batch)
             return
         if refusals:
             self._doubt(_above_all([move.source for move in moves]))
@@ -184,7 +194,8 @@ class Unfinished:
                     break  # the store is not well: others would fare no better
         return not self._left
 
-    def _leave(self, batch: str) -> _Left:
+    def leave(self, batch: str) -> _Left:
+        """Leave a rename to whoever brings to their end those that were cut off."""
         moves = self._moves_of(batch)
         left = _Left(
             batch,
@@ -209,14 +220,15 @@ class Unfinished:
             else:
                 for group in reversed(list(by_depth(moves))):
                     await self.each(group, self._undo)
-        except StoreError as error:
+        except CachefsError as error:
             _log.warning("a rename is still unfinished: %s", error)
             return False
         del self._left[left.batch]
         for key in (left.source, left.target):
             self._names.unsettled.remove(key)
-            self._doubt(key)
         self._uploader.kick()
+        for key in (left.source, left.target):
+            self._doubt(key)
         return True
 
     async def _undo(self, move: Move) -> None:
@@ -248,12 +260,12 @@ class Unfinished:
         ):
             return
         now_ns = self._names.now_ns()
-        if holder is not None:
-            self._inodes.detach(holder.ino, now_ns)
-        self._inodes.move(inode.ino, parent.ino, name_of(component), component, now_ns)
-        self._inodes.update(inode.ino, etag=target.etag)
-        entry.etag = target.etag
-        self._cache.save(entry)
+        with self._db.transaction():
+            if holder is not None:
+                self._inodes.detach(holder.ino, now_ns)
+            self._inodes.move(inode.ino, parent.ino, name_of(component), component, now_ns)
+            self._inodes.update(inode.ino, etag=target.etag)
+            self._cache.change(entry, etag=target.etag)
 
     async def _remove(self, info: ObjectInfo) -> None:
         try:

@@ -5,6 +5,8 @@ import math
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -12,6 +14,7 @@ import trio
 from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
     BytesLost,
+    CacheError,
     CachefsError,
     Changed,
     Fault,
@@ -39,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _LONGEST_BACKOFF_S = 60
+_DISK_RETRY_S = 1.0
+"""How long the loop waits when the tables cannot be changed."""
 _AFTER_STOP_NS = 200_000_000
 """An upload that was called off waits this long: whoever called it off is about to change what it would send."""
 
@@ -212,14 +217,23 @@ class Uploader:
 
     async def run(self) -> None:
         """Start uploads as they become due, for ever."""
-        for intent in self._journal.all():  # what a failure of this loop has left behind
-            if intent.state is State.UPLOADING and intent.entry not in self._running:
-                self._journal.requeue(intent.entry, due_ns=self._names.now_ns())
         while True:
             self._kicked = trio.Event()
-            wait_s = self._launch_due()
+            try:
+                self._requeue_abandoned()
+                wait_s = self._launch_due()
+            except CacheError as error:
+                _log.warning("no upload can begin: %s", error)
+                await trio.sleep(_DISK_RETRY_S)
+                continue
             with trio.move_on_after(wait_s):
                 await self._kicked.wait()
+
+    def _requeue_abandoned(self) -> None:
+        """Put uploads back whose end the tables have not taken: the disk was full, say."""
+        for entry_id in self._journal.uploading():
+            if entry_id not in self._running:
+                self._journal.requeue(entry_id, due_ns=self._names.now_ns())
 
     def _launch_due(self) -> float:
         """Start what is due. Return for how many seconds there is nothing more to do."""
@@ -234,8 +248,13 @@ class Uploader:
             busy.add(intent.entry)
             if self._is_moving(intent.entry):
                 continue  # whoever renames it will kick
-            if self._journal.claim(intent.entry) is None:
-                return 1
+            try:
+                if self._journal.claim(intent.entry) is None:
+                    return 1
+            except CacheError as error:
+                self._note_failure(intent.entry, error)
+                self._tell()
+                raise
             upload = Upload(intent.entry)
             self._running[intent.entry] = upload
             self._background.start("upload", lambda upload=upload: self._carry(upload))  # type: ignore[misc]
@@ -272,10 +291,12 @@ class Uploader:
             self._put_off(upload, Fault(f"the upload broke off: {error!r}"))
             raise
         finally:
-            self._end(upload)
-            if pinned is not None:
-                await self._room.delete(self._cache.unpin(pinned, self._names.now_ns()))
-            self._room.freed()
+            try:
+                self._end(upload)
+            finally:
+                if pinned is not None:
+                    await self._room.delete(self._cache.unpin(pinned, self._names.now_ns()))
+                self._room.freed()
 
     def _end(self, upload: Upload) -> None:
         try:
@@ -287,9 +308,18 @@ class Uploader:
             self._kicked.set()
 
     def _put_back(self, upload: Upload, *, delay_ns: int) -> None:
-        intent = self._journal.of(upload.entry_id)
-        if intent is not None and intent.state is State.UPLOADING:
-            self._journal.requeue(upload.entry_id, due_ns=self._names.now_ns() + delay_ns)
+        with self._or_later(upload):
+            intent = self._journal.of(upload.entry_id)
+            if intent is not None and intent.state is State.UPLOADING:
+                self._journal.requeue(upload.entry_id, due_ns=self._names.now_ns() + delay_ns)
+
+    @contextmanager
+    def _or_later(self, upload: Upload) -> Iterator[None]:
+        """Leave what the tables do not take to :meth:`_requeue_abandoned`."""
+        try:
+            yield
+        except CacheError as error:
+            _log.warning("how the upload of %s ended is not noted: %s", ascii(upload.key), error)
 
     def _tell(self) -> None:
         self._outcome.set()
@@ -297,14 +327,17 @@ class Uploader:
 
     def _give_up(self, upload: Upload, error: CachefsError) -> None:
         self._note_failure(upload.entry_id, error)
-        self._journal.park(upload.entry_id, str(error))
+        with self._or_later(upload):
+            self._journal.park(upload.entry_id, str(error))
         _log.error("upload of %s is parked: %s", ascii(upload.key), error)
 
     def _put_off(self, upload: Upload, error: CachefsError) -> None:
         self._note_failure(upload.entry_id, error)
-        intent = self._journal.of(upload.entry_id)
-        due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())
-        self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
+        with self._or_later(upload):
+            intent = self._journal.of(upload.entry_id)
+            tries = intent.tries if intent else 0
+            due_ns = next_try_ns(tries, self._names.now_ns(), random.random())
+            self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
         _log.warning("upload of %s is put off: %s", ascii(upload.key), error)
 
     # ---- one attempt ------------------------------------------------------------------------
@@ -372,11 +405,13 @@ class Uploader:
             reason = "the bytes promised to the store are gone from the cache"
             self._give_up(upload, BytesLost(reason))
             return
-        self._journal.discard(entry.id)
-        self._cache.end_promise(entry.id)
-        self._drop_name(entry.ino)
-        await self._room.delete(self._cache.drop(entry))
-        self._inodes.drop(entry.ino)
+        with self._db.transaction():
+            self._journal.discard(entry.id)
+            self._cache.end_promise(entry.id)
+            self._drop_name(entry.ino)
+            doomed = self._cache.drop(entry)
+            self._inodes.drop(entry.ino)
+        await self._room.delete(doomed)
 
     async def _give_rot_up(self, key: Key, intent: Intent, entry: Entry) -> None:
         """Forget bytes that are not those that were acknowledged, if the store has those; else raise ``Refused``."""
@@ -402,8 +437,9 @@ class Uploader:
 
     def _forget(self, entry: Entry) -> None:
         """End the promise of a file whose name the user removed."""
-        self._journal.drop(entry.id)
-        self._cache.end_promise(entry.id)
+        with self._db.transaction():
+            self._journal.drop(entry.id)
+            self._cache.end_promise(entry.id)
 
     def _settle(
         self, entry: Entry, info: ObjectInfo, meta: dict[str, str], sums: PieceSums
@@ -412,10 +448,8 @@ class Uploader:
         now_ns = self._names.now_ns()
         with self._db.transaction():
             self._journal.settle(entry.id)
-            entry.etag = info.etag
-            entry.sums = sums
-            entry.trusted = entry.here.copy()
-            self._cache.save(entry)
+            self._cache.end_promise(entry.id)
+            self._cache.change(entry, etag=info.etag, sums=sums)
             columns: dict[str, object] = {
                 "etag": info.etag,
                 "stored_ns": info.mtime_ns or None,
@@ -426,7 +460,7 @@ class Uploader:
             if info.content_type is not None:
                 columns["content_type"] = info.content_type
             self._inodes.update(entry.ino, **columns)
-        self._cache.end_promise(entry.id)
+        entry.trusted = entry.here.copy()
         self._failures.pop(entry.id, None)
         self.uploaded += 1
 
@@ -451,8 +485,7 @@ class Uploader:
                 self._give_up(upload, Refused(reason))
 
     def _rebase(self, entry: Entry, base: ETag | None) -> None:
-        entry.etag = base
-        self._cache.save(entry)
+        self._cache.change(entry, etag=base)
         self._inodes.update(entry.ino, etag=base)
 
     def _move_beside(
@@ -477,12 +510,13 @@ class Uploader:
 
     def _yield_to_theirs(self, entry: Entry) -> None:
         """Give our bytes up; the next open gets theirs."""
-        self._journal.discard(entry.id)
-        self._cache.end_promise(entry.id)
-        self._drop_name(entry.ino)
-        if entry.pins == 1:  # nobody has it open: the pin is this upload's
-            self._cache.drop(entry)
-            self._inodes.drop(entry.ino)
+        with self._db.transaction():
+            self._journal.discard(entry.id)
+            self._cache.end_promise(entry.id)
+            self._drop_name(entry.ino)
+            if entry.pins == 1:  # nobody has it open: the pin is this upload's
+                self._cache.drop(entry)
+                self._inodes.drop(entry.ino)
 
     def _drop_name(self, ino: Ino) -> None:
         """Take the name from an inode whose content lost, so that a lookup finds the winner."""

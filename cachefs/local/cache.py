@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cachefs.core.errors import CacheError, naming_shortages
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.policy import Candidate
 from cachefs.core.sums import PieceSums, Summing
@@ -61,6 +62,11 @@ class Entry:
     pins: int = 0
     dropped: bool = False
     """Its row is gone; the file goes when the last pin does."""
+
+    @property
+    def is_ghost(self) -> bool:
+        """Whether it has neither row nor file, because the disk had no room for them: no byte is ever here."""
+        return not self.id
 
     @property
     def is_whole(self) -> bool:
@@ -121,7 +127,8 @@ class Cache:
 
     INVARIANT: used <= limit, where used counts the blocks of every file below data/, deleted ones until they
     are really gone, and every reservation.
-    INVARIANT: a pinned entry is in ``_live`` with an open descriptor; an unpinned one is only a row.
+    INVARIANT: a pinned entry is in ``_live`` with an open descriptor; an unpinned one is only a row, or waits in
+    ``_unsaved`` until the disk takes its row.
     """
 
     def __init__(self, db: Database, directory: Path, *, limit: int, min_free: int) -> None:
@@ -135,6 +142,7 @@ class Cache:
             self._unlink(half_made)
         self._live: dict[EntryId, Entry] = {}
         self._by_ino: dict[Ino, Entry] = {}
+        self._unsaved: dict[EntryId, Entry] = {}
         # Bytes of disk of the copies of acknowledged content that is being written again.
         self._sealed = {
             EntryId(int(path.stem)): path.stat().st_blocks * 512
@@ -248,14 +256,27 @@ class Cache:
             (ino, etag, size, now_ns),
         )
         entry = Entry(EntryId(cursor.lastrowid or 0), ino, etag, size, ExtentMap(), 0, now_ns)
-        entry.fd = os.open(
-            self.path_of(entry.id),
-            os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-        )
+        try:
+            with naming_shortages():
+                entry.fd = os.open(
+                    self.path_of(entry.id),
+                    os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    0o600,
+                )
+        except BaseException:
+            with contextlib.suppress(
+                CacheError
+            ):  # a row without a file is found out by the next pin
+                self._db.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
+            raise
         entry.pins = 1
         self._live[entry.id] = self._by_ino[ino] = entry
         return entry
+
+    @staticmethod
+    def ghost(ino: Ino, *, etag: ETag | None, size: int, now_ns: int) -> Entry:
+        """Return an entry that keeps nothing, where the disk has no room for one: what is read passes it by."""
+        return Entry(EntryId(0), ino, etag, size, ExtentMap(), 0, now_ns, pins=1)
 
     def pin(self, entry: Entry, now_ns: int) -> Entry | None:
         """Pin an entry that :meth:`find` returned: it will not be evicted, and has a descriptor.
@@ -266,12 +287,16 @@ class Cache:
         if live is not None:
             live.pins += 1
             return live
+        is_promised = self._is_promised(entry.id)
         try:
-            entry.fd = os.open(self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with naming_shortages():
+                entry.fd = os.open(
+                    self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+                )
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP):
                 return None
-            raise  # no descriptors, say: the file may well be there
+            raise  # the file may well be there
         last = max((extent.stop for extent in entry.here), default=0)
         if os.fstat(entry.fd).st_size < last:
             os.close(entry.fd)
@@ -279,7 +304,7 @@ class Cache:
             return None
         if entry.id in self._trusted:
             entry.trusted = entry.here.copy()
-        elif not self._is_promised(entry.id):
+        elif not is_promised:
             _believe_only_summed(entry)
         entry.pins, entry.used_ns = 1, now_ns
         self._live[entry.id] = self._by_ino[entry.ino] = entry
@@ -291,22 +316,49 @@ class Cache:
         Returns the file to delete, where the entry was dropped meanwhile.
         """
         entry.pins -= 1
-        if entry.pins:
+        if entry.pins or entry.is_ghost:
             return None
         del self._live[entry.id]
         if entry.dropped:
             return self._doom(entry)
-        del self._by_ino[entry.ino]
         entry.used_ns = now_ns
         if all(entry.trusted.covers(extent) for extent in entry.here):
             self._trusted.add(entry.id)
         try:
             self.account(entry)
-            self.save(entry)
         finally:
             os.close(entry.fd)
             entry.fd = -1
+            self._unsaved[entry.id] = entry
+        with contextlib.suppress(CacheError):
+            self._save_late(entry)
         return None
+
+    def save_late(self) -> None:
+        """Bring the rows in line that the disk would not take when their entries were unpinned."""
+        for entry in list(self._unsaved.values()):
+            self._save_late(entry)
+
+    def _save_late(self, entry: Entry) -> None:
+        self.save(entry)
+        del self._unsaved[entry.id]
+        if not entry.pins:
+            del self._by_ino[entry.ino]
+
+    def change(self, entry: Entry, *, etag: ETag | None, sums: PieceSums | None = None) -> None:
+        """Give an entry another version, and new *sums*: it and its row, or neither."""
+        before = entry.etag, entry.sums
+
+        def undo() -> None:
+            entry.etag, entry.sums = before
+
+        entry.etag, entry.sums = etag, entry.sums if sums is None else sums
+        try:
+            self.save(entry)
+        except BaseException:
+            undo()
+            raise
+        self._db.if_undone(undo)
 
     def save(self, entry: Entry) -> None:
         """Bring the row in line with the entry."""
@@ -330,13 +382,43 @@ class Cache:
         Returns the file to delete, or None while a pin holds it: then the last unpin returns it.
         """
         self._db.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
-        self._trusted.discard(entry.id)
-        self._usage.entries -= entry.cost
-        self._usage.doomed += entry.cost
-        entry.dropped = True
-        if self._by_ino.get(entry.ino) is entry:
-            del self._by_ino[entry.ino]
+        self._forget_row(entry)
         return None if entry.pins else self._doom(entry)
+
+    def _forget_row(self, entry: Entry) -> None:
+        cost, was_live = entry.cost, self._by_ino.get(entry.ino) is entry
+        was_unsaved = entry.id in self._unsaved
+
+        def undo() -> None:
+            entry.dropped = False
+            self._usage.entries += cost
+            self._usage.doomed -= cost
+            if was_live:
+                self._by_ino[entry.ino] = entry
+            if was_unsaved:
+                self._unsaved[entry.id] = entry
+
+        entry.dropped = True
+        self._trusted.discard(entry.id)
+        self._usage.entries -= cost
+        self._usage.doomed += cost
+        self._unsaved.pop(entry.id, None)
+        if was_live:
+            del self._by_ino[entry.ino]
+        self._db.if_undone(undo)
+
+    def give_up_file(self, entry: Entry) -> bool:
+        """Delete the file of a clean, unpinned entry before its row, because the disk has no room to forget the row.
+
+        Return whether there was a file. The row tells of bytes that are gone: the next :meth:`pin` finds that out.
+        """
+        if entry.pins or self._is_promised(entry.id):
+            return False
+        try:
+            os.unlink(self.path_of(entry.id))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _doom(self, entry: Entry) -> Doomed:
         return Doomed(self.path_of(entry.id), entry.cost, entry.fd)
@@ -376,8 +458,13 @@ class Cache:
 
     def forget_sums(self, entry: Entry) -> None:
         """Note that the entry's bytes are about to change."""
-        entry.sums.clear()
         self._db.execute("UPDATE entries SET sums = x'' WHERE id = ?", (entry.id,))
+        known, entry.sums = entry.sums, PieceSums()
+
+        def undo() -> None:
+            entry.sums = known
+
+        self._db.if_undone(undo)
 
     @staticmethod
     def summed(fd: int, size: int) -> PieceSums:
@@ -410,16 +497,28 @@ class Cache:
             temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
         try:
-            os.write(descriptor, text)
+            left = memoryview(text)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.rename(temporary, path)
+        except BaseException:
+            self._unlink(temporary)
+            raise
         finally:
             os.close(descriptor)
-        os.rename(temporary, path)
 
     def end_promise(self, entry_id: EntryId) -> None:
-        """Remove what stood beside a dirty entry: its promise file, and its sealed copy. Once for each promise."""
-        self._unlink(self.promise_path(entry_id))
-        self._usage.entries -= BLOCK
-        self.drop_sealed(entry_id)
+        """Remove what stood beside a dirty entry: its promise file, and its sealed copy. Once for each promise.
+
+        In a transaction, when that is committed.
+        """
+
+        def end() -> None:
+            self._usage.entries -= BLOCK
+            self._unlink(self.promise_path(entry_id))
+            self.drop_sealed(entry_id)
+
+        self._db.when_done(end)
 
     @staticmethod
     def _unlink(path: Path) -> None:
@@ -445,10 +544,14 @@ class Cache:
             os.close(descriptor)
 
     def promise_made(self, reservation: Reservation) -> None:
-        """Turn one reserved block into the block of a promise file."""
-        reservation.left -= BLOCK
-        self._usage.reserved -= BLOCK
-        self._usage.entries += BLOCK
+        """Turn one reserved block into the block of a promise file, once the promise is committed."""
+
+        def count() -> None:
+            reservation.left -= BLOCK
+            self._usage.reserved -= BLOCK
+            self._usage.entries += BLOCK
+
+        self._db.when_done(count)
 
     def count_promise(self) -> None:
         """Count the block of a promise file for which none was reserved: recovery's."""
@@ -527,7 +630,12 @@ class Cache:
         cost = self._sealed.pop(entry.id, None)
         if cost is None:
             return False
-        os.rename(self.sealed_path(entry.id), self.path_of(entry.id))
+        # Under both names until the tables are committed: where they cannot be, the next start finds it again.
+        link = self.sealed_path(entry.id).with_suffix(".new-link")
+        os.link(self.sealed_path(entry.id), link)
+        os.rename(link, self.path_of(entry.id))
+        self._unlink(link)  # which a rename of a file onto itself leaves
+        self._db.when_done(lambda: self._unlink(self.sealed_path(entry.id)))
         entry.sums.clear()  # which of the two they are of, nothing tells
         self._usage.entries -= cost
         return True
@@ -618,7 +726,7 @@ class Cache:
         """Assert every invariant; tests call this after each step."""
         unsaved = sum(
             entry.cost - self._saved_cost(entry)
-            for entry in self._live.values()
+            for entry in {**self._live, **self._unsaved}.values()
             if not entry.dropped
         )
         assert self._usage.entries == self._counted() + unsaved

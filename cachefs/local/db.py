@@ -1,22 +1,34 @@
 """The one SQLite connection of a cache directory: opened, migrated, checked, closed."""
 
+import contextlib
 import os
 import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from cachefs.core.errors import CacheError, UsageError
+from cachefs.core.errors import CacheError, DiskFailed, DiskFull, UsageError
 from cachefs.local.migrations import MIGRATIONS
 
 NAME: Final = "cachefs.sqlite3"
 SCHEMA_VERSION: Final = 2
 _BUSY_MS: Final = 5000
+_WAL_RESERVE: Final = 2 * 2**20
+"""Bytes of the write-ahead log that are taken from the disk at the start: what makes room on a full disk (an upload
+that ends, an entry that is dropped) is written here, and moved on within the pages that the tables have."""
+_WAL_KEPT: Final = 8 * 2**20
+"""Bytes to which the log is cut when it begins anew."""
+_WAL_PRESSING: Final = 4 * _WAL_KEPT
+"""Bytes of log at which writers wait for a checkpoint to catch up with them."""
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+_DISK_ERRORS: Final = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+)
 _DAMAGE: Final = re.compile(
     "malformed|no such (table|column)|unsupported file format|decode to UTF-8"
 )
@@ -29,12 +41,27 @@ def _apply_pragmas(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     connection.execute("PRAGMA temp_store = MEMORY")
 
 
+def _translated(error: sqlite3.Error) -> Exception:
+    """Return what SQLite says of the disk as an error of ours, anything else as it is."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code in _FULL:
+        return DiskFull("the disk of the cache directory is full")
+    if code is not None and code & 0xFF in _DISK_ERRORS:
+        return DiskFailed(f"the database of the cache directory: {error}")
+    return error
+
+
 class Database:
-    """The tables of ``schema.sql``. Belongs to the thread that opened it, save for the two class methods."""
+    """The tables of ``schema.sql``. Belongs to the thread that opened it, save for the class methods.
+
+    Where the disk is full everything that writes raises ``DiskFull``, where it fails ``DiskFailed``. What is held in
+    memory beside a row goes back with it by :meth:`if_undone`, and what cannot be taken back waits by :meth:`when_done`.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open or create the database in *directory*.
@@ -48,11 +75,15 @@ class Database:
             self._connection = self._open()
         except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: damaged text
             if isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error)):
-                raise CacheError(f"cannot open {self.path}: {error}") from error
+                kind = DiskFull if error.sqlite_errorcode in _FULL else CacheError
+                raise kind(f"cannot open {self.path}: {error}") from error
             self._set_aside()
             self.was_rebuilt = True
             self._connection = self._open()
         self._depth = 0
+        self._is_full = False
+        self._undo: list[Callable[[], None]] = []
+        self._afterwards: list[Callable[[], None]] = []
 
     def _open(self) -> sqlite3.Connection:
         is_new = not self.path.exists() or self.path.stat().st_size == 0
@@ -64,10 +95,20 @@ class Database:
             if is_new:
                 self._create(connection)
             self._check(connection)
+            self._set_room_aside()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _set_room_aside(self) -> None:
+        """Take blocks for the write-ahead log, as far as the disk has them. SQLite takes zeros for no log at all."""
+        descriptor = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(descriptor, 0, _WAL_RESERVE)
+        finally:
+            os.close(descriptor)
 
     @staticmethod
     def _create(connection: sqlite3.Connection) -> None:
@@ -118,29 +159,77 @@ class Database:
         if self._depth:
             yield
             return
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE")
         self._depth = 1
         try:
             yield
+            self._run("COMMIT")
         except BaseException:
-            # Where the disk is full SQLite itself has taken it back.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._roll_back()
             raise
         else:
-            self._connection.execute("COMMIT")
+            done, self._undo, self._afterwards = self._afterwards, [], []
         finally:
             self._depth = 0
+        with contextlib.ExitStack() as all_of_it:
+            for act in reversed(done):
+                all_of_it.callback(act)
+
+    def _roll_back(self) -> None:
+        try:
+            # Where the disk is full SQLite itself may have taken it back.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        finally:
+            with contextlib.ExitStack() as all_of_it:
+                for act in self._undo:
+                    all_of_it.callback(act)
+                self._undo, self._afterwards = [], []
+
+    def if_undone(self, act: Callable[[], None]) -> None:
+        """Do *act* if the transaction that is under way is taken back. Without one, what was executed stands."""
+        if self._depth:
+            self._undo.append(act)
+
+    def when_done(self, act: Callable[[], None]) -> None:
+        """Do *act* once the transaction that is under way is committed: now, if there is none."""
+        if self._depth:
+            self._afterwards.append(act)
+        else:
+            act()
+
+    def _run(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        try:
+            if self._is_full and not self._connection.in_transaction:
+                self._begin_log_anew()
+            return self._connection.execute(sql, values)
+        except sqlite3.Error as error:
+            self._is_full |= getattr(error, "sqlite_errorcode", None) in _FULL
+            raise _translated(error) from error
+
+    def _begin_log_anew(self) -> None:
+        """Move the log into the tables, so that the blocks it has are written again: a full disk has no others."""
+        self._is_full = False
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run one statement."""
-        return self._connection.execute(sql, values)
+        try:
+            return self._run(sql, values)
+        except DiskFull:
+            if self._depth:
+                raise
+            return self._run(sql, values)  # the log begins anew first
 
     def executemany(
         self, sql: str, rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]
     ) -> None:
-        """Run one statement for each of *rows*."""
-        self._connection.executemany(sql, rows)
+        """Run one statement for each of *rows*, all or none."""
+        with self.transaction():
+            try:
+                self._connection.executemany(sql, rows)
+            except sqlite3.Error as error:
+                raise _translated(error) from error
 
     def one(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
         """Return the first row, or None."""
@@ -184,13 +273,19 @@ class Database:
 
     @classmethod
     def checkpoint(cls, path: Path) -> None:
-        """Move the write-ahead log into the database, over a connection of its own. Blocks; any thread."""
+        """Move the write-ahead log into the database, over a connection of its own. Blocks; any thread.
+
+        Writers go on meanwhile. Where they are so busy that the log never comes to an end, they wait for the rest of
+        it, once: else it would grow for ever.
+        """
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("PRAGMA busy_timeout = 1000")
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if os.stat(f"{path}-wal").st_size > _WAL_PRESSING:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         except sqlite3.OperationalError:
-            pass  # somebody reads: the next one will do
+            pass  # somebody reads, or the disk is full: the next one will do
         finally:
             connection.close()
 

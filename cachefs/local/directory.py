@@ -45,9 +45,20 @@ class CacheDirectory:
                 f"the cache directory {path} is in use by process {holder}"
                 " — stop it, or choose another with --cache-dir"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        self._tag()
+        try:
+            self._sign()
+            self._tag()
+        except OSError as error:
+            self.close()
+            raise UsageError(
+                f"cannot use the cache directory {path}: {error.strerror} — make room on its disk"
+            ) from error
+
+    def _sign(self) -> None:
+        """Write our pid into the lock. Not emptied before: a full disk would not give its block back."""
+        pid = f"{os.getpid()}\n".encode()
+        os.pwrite(self._lock, pid, 0)
+        os.ftruncate(self._lock, len(pid))
 
     def _check_privacy(self) -> None:
         status = os.lstat(self.path)

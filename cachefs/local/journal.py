@@ -141,6 +141,11 @@ class Journal:
         )
         return None if row is None else _intent(row)
 
+    def uploading(self) -> list[EntryId]:
+        """Return the entries of which an upload is under way, or was cut off."""
+        rows = self._db.all("SELECT entry FROM intents WHERE state = 'uploading'")
+        return [EntryId(row[0]) for row in rows]
+
     def hurry(self, entry: EntryId, due_ns: int) -> None:
         """Make a queued or parked promise due at *due_ns*."""
         found = self._must(entry)

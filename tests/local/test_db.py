@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cachefs.core.errors import CacheError, UsageError
+from cachefs.core.errors import CacheError, DiskFull, UsageError
 from cachefs.local.db import NAME, SCHEMA_VERSION, Database
 
 
@@ -93,7 +93,7 @@ def test_a_full_disk_is_reported_as_such_and_takes_the_whole_transaction_back(
 
     (pages,) = db.one("PRAGMA page_count") or (0,)
     db.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(sqlite3.OperationalError, match="is full"):
+    with pytest.raises(DiskFull):
         fill(99)
     assert names(db) == []
     db.execute(f"PRAGMA max_page_count = {pages + 100}")
