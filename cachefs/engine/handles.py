@@ -22,7 +22,7 @@ _OPENS_REMEMBERED: Final = 65536
 _REWRITES: Final = 100
 """How often a close waits anew because another handle has written meanwhile."""
 _LATE_FIRST_S: Final = 0.5
-_LATE_LONGEST_S: Final = 10.0
+_LATE_LONGEST_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,9 @@ class OpenFiles:
         """Return the open file of *ino*, opening it if need be, with one more handle counted."""
         while (busy := self._opening.get(ino)) is not None:
             await busy.wait()
+        if ino in self._unburied:
+            await self._bury(ino)
+            raise Stale("the file is gone")
         file = self._files.get(ino)
         if file is None:
             self._opening[ino] = trio.Event()
@@ -197,7 +200,7 @@ class OpenFiles:
         handle = self._handles.pop(fh)
         handle.file.writers -= handle.is_writer
         try:
-            if handle.is_writer and not handle.file.writers and handle.file.is_promised:
+            if handle.is_writer and not handle.file.writers:
                 await self._seal(handle.file, delay_s=self._closing.upload_delay_s)
         except CacheError as error:
             self._be_late(handle.file, error)
@@ -210,6 +213,8 @@ class OpenFiles:
         if file.handles or file.ino in self._late:
             return
         try:
+            # Where a change failed after it was promised, no close has sealed it.
+            await self._seal(file, delay_s=self._closing.upload_delay_s)
             self.save(file)
         except CacheError as error:
             self._be_late(file, error)
@@ -252,7 +257,6 @@ class OpenFiles:
                 wait_s = _LATE_FIRST_S
 
     async def _close_late(self) -> None:
-        self._rooms.cache.save_late()
         for file in list(self._late.values()):
             if not file.writers:
                 await self._seal(file, delay_s=0)
@@ -262,7 +266,6 @@ class OpenFiles:
                 await self._close(file)
         for ino in list(self._unburied):
             await self._bury(ino)
-            self._unburied.discard(ino)
 
     async def bury(self, ino: Ino) -> None:
         """Forget an inode that nobody has open and whose name is gone, or goes with it. Where it cannot be now, later."""
@@ -270,18 +273,20 @@ class OpenFiles:
             await self._bury(ino)
         except CacheError as error:
             _log.info("inode %s is forgotten later: %s", ino, error)
-            self._unburied.add(ino)
             self._is_late.set()
 
     async def _bury(self, ino: Ino) -> None:
         entry = self._rooms.cache.find(ino)
         doomed = None
+        # Not to be opened from here on, whether or not it can be forgotten now.
+        self._unburied.add(ino)
         with self._db.transaction():
             self._inodes.detach(ino, self._names.now_ns())
             if entry is not None:
                 self._rooms.uploader.forget(entry.id)
                 doomed = self._rooms.cache.drop(entry)
             self._inodes.drop(ino)
+        self._unburied.discard(ino)
         await self._rooms.room.delete(doomed)
         self._kernel_has.pop(ino, None)
 
@@ -350,6 +355,10 @@ class OpenFiles:
     async def _seal(self, file: OpenFile, *, delay_s: float, is_synced: bool = False) -> None:
         """Say that the bytes are complete as they stand."""
         if not file.is_promised or file.is_detached:
+            return
+        if file.is_untouched:
+            self._rooms.uploader.forget(file.entry.id)
+            file.sealed()
             return
         due_ns = self._names.now_ns() + int(delay_s * SECOND_NS)
         with self._db.transaction():

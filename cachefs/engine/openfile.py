@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 import trio
 
-from cachefs.core.errors import BytesLost, DiskFull, NoRoom, Stale, TooLarge
+from cachefs.core.errors import (
+    BytesLost,
+    CacheError,
+    DiskFull,
+    NoRoom,
+    Stale,
+    TooLarge,
+    disk_error,
+)
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.intent import State
 from cachefs.core.types import Ino
@@ -136,6 +144,8 @@ class OpenFile:
         self._is_promised = intent is not None and intent.state is State.OPEN
         self._owes_file = False
         """The row of the promise stands, and the file beside the bytes could not be written."""
+        self._has_only_promised = False
+        """It was clean, was promised, and no change of its bytes has begun."""
         self._is_ragged = False
         """A write failed, and may have left bytes behind the end of the file."""
 
@@ -252,6 +262,8 @@ class OpenFile:
 
         Where the disk is full the file is as long as it was; of *data* there may be a part, within that length.
         """
+        if not data:
+            return 0
         extent = Extent(offset, offset + len(data))
         _require_bearable(extent.stop)
         need = blocks_of(extent) + SLACK
@@ -262,7 +274,7 @@ class OpenFile:
         reservation = await self._get_ready(need, keep=self.entry.size)
         # No await from _get_ready's last look to here: nothing has come between.
         old_size = self.entry.size
-        self._begin_change()
+        self._begin_change(reservation)
         try:
             await self._rooms.threads.disk(_pwrite_all, self.entry.fd, data, extent.start)
             self._now_here(Extent(min(old_size, extent.start), extent.stop))
@@ -289,7 +301,7 @@ class OpenFile:
             self._rooms.room.freed()
             await self.wait_still()
         old_size = self.entry.size
-        self._begin_change()
+        self._begin_change(reservation)
         try:
             await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
             self.entry.here.cut(size)
@@ -315,24 +327,34 @@ class OpenFile:
 
     def _cut_what_failed(self) -> None:
         """Remove what a failed write has left behind the end: what is written there later must not show it."""
-        if self._is_ragged and not self.is_changing:
-            self._is_ragged = False
-            with contextlib.suppress(OSError):
-                if os.fstat(self.entry.fd).st_size > self.entry.size:
-                    os.ftruncate(self.entry.fd, self.entry.size)
+        if not self._is_ragged or self.is_changing:
+            return
+        try:
+            if os.fstat(self.entry.fd).st_size > self.entry.size:
+                os.ftruncate(self.entry.fd, self.entry.size)
+        except OSError as error:
+            raise disk_error(error) from error
+        self._is_ragged = False
 
     def _now_here(self, extent: Extent) -> None:
         self.entry.here.add(extent)
         self.entry.trusted.add(extent)
 
-    def _begin_change(self) -> None:
+    def _begin_change(self, reservation: Reservation) -> None:
+        try:
+            self._cut_what_failed()
+        except BaseException:
+            self._rooms.cache.release(reservation)
+            raise
+        self._has_only_promised = False
         self.entry.sums.clear()
         self._rooms.uploader.begin_write(self.entry.id)
         self._stream.begin_change()
 
     def _end_change(self, reservation: Reservation) -> None:
         self._stream.end_change()
-        self._cut_what_failed()
+        with contextlib.suppress(CacheError):  # the next change tries again
+            self._cut_what_failed()
         self._changed(reservation)
         self._rooms.uploader.end_write(self.entry.id)
 
@@ -474,6 +496,7 @@ class OpenFile:
             self._rooms.cache.forget_sums(self.entry)
             if is_new:
                 self._rooms.cache.promise_made(reservation)
+        self._has_only_promised = is_new or self.is_untouched
         promise = Promise(key, self.entry.etag, intent.token)
         self._owes_file = True
         try:
@@ -493,7 +516,9 @@ class OpenFile:
         await self._squeezing(BLOCK, self._begin)
 
     async def _begin(self) -> None:
-        self._changed(await self._get_ready(BLOCK, keep=self.entry.size))
+        reservation = await self._get_ready(BLOCK, keep=self.entry.size)
+        self._has_only_promised = False
+        self._changed(reservation)
 
     # ---- ends -------------------------------------------------------------------------------
 
@@ -521,9 +546,14 @@ class OpenFile:
         """Note that the inode's row is not as the file is."""
         self.is_altered = True
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it was promised for a change that then failed: what it holds is what the store has, or a part of it."""
+        return self._is_promised and self._has_only_promised
+
     def sealed(self) -> None:
         """Note that the promise left the state ``open``: the next write promises anew."""
-        self._is_promised = False
+        self._is_promised = self._has_only_promised = False
 
     @property
     def is_promised(self) -> bool:

@@ -1,5 +1,6 @@
 """Builds everything, owns the only long-lived nursery, and ends it all in the right order."""
 
+import contextlib
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from cachefs.core.errors import CachefsError, NoEntry, UsageError
+from cachefs.core.errors import CacheError, CachefsError, NoEntry, UsageError
 from cachefs.core.intent import State
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.source import Source
@@ -39,7 +40,7 @@ from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.unfinished import Unfinished
 from cachefs.engine.upload import Defaults, Uploader
-from cachefs.local.db import Database
+from cachefs.local.db import WAL_KEPT, Database
 from cachefs.local.directory import CacheDirectory
 from cachefs.local.inodes import ROOT, Inode
 from cachefs.remote.retry import Retrying
@@ -47,7 +48,6 @@ from cachefs.remote.retry import Retrying
 _log = logging.getLogger(__name__)
 
 _CHECKPOINT_S = 1
-_WAL_LIMIT = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +213,12 @@ class Service:
         self._names.forget_changes()
 
     async def _checkpoint(self) -> None:
-        """Keep the write-ahead log short, where its fsync disturbs nobody."""
+        """Keep the write-ahead log short, where its fsync disturbs nobody; note what a full disk has not taken."""
         while True:
             await trio.sleep(_CHECKPOINT_S)
-            if self._disk.db.wal_bytes() > _WAL_LIMIT:
+            with contextlib.suppress(CacheError):  # still full
+                self._disk.cache.save_late()
+            if self._disk.db.wal_bytes() > WAL_KEPT:
                 await self._threads.disk(Database.checkpoint, self._disk.db.path)
 
     # ---- what operators ask -----------------------------------------------------------------

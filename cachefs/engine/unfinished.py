@@ -1,5 +1,6 @@
 """Brings renames to their end: the old names are deleted, or the copies, now, later, or after a crash."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -10,12 +11,14 @@ import trio
 
 from cachefs.core import metadata
 from cachefs.core.errors import (
+    CacheError,
     CachefsError,
     Changed,
     Fault,
     NotFound,
     Refused,
     Stale,
+    StoreError,
 )
 from cachefs.core.extents import Extent
 from cachefs.core.keys import last_component, name_of
@@ -35,6 +38,7 @@ _log = logging.getLogger(__name__)
 _AT_ONCE: Final = 16
 _FIRST_RETRY_S: Final = 10
 _LONGEST_RETRY_S: Final = 300
+_DISK_RETRY_S: Final = 2
 _UNDO_S: Final = 30
 _BEFORE_SERVING_S: Final = 10
 
@@ -113,7 +117,11 @@ class Unfinished:
         if not self._moves_of(batch):
             return
         left = self._left.get(batch) or self.leave(batch)
-        with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_S):
+        with (
+            trio.CancelScope(shield=True),
+            trio.move_on_after(_UNDO_S),
+            contextlib.suppress(CacheError),
+        ):
             await self._try(left)
 
     async def delete_sources(self, batch: str) -> None:
@@ -123,7 +131,7 @@ class Unfinished:
         """
         moves = self._moves_of(batch)
         try:
-            refusals = await self._delete_sources(moves)
+            refusals = await self._delete_sources(moves, were_just_copied=True)
         except CachefsError as error:
             _log.warning("old names of a rename are still at the store: %s", error)
             self.leave(batch)
@@ -133,15 +141,18 @@ class Unfinished:
             raise refusals[0]
 
     async def make_way(self, *keys: Key) -> None:
-        """Let no rename of *keys* take along the copies that a failed one left.
+        """Let no rename of *keys* take along the copies that a failed one left, or lose to the deletion of old names.
 
-        Raise ``Stale`` if there were any, for names must be looked up again, and ``Fault`` if there are still.
+        Raise ``Stale`` if there were copies, for names must be looked up again, and ``Fault`` if anything is left still.
         """
-        copies = [left for left in self._left.values() if not left.is_copied]
-        if any(left.touches(key) for left in copies for key in keys):
-            if await self.finish():
-                raise Stale("an earlier rename was undone meanwhile")
-            raise Fault("an earlier rename that failed is not undone yet")
+        met = [left for left in self._left.values() if any(map(left.touches, keys))]
+        if not met:
+            return
+        await self.finish()
+        if any(left.batch in self._left for left in met):
+            raise Fault("an earlier rename is not undone or finished yet")
+        if not all(left.is_copied for left in met):
+            raise Stale("an earlier rename was undone meanwhile")
 
     async def is_copy(self, source: ObjectInfo, target: ObjectInfo) -> bool:
         """Whether *target* can only be a copy of *source*: the token tells, or the version, or all there is."""
@@ -168,8 +179,14 @@ class Unfinished:
         wait_s = _FIRST_RETRY_S
         while True:
             self._kicked = trio.Event()
-            is_done = await self.finish()
-            self._tried.set()
+            try:
+                is_done = await self.finish()
+            except CacheError as error:
+                _log.warning("a rename is still unfinished: %s", error)
+                await trio.sleep(_DISK_RETRY_S)
+                continue
+            finally:
+                self._tried.set()
             wait_s = _FIRST_RETRY_S if is_done else min(2 * wait_s, _LONGEST_RETRY_S)
             with trio.move_on_after(_LONGEST_RETRY_S if is_done else wait_s):
                 await self._kicked.wait()
@@ -216,11 +233,11 @@ class Unfinished:
         moves = self._moves_of(left.batch)
         try:
             if left.is_copied:
-                await self._delete_sources(moves)
+                await self._delete_sources(moves, were_just_copied=False)
             else:
                 for group in reversed(list(by_depth(moves))):
                     await self.each(group, self._undo)
-        except CachefsError as error:
+        except StoreError as error:
             _log.warning("a rename is still unfinished: %s", error)
             return False
         del self._left[left.batch]
@@ -279,14 +296,17 @@ class Unfinished:
                 info.key, f"a copy that a rename left, and may not remove: {error}"
             )
 
-    async def _delete_sources(self, moves: Sequence[Move]) -> list[Refused]:
+    async def _delete_sources(
+        self, moves: Sequence[Move], *, were_just_copied: bool
+    ) -> list[Refused]:
         """Delete the old names, what is in a directory before its marker. Return what the store refused."""
         enforced = self._store.capabilities.conditional_delete is Support.ENFORCED
         refusals: list[Refused] = []
 
         async def delete(move: Move) -> None:
-            # A copy was made just now: only where that is a while ago does a look cost less than it is worth.
-            if_match = move.etag if enforced or len(moves) > 1 else None
+            # Only where the copy was made a while ago does a look cost less than it is worth.
+            is_fresh = were_just_copied and len(moves) == 1
+            if_match = move.etag if enforced or not is_fresh else None
             try:
                 await self._threads.ask(self._store.delete, move.source, if_match=if_match)
             except NotFound:

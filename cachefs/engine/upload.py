@@ -362,7 +362,7 @@ class Uploader:
                 raise UploadStopped
         if inode.content_type is None:
             inode = replace(inode, content_type=mediatypes.guessed(inode.component))
-        body = upload.body = FileBody(entry.fd, entry.size)
+        body = upload.body = _body_of(entry)
         sums = await self._threads.transfer(body.digest)
         if entry.sums and entry.sums != sums:
             await self._give_rot_up(key, intent, entry)
@@ -528,3 +528,9 @@ class Uploader:
             if parent is not None:
                 self._inodes.update(parent.ino, listed_ns=None)
             self._names.tell_kernel(inode.parent, inode.name)
+
+
+def _body_of(entry: Entry) -> FileBody:
+    if not entry.is_whole:
+        raise Refused("not all of its bytes are in the cache: what there is is kept, not stored")
+    return FileBody(entry.fd, entry.size)

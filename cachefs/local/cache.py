@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import threading
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cachefs.core.errors import CacheError, naming_shortages
+from cachefs.core.errors import CacheError, NoHandles, naming_shortages
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.policy import Candidate
 from cachefs.core.sums import PieceSums, Summing
@@ -29,6 +30,8 @@ SLACK: Final = 2 * BLOCK
 PROMISE_SUFFIX: Final = ".promise"
 SEALED_SUFFIX: Final = ".sealed"
 _CHUNK: Final = 2**18
+_HANDLES_LEFT: Final = 256
+"""Descriptors that cache files leave to everything else; of few, half."""
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -143,6 +146,7 @@ class Cache:
         self._live: dict[EntryId, Entry] = {}
         self._by_ino: dict[Ino, Entry] = {}
         self._unsaved: dict[EntryId, Entry] = {}
+        self._fileless: set[EntryId] = set()
         # Bytes of disk of the copies of acknowledged content that is being written again.
         self._sealed = {
             EntryId(int(path.stem)): path.stat().st_blocks * 512
@@ -249,8 +253,15 @@ class Cache:
         row = self._db.one("SELECT ino FROM entries WHERE id = ?", (entry_id,))
         return None if row is None else self.find(Ino(row[0]))
 
+    def _require_handle(self) -> None:
+        """Leave descriptors to the store's connections, the tables and the control socket: raise ``NoHandles``."""
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self._live) >= max(allowed // 2, allowed - _HANDLES_LEFT):
+            raise NoHandles("as many files are open as the daemon has descriptors for")
+
     def create(self, ino: Ino, *, etag: ETag | None, size: int, now_ns: int) -> Entry:
         """Make an empty entry for *ino*, which must have none, and pin it."""
+        self._require_handle()
         cursor = self._db.execute(
             "INSERT INTO entries (ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, x'', 0, ?)",
             (ino, etag, size, now_ns),
@@ -287,6 +298,7 @@ class Cache:
         if live is not None:
             live.pins += 1
             return live
+        self._require_handle()
         is_promised = self._is_promised(entry.id)
         try:
             with naming_shortages():
@@ -335,9 +347,16 @@ class Cache:
         return None
 
     def save_late(self) -> None:
-        """Bring the rows in line that the disk would not take when their entries were unpinned."""
+        """Bring the rows in line that a full disk did not take when they were to change."""
         for entry in list(self._unsaved.values()):
             self._save_late(entry)
+        for entry_id in list(self._fileless):
+            fileless = self.load(entry_id)
+            if fileless is not None and not fileless.pins and not self._is_promised(entry_id):
+                doomed = self.drop(fileless)
+                if doomed is not None:
+                    self.deleted(doomed)
+            self._fileless.discard(entry_id)
 
     def _save_late(self, entry: Entry) -> None:
         self.save(entry)
@@ -388,6 +407,7 @@ class Cache:
     def _forget_row(self, entry: Entry) -> None:
         cost, was_live = entry.cost, self._by_ino.get(entry.ino) is entry
         was_unsaved = entry.id in self._unsaved
+        was_fileless = entry.id in self._fileless
 
         def undo() -> None:
             entry.dropped = False
@@ -397,12 +417,15 @@ class Cache:
                 self._by_ino[entry.ino] = entry
             if was_unsaved:
                 self._unsaved[entry.id] = entry
+            if was_fileless:
+                self._fileless.add(entry.id)
 
         entry.dropped = True
         self._trusted.discard(entry.id)
         self._usage.entries -= cost
         self._usage.doomed += cost
         self._unsaved.pop(entry.id, None)
+        self._fileless.discard(entry.id)
         if was_live:
             del self._by_ino[entry.ino]
         self._db.if_undone(undo)
@@ -410,7 +433,8 @@ class Cache:
     def give_up_file(self, entry: Entry) -> bool:
         """Delete the file of a clean, unpinned entry before its row, because the disk has no room to forget the row.
 
-        Return whether there was a file. The row tells of bytes that are gone: the next :meth:`pin` finds that out.
+        Return whether there was a file. The row tells of bytes that are gone, as :meth:`pin` finds, until
+        :meth:`save_late` removes it.
         """
         if entry.pins or self._is_promised(entry.id):
             return False
@@ -574,8 +598,21 @@ class Cache:
         """
         path = self.sealed_path(entry_id)
         temporary = path.with_suffix(".new-sealed")
+        try:
+            cost = self._copy(fd, size, temporary)
+            os.rename(temporary, path)
+            # Or the bytes that it stands in for could change on the disk before it has its name.
+            self._sync(self.data)
+        except BaseException:
+            self._unlink(temporary)
+            self._unlink(path)
+            raise
+        return cost
+
+    @staticmethod
+    def _copy(fd: int, size: int, target: Path) -> int:
         copy = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
         try:
             try:
@@ -585,17 +622,9 @@ class Cache:
                 while offset < size and (count := os.sendfile(copy, fd, offset, size - offset)):
                     offset += count
             os.fsync(copy)
-            cost = os.fstat(copy).st_blocks * 512
-        except BaseException:
-            self._unlink(temporary)
-            raise
+            return os.fstat(copy).st_blocks * 512
         finally:
             os.close(copy)
-        os.rename(temporary, path)
-        self._sync(
-            self.data
-        )  # or the bytes that it stands in for could change on the disk before it has its name
-        return cost
 
     def sealed_made(self, entry_id: EntryId, cost: int) -> None:
         """Count the copy that :meth:`write_sealed` made."""

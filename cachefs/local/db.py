@@ -18,12 +18,14 @@ from cachefs.local.migrations import MIGRATIONS
 NAME: Final = "cachefs.sqlite3"
 SCHEMA_VERSION: Final = 2
 _BUSY_MS: Final = 5000
-_WAL_RESERVE: Final = 2 * 2**20
-"""Bytes of the write-ahead log that are taken from the disk at the start: what makes room on a full disk (an upload
-that ends, an entry that is dropped) is written here, and moved on within the pages that the tables have."""
-_WAL_KEPT: Final = 8 * 2**20
-"""Bytes to which the log is cut when it begins anew."""
-_WAL_PRESSING: Final = 4 * _WAL_KEPT
+WAL_KEPT: Final = 2 * 2**20
+"""Bytes of the write-ahead log that are taken from the disk at the start and kept: what makes room on a full disk (an
+upload that ends, an entry that is dropped) is written here. Longer logs are cut to it."""
+RESERVE_NAME: Final = "cachefs.reserve"
+_RESERVE: Final = 4 * 2**20
+"""Bytes kept in a file of no use, to be given up when the disk is full: the log is moved into the tables then, and they
+may have to grow for it."""
+_WAL_PRESSING: Final = 16 * WAL_KEPT
 """Bytes of log at which writers wait for a checkpoint to catch up with them."""
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _DISK_ERRORS: Final = frozenset(
@@ -41,7 +43,7 @@ def _apply_pragmas(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     connection.execute("PRAGMA temp_store = MEMORY")
 
@@ -70,6 +72,7 @@ class Database:
         (``was_rebuilt`` tells). Raise ``UsageError`` if a newer cachefs wrote it.
         """
         self.path = directory / NAME
+        self._reserve = directory / RESERVE_NAME
         self.was_rebuilt = False
         try:
             self._connection = self._open()
@@ -102,13 +105,17 @@ class Database:
         return connection
 
     def _set_room_aside(self) -> None:
-        """Take blocks for the write-ahead log, as far as the disk has them. SQLite takes zeros for no log at all."""
-        descriptor = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        """Take blocks for what must be written when the disk is full, as far as it has them.
+
+        SQLite takes a log of zeros for none at all.
+        """
+        for path, size in ((f"{self.path}-wal", WAL_KEPT), (self._reserve, _RESERVE)):
             with contextlib.suppress(OSError):
-                os.posix_fallocate(descriptor, 0, _WAL_RESERVE)
-        finally:
-            os.close(descriptor)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.posix_fallocate(descriptor, 0, size)
+                finally:
+                    os.close(descriptor)
 
     @staticmethod
     def _create(connection: sqlite3.Connection) -> None:
@@ -208,9 +215,16 @@ class Database:
             raise _translated(error) from error
 
     def _begin_log_anew(self) -> None:
-        """Move the log into the tables, so that the blocks it has are written again: a full disk has no others."""
+        """Move the log into the tables, so that the blocks it has are written again: a full disk has no others.
+
+        Where the tables grow by that, they take of the reserve.
+        """
         self._is_full = False
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with contextlib.suppress(OSError):
+            os.truncate(self._reserve, 0)
+        with contextlib.suppress(sqlite3.Error):  # even so: the next one, then
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._set_room_aside()
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run one statement."""
