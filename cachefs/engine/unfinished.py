@@ -52,10 +52,18 @@ class _Left:
     source: Key
     target: Key
 
-    def touches(self, key: Key) -> bool:
-        """Whether any of it is at, above or below *key*."""
-        own = (self.source, self.target)
-        return reaches(own, key) or any(reaches((key,), each) for each in own)
+    def is_in_the_way(self, source: Key, target: Key) -> bool:
+        """Whether a rename from *source* to *target* would meet copies of it, or old names that it still deletes."""
+        if self.is_copied:
+            return _meet(self.source, target)
+        return any(
+            _meet(own, key) for own in (self.source, self.target) for key in (source, target)
+        )
+
+
+def _meet(one: Key, other: Key) -> bool:
+    """Whether either is at, above or below the other."""
+    return reaches((one,), other) or reaches((other,), one)
 
 
 class Unfinished:
@@ -140,12 +148,12 @@ class Unfinished:
             self._doubt(_above_all([move.source for move in moves]))
             raise refusals[0]
 
-    async def make_way(self, *keys: Key) -> None:
-        """Let no rename of *keys* take along the copies that a failed one left, or lose to the deletion of old names.
+    async def make_way(self, source: Key, target: Key) -> None:
+        """Let no rename take along the copies that a failed one left, or put at *target* what is then deleted there.
 
         Raise ``Stale`` if there were copies, for names must be looked up again, and ``Fault`` if anything is left still.
         """
-        met = [left for left in self._left.values() if any(map(left.touches, keys))]
+        met = [left for left in self._left.values() if left.is_in_the_way(source, target)]
         if not met:
             return
         await self.finish()
