@@ -331,10 +331,14 @@ class OpenFile:
             self._rooms.cache.release(reservation)
             self._rooms.room.freed()
             await self.wait_still()
-        old_size = self.entry.size
+        old_size, has_only_promised = self.entry.size, self._has_only_promised
         self._begin_change(reservation)
         try:
-            await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
+            try:
+                await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
+            except BaseException:
+                self._has_only_promised = has_only_promised  # what is to go need not be here
+                raise
             self.entry.here.cut(size)
             self.entry.trusted.cut(size)
             self._now_here(Extent(min(old_size, size), size))

@@ -396,6 +396,8 @@ class Uploader:
     def _give_up(self, upload: Upload, error: CachefsError) -> None:
         self._note_failure(upload.entry_id, error)
         with self._or_later(upload):
+            if self._journal.of(upload.entry_id) is None:
+                return  # nothing is owed any more: its name was removed meanwhile
             self._journal.park(upload.entry_id, str(error))
         _log.error("upload of %s is parked: %s", ascii(upload.key), error)
 

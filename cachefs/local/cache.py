@@ -459,6 +459,7 @@ class Cache:
             os.unlink(self.path_of(entry.id))
         except FileNotFoundError:
             return False
+        self._fileless.add(entry.id)
         return True
 
     def _doom(self, entry: Entry) -> Doomed:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from cachefs.core.errors import CachefsError, NoEntry, errno_of
-from cachefs.core.types import UploadMode
+from cachefs.core.types import Name, UploadMode
 from cachefs.local.inodes import ROOT
 from tests.engine.ailing import Ailment, ail
 from tests.engine.rig import MIB, Rig, serving, store, until
@@ -213,6 +213,8 @@ async def _all_is_well(work: Workload) -> None:
     assert rig.cache.used == sum(taken.values()), (taken, rows, rig.cache._usage)
     # What an operation left at the store that failed half way, the mount sees when it next looks.
     rig.service._disk.inodes.stale_below(ROOT)
+    for name in NAMES:
+        rig.service._names.forget_absent(ROOT, Name(name.encode()))
     for name, content in work.content.items():
         if content is not None:
             assert work.is_kept(name, content), name

@@ -52,6 +52,16 @@ def test_a_reservation_counts_as_used_until_it_is_released(disk: Disk) -> None:
     assert disk.cache.used == disk.cache.reserved == 0
 
 
+def test_a_row_that_a_full_disk_did_not_let_go_goes_when_there_is_room(disk: Disk) -> None:
+    given_up, kept = stored(disk, "given up"), stored(disk, "kept")
+    assert disk.cache.give_up_file(given_up)
+    assert not disk.cache.give_up_file(given_up)
+    disk.cache.save_late()
+    assert disk.cache.all_ids() == [kept.id]
+    assert disk.cache.used == disk.cache.path_of(kept.id).stat().st_blocks * 512
+    disk.cache.check()
+
+
 def test_the_limit_is_reserved_to_its_last_byte_and_no_further(tmp_path: Path) -> None:
     with opened(tmp_path, limit=100) as disk:
         first = disk.cache.reserve(60)

@@ -35,10 +35,14 @@ def on_disk(disk: SmallDisk, mounting: Mounting) -> Callable[..., Mount]:
     return make
 
 
+@pytest.mark.parametrize("kind", ["file", pytest.param("moto", marks=pytest.mark.soak)])
 def test_what_is_read_passes_a_full_disk_by_and_is_cached_again_when_there_is_room(
-    new_store: Callable[[str], LiveStore], disk: SmallDisk, on_disk: Callable[..., Mount]
+    new_store: Callable[[str], LiveStore],
+    disk: SmallDisk,
+    on_disk: Callable[..., Mount],
+    kind: str,
 ) -> None:
-    store = new_store("moto")
+    store = new_store(kind)
     contents = {f"f{i}": programs.pattern(f"f{i}", 0, 3 * MIB) for i in range(4)}
     for key, content in contents.items():
         store.put(key, content)
@@ -70,7 +74,7 @@ def test_what_is_cached_makes_room_for_what_is_written_on_a_full_disk(
     assert store.get("new") == programs.pattern("new", 0, 6 * MIB)
 
 
-@pytest.mark.parametrize("upload", ["close", "background"])
+@pytest.mark.parametrize("upload", [pytest.param("close", marks=pytest.mark.soak), "background"])
 def test_a_writer_on_a_full_disk_gets_enospc_and_nothing_acknowledged_is_lost(
     new_store: Callable[[str], LiveStore],
     disk: SmallDisk,

@@ -19,7 +19,7 @@ MIB = 1 << 20
 @pytest.mark.parametrize(
     ("kind", "upload", "seconds"),
     [
-        pytest.param("file", "close", 8, id="some"),
+        pytest.param("file", "close", 4, id="some"),
         *(
             pytest.param(kind, upload, 120, id=f"{kind}-{upload}", marks=pytest.mark.soak)
             for kind in ("file", "moto", "swift")
