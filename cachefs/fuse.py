@@ -32,7 +32,7 @@ from pyfuse3 import (
 )
 
 from cachefs.core import xattrs
-from cachefs.core.errors import CachefsError, NoEntry, errno_of
+from cachefs.core.errors import CachefsError, NoEntry, NoMemory, errno_of, shortage
 from cachefs.core.types import Fh, Ino, Kind, Name
 from cachefs.engine.attributes import Stat
 from cachefs.engine.filesystem import Changes, FileSystem
@@ -79,20 +79,23 @@ class replying:
         self._limit.__exit__()
         if error is None or isinstance(error, FUSEError) or not isinstance(error, Exception):
             return
-        if isinstance(error, CachefsError):
-            number = errno_of(error)
-            _log.debug("%s: %s: %s", self._operation, errno.errorcode.get(number), error)
+        known = _known(error)
+        if known is not None:
+            number = errno_of(known)
+            level = logging.DEBUG if known is error else logging.ERROR
+            _log.log(level, "%s: %s: %s", self._operation, errno.errorcode.get(number), known)
             raise FUSEError(number) from None
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EMFILE,
-        ):
-            _log.error("%s: %s", self._operation, error)
-            raise FUSEError(error.errno) from None
         _log.error("%s failed unforeseen", self._operation, exc_info=error)
         raise FUSEError(errno.EIO) from None
+
+
+def _known(error: Exception) -> CachefsError | None:
+    """Return *error* as one of ours, if somebody has foreseen it."""
+    if isinstance(error, CachefsError):
+        return error
+    if isinstance(error, MemoryError):
+        return NoMemory("no memory")
+    return shortage(error) if isinstance(error, OSError) else None
 
 
 def _attributes(found: Stat) -> EntryAttributes:
@@ -229,8 +232,10 @@ class Door(pyfuse3.Operations):
                 uid=ctx.uid,
                 gid=ctx.gid,
             )
-            await self._fs.flush(opened.fh)
-            await self._fs.release(opened.fh)
+            try:
+                await self._fs.flush(opened.fh)
+            finally:
+                await self._fs.release(opened.fh)
             return _attributes(made)
 
     async def link(
@@ -408,7 +413,7 @@ def _raise_read_ahead(mountpoint: Path) -> None:
 async def _tell_kernel(service: Service) -> None:
     """Have the kernel forget what is another at the store.
 
-    Pages need no word: those of a file that is not open are dropped by the open that shows another version, and
+    Where that fails it learns by its time-out. Pages need no word: those of a file that is not open are dropped by the open that shows another version, and
     those of an open one belong to the version that it keeps.
     """
     async for what in service.changes:
@@ -475,9 +480,10 @@ async def serve(
                 await stop.wait()
                 pyfuse3.terminate()
 
+            beside = service.background.within(nursery)
             nursery.start_soon(end)
-            nursery.start_soon(_tell_kernel, service)
-            nursery.start_soon(tune)
+            beside.keep("telling the kernel", lambda: _tell_kernel(service))
+            beside.start("setting the read-ahead", tune)
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
     finally:

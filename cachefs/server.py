@@ -85,7 +85,10 @@ async def serve_control(
     with _listening(path) as listener:
 
         async def answer(stream: trio.SocketStream) -> None:
-            await callers.hold(_Conversation(service, stream, redact))
+            try:
+                await callers.hold(_Conversation(service, stream, redact))
+            except Exception:  # noqa: BLE001 - one caller's bad luck must not end the mount
+                _log.exception("a conversation broke off")
 
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, answer, [listener])

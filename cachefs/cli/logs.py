@@ -1,5 +1,6 @@
 """Where the log goes, and in which form. No secret gets through, tracebacks included."""
 
+import contextlib
 import errno
 import json
 import logging
@@ -42,28 +43,6 @@ def open_log(path: str | Path, flags: int) -> int:
             f"the log file {path} is a symbolic link of another user (uid {owner}) — take it away, or name another"
         )
     return os.open(path, flags, 0o600)
-
-
-class _Watched(WatchedFileHandler):
-    def _open(self) -> TextIOWrapper:
-        return _opened(self)
-
-
-class _Rotating(RotatingFileHandler):
-    def _open(self) -> TextIOWrapper:
-        return _opened(self)
-
-
-def _opened(handler: logging.FileHandler) -> TextIOWrapper:
-    file = open(  # noqa: SIM115 - the handler closes it
-        handler.baseFilename,
-        handler.mode,
-        encoding=handler.encoding,
-        errors=handler.errors,
-        opener=open_log,
-    )
-    assert isinstance(file, TextIOWrapper)
-    return file
 
 
 class TextFormatter(logging.Formatter):
@@ -132,9 +111,9 @@ def log_of_daemon(
     """
     handler: logging.Handler
     if file is not None:
-        handler = _Watched(file, encoding="utf-8", errors="backslashreplace")
+        handler = _WatchedFile(file, encoding="utf-8", errors="backslashreplace")
     elif own_file is not None:
-        handler = _Rotating(
+        handler = _RotatingFile(
             own_file,
             maxBytes=_OWN_LOG_SIZE,
             backupCount=_OWN_LOGS_KEPT,
@@ -147,6 +126,56 @@ def log_of_daemon(
         JsonFormatter(redact) if form is LogFormat.JSON else TextFormatter(redact)
     )
     _install(handler, logging.DEBUG if verbose else logging.INFO)
+
+
+class _Enduring(logging.FileHandler):
+    """A file that may be on a full disk: lines that it does not take are lost, counted, and told of by the next one."""
+
+    _lost = 0
+
+    def _open(self) -> TextIOWrapper:
+        file = open(  # noqa: SIM115 - the handler closes it
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            errors=self.errors,
+            opener=open_log,
+        )
+        assert isinstance(file, TextIOWrapper)
+        return file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*, and before it how many were lost."""
+        lost = self._lost
+        if lost:
+            self._lost = 0
+            told = logging.LogRecord(
+                __name__, logging.WARNING, "", 0, "%d lines could not be logged", (lost,), None
+            )
+            super().emit(told)
+            if self._lost:  # still full
+                self._lost = lost + 1
+                return
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count a line that is lost, and open the file anew for the next one. A mistake of ours is told as ever."""
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):
+            super().handleError(record)
+            return
+        self._lost += 1
+        stream, self.stream = self.stream, None
+        with contextlib.suppress(OSError, ValueError):  # what it still holds cannot be written
+            if stream is not None:
+                stream.close()
+
+
+class _WatchedFile(_Enduring, WatchedFileHandler):
+    pass
+
+
+class _RotatingFile(_Enduring, RotatingFileHandler):
+    pass
 
 
 def _install(handler: logging.Handler, level: int) -> None:

@@ -1,8 +1,10 @@
 """``cachefs mount``: check, start the daemon, return when the mount answers. Or be the daemon."""
 
 import argparse
+import contextlib
 import logging
 import os
+import resource
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -86,6 +88,7 @@ def _stay(call: Call, config: MountConfig, mountpoint: Path, announcer: Announce
             announcer.ready()
 
     os.umask(0o077)
+    _take_descriptors()
     try:
         store = open_store(
             config.source,
@@ -105,6 +108,13 @@ def _stay(call: Call, config: MountConfig, mountpoint: Path, announcer: Announce
             _log.error("%s", failure.line, exc_info=error)
         return _end(call, failure, announcer)
     return _farewell(call, config, left)
+
+
+def _take_descriptors() -> None:
+    """Have as many files open as we are allowed to, as servers do: each open file of the mount is one of ours."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _hold(

@@ -132,6 +132,10 @@ def describe(report: Mapping[str, object]) -> list[str]:
         ("abilities", _abilities(_mapping(report, "capabilities"))),
         ("daemon", f"pid {report.get('pid')}, cachefs {report.get('version')}"),
     ]
+    if failed := _number(report, "failed_tasks"):
+        rows.append(
+            ("failures", f"{counted(failed, 'task')} failed unforeseen; the log tells more")
+        )
     lines += [f"  {line}" for line in table(rows)]
     lines += [
         f"  note: {note}" for note in _list_of_text(_mapping(report, "capabilities"), "notes")

@@ -21,11 +21,15 @@ CachefsError
 │   └── Exists, NoEntry, NotEmpty, IsDirectory, NotDirectory, InvalidName, NameTooLong, NotPermitted, ReadOnly,
 │       CrossDevice, NoAttribute, NoSpace, TooLarge, Overtaken
 ├── CacheError          this machine's disk
-│   └── NoRoom, BytesLost, Stale, InUse, Damaged
+│   ├── NoRoom          of the cache's own limit
+│   │   └── DiskFull    of the disk, whatever the limit
+│   └── NoHandles, NoMemory, DiskFailed, BytesLost, Stale, InUse, Damaged
 └── UsageError          the operator's mistake: one line and an exit code, never a traceback
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class CachefsError(Exception):
@@ -171,6 +175,22 @@ class NoRoom(CacheError):
     """The cache is full of bytes that may not be evicted, or its disk is."""
 
 
+class DiskFull(NoRoom):
+    """The cache's disk is full, whatever the cache may hold."""
+
+
+class NoHandles(CacheError):
+    """The daemon, or the machine, has as many files open as it may have."""
+
+
+class NoMemory(CacheError):
+    """The daemon can get no more memory, or no more threads."""
+
+
+class DiskFailed(CacheError):
+    """This machine's disk did not do what it was asked to."""
+
+
 class BytesLost(CacheError):
     """Bytes that were promised to the store are not on the disk any more."""
 
@@ -230,12 +250,48 @@ _ERRNO: dict[type[CachefsError], int] = {
     Overtaken: errno.EBUSY,  # not ESTALE: the kernel would look again, and then do it unasked
     CacheError: errno.EIO,
     NoRoom: errno.ENOSPC,
+    DiskFull: errno.ENOSPC,
+    NoHandles: errno.EMFILE,
+    NoMemory: errno.ENOMEM,
+    DiskFailed: errno.EIO,
     BytesLost: errno.EIO,
     Stale: errno.ESTALE,
     InUse: errno.EBUSY,
     Damaged: errno.EIO,
     UsageError: errno.EINVAL,
 }
+
+
+_SHORTAGES: dict[int, type[CacheError]] = {
+    errno.ENOSPC: DiskFull,
+    errno.EDQUOT: DiskFull,
+    errno.EMFILE: NoHandles,
+    errno.ENFILE: NoHandles,
+    errno.ENOMEM: NoMemory,
+}
+
+
+def shortage(error: OSError) -> CacheError | None:
+    """Return what this machine lacks, where that is what *error* says of the cache directory."""
+    kind = _SHORTAGES.get(error.errno or 0)
+    return None if kind is None else kind(f"the cache directory: {error.strerror}")
+
+
+def disk_error(error: OSError) -> CacheError:
+    """Return what *error* says of the cache directory."""
+    return shortage(error) or DiskFailed(f"the cache directory: {error.strerror}")
+
+
+@contextmanager
+def naming_shortages() -> Iterator[None]:
+    """Turn an ``OSError`` of the block into what this machine lacks, where it says so."""
+    try:
+        yield
+    except OSError as error:
+        lack = shortage(error)
+        if lack is None:
+            raise
+        raise lack from error
 
 
 def errno_of(error: CachefsError) -> int:

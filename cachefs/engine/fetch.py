@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 
 import trio
 
-from cachefs.core.errors import CachefsError, Changed, Fault, NotFound, Stale, TimedOut
+from cachefs.core.errors import (
+    CachefsError,
+    Changed,
+    DiskFailed,
+    DiskFull,
+    Fault,
+    NotFound,
+    Stale,
+    TimedOut,
+    disk_error,
+)
 from cachefs.core.extents import Extent
 from cachefs.core.sums import Summing
 from cachefs.core.types import ETag, FetchMode, Key
@@ -124,8 +134,11 @@ class _FileSink:
         if self._fetch.is_stopped:
             raise FetchStopped
         written = 0
-        while written < len(data):
-            written += os.pwrite(self._fd, data[written:], self._position + written)
+        try:
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], self._position + written)
+        except OSError as error:  # which an adapter would take for the network's
+            raise disk_error(error) from error
         self._fetch.moved_at = time.monotonic()
         start, self._position = self._position, self._position + written
         self._summed += self._summing.take(data)
@@ -206,7 +219,8 @@ class Fetcher:
 
     def _run_ahead(self, stream: Stream, extent: Extent) -> None:
         """Start fetches for what is missing of *extent*, as long as there is room without evicting."""
-        if stream.changes or stream.entry.dropped:
+        entry = stream.entry
+        if stream.changes or entry.dropped or entry.is_ghost or self._room.is_disk_full:
             return
         for gap in stream.wanted(extent):
             start = gap.start
@@ -229,12 +243,14 @@ class Fetcher:
                 start = part.stop
 
     async def ensure(self, stream: Stream, extent: Extent, *, is_for_write: bool = False) -> bool:
-        """Wait until all of *extent* is here. Return False if the cache has no room for it.
+        """Wait until all of *extent* is here. Return False if the cache, or its disk, has no room for it.
 
         *is_for_write*: the bytes are to be changed, so the writers' share of the room is theirs.
 
         Raise ``Stale`` if the store no longer has this version, or the store's error.
         """
+        if stream.entry.is_ghost:
+            return not extent.length
         while gaps := stream.entry.here.missing(
             Extent(extent.start, min(extent.stop, stream.entry.size))
         ):
@@ -251,6 +267,9 @@ class Fetcher:
                 continue
             await _wait_moved(running)
             if running.error is not None and not stream.entry.here.covers(gaps[0]):
+                if isinstance(running.error, DiskFull | DiskFailed) and not is_for_write:
+                    await self._room.squeeze(blocks_of(running.extent))
+                    return False
                 raise running.error
         return True
 
@@ -259,6 +278,8 @@ class Fetcher:
 
         Return False if there is no room for it that leaves *spare* bytes.
         """
+        if spare and self._room.is_disk_full:
+            return False
         ahead = max(self._part_size if stream.window else _RANDOM, extent.stop - gap.start)
         start = gap.start // BLOCK * BLOCK
         stop = min(stream.entry.size, start + min(ahead, self._part_size))
@@ -348,7 +369,10 @@ class Fetcher:
         is_alone = here == Extent(0, entry.size)  # which has been checked where it came from
         if is_alone or any(gap.start < here.start or gap.stop > here.stop for gap in gaps):
             return
-        found = await self._threads.disk(_md5_of, entry.fd, entry.size)
+        try:
+            found = await self._threads.disk(_md5_of, entry.fd, entry.size)
+        except OSError as error:
+            raise disk_error(error) from error
         if found == md5 or fetch.is_stopped:
             return
         _log.error(

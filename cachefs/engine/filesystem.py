@@ -31,7 +31,7 @@ from cachefs.engine.attributes import Attributes, Stat
 from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.handles import Opened, OpenFiles
-from cachefs.engine.openfile import Rooms
+from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.rename import Renamer
 from cachefs.engine.upload import Defaults
 from cachefs.local.db import Database
@@ -199,18 +199,29 @@ class FileSystem:
             opened = await self.open(found.ino, flags)
             return opened, await self.getattr(found.ino)
         inode = self._mint(parent, name, Kind.FILE, mode=mode, uid=uid, gid=gid)
-        file = await self.files.acquire(inode.ino)
         try:
-            await file.begin()
-        except BaseException:
-            self._inodes.detach(inode.ino, self._names.now_ns())
-            with trio.CancelScope(shield=True):
-                await self.files.give_back(file)
-            raise
+            file = await self._begin_file(inode)
         finally:
             self._inodes.made(inode.ino)
         opened = self.files.created(file)
         return opened, self._tell(inode)
+
+    async def _begin_file(self, inode: Inode) -> OpenFile:
+        """Open and promise a file that has just been minted, or take its name away again."""
+        try:
+            file = await self.files.acquire(inode.ino)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.files.bury(inode.ino)
+            raise
+        try:
+            await file.begin()
+        except BaseException:
+            file.is_detached = True
+            with trio.CancelScope(shield=True):
+                await self.files.give_back(file)
+            raise
+        return file
 
     def _mint(
         self, parent: Ino, name: Name, kind: Kind, *, mode: int, uid: int, gid: int
@@ -364,8 +375,8 @@ class FileSystem:
             self._inodes.made(inode.ino)
         except BaseException as error:
             self._inodes.made(inode.ino)
-            self._inodes.detach(inode.ino, self._names.now_ns())
-            self._inodes.drop(inode.ino)
+            with trio.CancelScope(shield=True):
+                await self.files.bury(inode.ino)
             self._inodes.forget_removed(inode)
             if isinstance(error, Changed):
                 raise Exists("something of that name appeared at the store") from error

@@ -1,13 +1,14 @@
 """The open files: who has which inode open, and what becomes of its bytes at a close."""
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 from cachetools import LRUCache
 
-from cachefs.core.errors import CacheError, Fault, Stale, StoreError, TimedOut
+from cachefs.core.errors import CacheError, DiskFull, Fault, Stale, StoreError, TimedOut
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.types import ETag, Fh, Ino, UploadMode
 from cachefs.engine.openfile import OpenFile, Rooms
@@ -17,9 +18,13 @@ from cachefs.local.db import Database
 from cachefs.local.inodes import Inode, InodeTable
 from cachefs.remote import deadline
 
+_log = logging.getLogger(__name__)
+
 _OPENS_REMEMBERED: Final = 65536
 _REWRITES: Final = 100
 """How often a close waits anew because another handle has written meanwhile."""
+_LATE_FIRST_S: Final = 0.5
+_LATE_LONGEST_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class OpenFiles:
     """Every open inode, each once, and the handles that programs hold on them.
 
     INVARIANT: an inode is in ``held`` exactly while it is open, or being opened or closed.
+
+    A file that the tables have no room for when its last handle goes stays open, as it is in memory, until they have.
     """
 
     def __init__(
@@ -68,6 +75,11 @@ class OpenFiles:
         self._files: dict[Ino, OpenFile] = {}
         self._opening: dict[Ino, trio.Event] = {}
         self._handles: dict[Fh, Handle] = {}
+        # Open without a handle: the disk did not take what is to be noted of them.
+        self._late: dict[Ino, OpenFile] = {}
+        # Without a name and not open: the disk did not let them be forgotten.
+        self._unburied: set[Ino] = set()
+        self._is_late = trio.Event()
         self._next_fh = 1
         # The version whose pages the kernel may still hold, for each inode it has had open.
         self._kernel_has: LRUCache[Ino, str] = LRUCache(_OPENS_REMEMBERED)
@@ -103,8 +115,7 @@ class OpenFiles:
     def follow(self, entry: Entry, etag: ETag | None) -> None:
         """Give an entry another version with the same bytes; the kernel's pages stay good."""
         had = self._kernel_has.get(entry.ino) == _version(entry)
-        entry.etag = etag
-        self._rooms.cache.save(entry)
+        self._rooms.cache.change(entry, etag=etag)
         if had:
             self._kernel_has[entry.ino] = _version(entry)
 
@@ -134,6 +145,9 @@ class OpenFiles:
         """Return the open file of *ino*, opening it if need be, with one more handle counted."""
         while (busy := self._opening.get(ino)) is not None:
             await wait_for(busy, "the opening or closing of the same file")
+        if ino in self._unburied:
+            await self._bury(ino)
+            raise Stale("the file is gone")
         file = self._files.get(ino)
         if file is None:
             self._opening[ino] = trio.Event()
@@ -153,7 +167,17 @@ class OpenFiles:
         inode = self._inodes.get(ino)
         if inode is None:
             raise Stale("the file is gone")
-        cache = self._rooms.cache
+        try:
+            pinned = await self._pinned(inode)
+        except DiskFull as full:
+            _log.info("inode %s is read past the cache: %s", ino, full)
+            pinned = self._rooms.cache.ghost(
+                ino, etag=inode.etag, size=inode.size, now_ns=self._names.now_ns()
+            )
+        return OpenFile(ino, pinned, self._rooms, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns)
+
+    async def _pinned(self, inode: Inode) -> Entry:
+        cache, ino = self._rooms.cache, inode.ino
         entry = cache.find(ino)
         is_dirty = entry is not None and self._rooms.journal.of(entry.id) is not None
         if (
@@ -175,30 +199,41 @@ class OpenFiles:
             pinned = cache.create(
                 ino, etag=inode.etag, size=inode.size, now_ns=self._names.now_ns()
             )
-        return OpenFile(ino, pinned, self._rooms, mtime_ns=inode.mtime_ns, ctime_ns=inode.ctime_ns)
+        return pinned
 
     async def release(self, fh: Fh) -> None:
         """Close a handle. What was written and not flushed is sealed for upload."""
         handle = self._handles.pop(fh)
         handle.file.writers -= handle.is_writer
-        if handle.is_writer and not handle.file.writers and handle.file.is_promised:
-            await self._seal(handle.file, delay_s=self._closing.upload_delay_s)
-        await self.give_back(handle.file)
+        try:
+            if handle.is_writer and not handle.file.writers:
+                await self._seal(handle.file, delay_s=self._closing.upload_delay_s)
+        except CacheError as error:
+            self._be_late(handle.file, error)
+        finally:
+            await self.give_back(handle.file)
 
     async def give_back(self, file: OpenFile) -> None:
         """Count one handle less; after the last one the file is closed, and forgotten if it has no name."""
         file.handles -= 1
-        if file.handles:
+        if file.handles or file.ino in self._late:
             return
+        try:
+            # Where a change failed after it was promised, no close has sealed it.
+            await self._seal(file, delay_s=self._closing.upload_delay_s)
+            self.save(file)
+        except CacheError as error:
+            self._be_late(file, error)
+        else:
+            await self._close(file)
+
+    async def _close(self, file: OpenFile) -> None:
         busy = self._opening[file.ino] = trio.Event()
         try:
-            try:
-                self.save(file)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await file.close()
-            if self._inodes.key_of(file.ino) is None:
-                await self._bury(file.ino)
+            with trio.CancelScope(shield=True):
+                await file.close()
+            if file.is_detached or self._inodes.key_of(file.ino) is None:
+                await self.bury(file.ino)
         finally:
             if file.entry.damages:  # which a new look at the row does not tell
                 self._kernel_has.pop(file.ino, None)
@@ -207,27 +242,74 @@ class OpenFiles:
             del self._opening[file.ino]
             busy.set()
 
+    def _be_late(self, file: OpenFile, error: CacheError) -> None:
+        """Keep a file open until the disk takes what is to be noted of it."""
+        if file.ino not in self._late:
+            _log.warning("inode %s stays open for now: %s", file.ino, error)
+        self._late[file.ino] = file
+        self._is_late.set()
+
+    async def close_late(self) -> None:
+        """Close what the disk had no room for, as soon as it has; for ever."""
+        wait_s = _LATE_FIRST_S
+        while True:
+            await self._is_late.wait()
+            await trio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LATE_LONGEST_S)
+            try:
+                await self._close_late()
+            except CacheError as error:
+                _log.debug("not yet: %s", error)
+            else:
+                self._is_late = trio.Event()
+                wait_s = _LATE_FIRST_S
+
+    async def _close_late(self) -> None:
+        for file in list(self._late.values()):
+            if not file.writers:
+                await self._seal(file, delay_s=0)
+            self.save(file)
+            del self._late[file.ino]
+            if not file.handles:
+                await self._close(file)
+        for ino in list(self._unburied):
+            await self._bury(ino)
+
+    async def bury(self, ino: Ino) -> None:
+        """Forget an inode that nobody has open and whose name is gone, or goes with it. Where it cannot be now, later."""
+        try:
+            await self._bury(ino)
+        except CacheError as error:
+            _log.info("inode %s is forgotten later: %s", ino, error)
+            self._is_late.set()
+
     async def _bury(self, ino: Ino) -> None:
-        """Forget an inode that lost its name while it was open."""
+        # Not to be opened from here on, whether or not it can be forgotten now.
+        self._unburied.add(ino)
         await self._rooms.second.before_drop(ino)
         entry = self._rooms.cache.find(ino)
-        if entry is not None:
-            self._rooms.uploader.forget(entry.id)
-            doomed = self._rooms.cache.drop(entry)
+        doomed = None
+        with self._db.transaction():
+            self._inodes.detach(ino, self._names.now_ns())
+            if entry is not None:
+                self._rooms.uploader.forget(entry.id)
+                doomed = self._rooms.cache.drop(entry)
             self._inodes.drop(ino)
-            await self._rooms.room.delete(doomed)
-        else:
-            self._inodes.drop(ino)
+        self._unburied.discard(ino)
+        await self._rooms.room.delete(doomed)
         self._kernel_has.pop(ino, None)
 
     def save(self, file: OpenFile) -> None:
         """Bring the inode's row in line with the open file."""
-        if file.is_altered:
+        if not file.is_altered:
+            return
+        with self._db.transaction():
             self._inodes.update(
                 file.ino, size=file.size, mtime_ns=file.mtime_ns, ctime_ns=file.ctime_ns
             )
             self._rooms.cache.save(file.entry)
             file.is_altered = False
+            self._db.if_undone(file.alter)
 
     # ---- bytes ------------------------------------------------------------------------------
 
@@ -286,6 +368,10 @@ class OpenFiles:
         """Say that the bytes are complete as they stand."""
         if not file.is_promised or file.is_detached:
             return
+        if file.is_untouched:
+            self._rooms.uploader.forget(file.entry.id)
+            file.sealed()
+            return
         due_ns = self._names.now_ns() + int(delay_s * SECOND_NS)
         with self._db.transaction():
             self.save(file)
@@ -342,7 +428,7 @@ class OpenFiles:
             file.is_detached = True
             file.sealed()
         else:
-            await self._bury(ino)
+            await self.bury(ino)
 
     async def seal_closed(self) -> None:
         """Seal what nobody is writing any more, because the mount ends.
@@ -352,7 +438,10 @@ class OpenFiles:
         """
         for file in list(self._files.values()):
             if not file.writers:
-                await self._seal(file, delay_s=0)
+                try:
+                    await self._seal(file, delay_s=0)
+                except CacheError as error:
+                    _log.error("inode %s cannot be made ready for upload: %s", file.ino, error)
 
     @property
     def open_handles(self) -> int:

@@ -11,6 +11,7 @@ from cachetools import TTLCache
 
 from cachefs.core import metadata
 from cachefs.core.errors import (
+    CachefsError,
     Denied,
     Fault,
     InvalidName,
@@ -19,7 +20,6 @@ from cachefs.core.errors import (
     NotDirectory,
     NotFound,
     Stale,
-    StoreError,
 )
 from cachefs.core.keys import NAME_MAX, child_key, component_of, name_of
 from cachefs.core.policy import SECOND_NS, is_fresh
@@ -29,6 +29,7 @@ from cachefs.engine.reach import Reach, wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache
+from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Difference, Inode, InodeTable
 from cachefs.local.journal import Journal
 from cachefs.remote.store import ObjectStore
@@ -108,6 +109,7 @@ class Names:
     def __init__(
         self,
         store: ObjectStore,
+        db: Database,
         inodes: InodeTable,
         journal: Journal,
         cache: Cache,
@@ -121,6 +123,7 @@ class Names:
     ) -> None:
         """*held*: the inodes that are open, kept up to date by who opens them."""
         self._store = store
+        self._db = db
         self._inodes = inodes
         self._journal = journal
         self._cache = cache
@@ -610,13 +613,13 @@ class Names:
         """Read the metadata of many objects: a batch in a thread at a time, for a hop each would cost more."""
         batches = [inodes[at : at + _BATCH] for at in range(0, len(inodes), _BATCH)]
         batches.reverse()
-        errors: list[StoreError] = []
+        errors: list[CachefsError] = []
 
         async def work() -> None:
             while batches and not errors:
                 try:
                     await self._head_batch(parent, batches.pop())
-                except StoreError as error:
+                except CachefsError as error:
                     errors.append(error)
 
         async with trio.open_nursery() as nursery:
@@ -657,9 +660,10 @@ class Names:
             await self.before_drop(ino)
             if ino in self._held:
                 continue  # opened meanwhile: the last close drops it
-            entry = self._cache.find(ino)
-            doomed = self._cache.drop(entry) if entry is not None else None
-            self._inodes.drop(ino)
+            with self._db.transaction():
+                entry = self._cache.find(ino)
+                doomed = self._cache.drop(entry) if entry is not None else None
+                self._inodes.drop(ino)
             await self._room.delete(doomed)
         for parent, name in difference.changed:
             self.tell_kernel(parent, name)

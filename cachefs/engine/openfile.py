@@ -4,18 +4,30 @@ A read waits for its range, no more. A write waits until nothing is in its way (
 byte, a full cache), promises, and then writes.
 """
 
+import contextlib
 import errno
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
 
-from cachefs.core.errors import BytesLost, Fault, NoRoom, Stale, TimedOut, TooLarge, Unreachable
+from cachefs.core.errors import (
+    BytesLost,
+    CacheError,
+    DiskFull,
+    Fault,
+    NoRoom,
+    Stale,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    disk_error,
+)
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.intent import State
 from cachefs.core.types import Ino
@@ -29,6 +41,7 @@ from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.upload import Uploader
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
+from cachefs.local.db import Database
 from cachefs.local.journal import Journal
 from cachefs.remote import deadline
 
@@ -36,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 _REFETCHES = 6
 """So often bytes that the cache's disk does not give back are fetched again, before they pass the cache by."""
+_SQUEEZES = 8
+"""So often a change is tried again after others' bytes were evicted because the disk is full."""
 _LARGEST = 5 * 2**40
 """Bytes in the largest object that S3 has always taken; Swift takes a little less with its own limits."""
 _SAME_READ_S = 0.5
@@ -87,6 +102,7 @@ class Rooms:
     threads: Threads
     buffer: ReadBuffer
     timeout_s: float
+    db: Database
 
 
 def _pwrite_all(fd: int, data: bytes, offset: int) -> None:
@@ -138,6 +154,12 @@ class OpenFile:
         self._rooms = rooms
         intent = rooms.journal.of(entry.id)
         self._is_promised = intent is not None and intent.state is State.OPEN
+        self._owes_file = False
+        """The row of the promise stands, and the file beside the bytes could not be written."""
+        self._has_only_promised = False
+        """It was clean, was promised, and no change of its bytes has begun."""
+        self._is_ragged = False
+        """A write failed, and may have left bytes behind the end of the file."""
 
     @property
     def size(self) -> int:
@@ -267,56 +289,108 @@ class OpenFile:
     # ---- writing ----------------------------------------------------------------------------
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Write *data* at *offset*; dirty from the moment before the first byte. Return its length."""
+        """Write *data* at *offset*; dirty from the moment before the first byte. Return its length.
+
+        Where the disk is full the file is as long as it was; of *data* there may be a part, within that length.
+        """
+        if not data:
+            return 0
         extent = Extent(offset, offset + len(data))
         _require_bearable(extent.stop)
-        reservation = await self._get_ready(blocks_of(extent) + SLACK, keep=self.entry.size)
+        need = blocks_of(extent) + SLACK
+        await self._squeezing(need, lambda: self._write(extent, data, need))
+        return len(data)
+
+    async def _write(self, extent: Extent, data: bytes, need: int) -> None:
+        reservation = await self._get_ready(need, keep=self.entry.size)
         # No await from _get_ready's last look to here: nothing has come between.
         old_size = self.entry.size
-        self._begin_change()
+        self._begin_change(reservation)
         try:
-            await self._rooms.threads.disk(_pwrite_all, self.entry.fd, data, offset)
+            await self._rooms.threads.disk(_pwrite_all, self.entry.fd, data, extent.start)
             self._now_here(Extent(min(old_size, extent.start), extent.stop))
             self.entry.size = max(self.entry.size, extent.stop)
+        except BaseException:
+            self._is_ragged = True
+            raise
         finally:
             self._end_change(reservation)
-        return len(data)
 
     async def truncate(self, size: int) -> None:
         """Set the length; bytes beyond the old end read as zeros."""
         _require_bearable(size)
         with self.held():  # a write that is under way would give the file its old length again
-            while True:
-                keep = min(size, self.entry.size)
-                reservation = await self._get_ready(SLACK + BLOCK, keep=keep, is_holding=True)
-                if not self.is_changing:
-                    break
-                self._rooms.cache.release(reservation)
-                self._rooms.room.freed()
-                await self.wait_still()
-            old_size = self.entry.size
-            self._begin_change()
+            await self._squeezing(SLACK, lambda: self._truncate(size))
+
+    async def _truncate(self, size: int) -> None:
+        while True:
+            keep = min(size, self.entry.size)
+            reservation = await self._get_ready(SLACK + BLOCK, keep=keep, is_holding=True)
+            if not self.is_changing:
+                break
+            self._rooms.cache.release(reservation)
+            self._rooms.room.freed()
+            await self.wait_still()
+        old_size, has_only_promised = self.entry.size, self._has_only_promised
+        self._begin_change(reservation)
+        try:
             try:
                 await self._rooms.threads.disk(os.ftruncate, self.entry.fd, size)
-                self.entry.here.cut(size)
-                self.entry.trusted.cut(size)
-                self._now_here(Extent(min(old_size, size), size))
-                self.entry.size = size
-            finally:
-                self._end_change(reservation)
+            except BaseException:
+                self._has_only_promised = has_only_promised  # what is to go need not be here
+                raise
+            self.entry.here.cut(size)
+            self.entry.trusted.cut(size)
+            self._now_here(Extent(min(old_size, size), size))
+            self.entry.size = size
+        finally:
+            self._end_change(reservation)
+
+    async def _squeezing(self, need: int, change: Callable[[], Awaitable[None]]) -> None:
+        """Do *change*; where the disk is full, again, as long as evicting what others left gives it room."""
+        for _ in range(_SQUEEZES):
+            try:
+                if self.entry.is_ghost:
+                    await self._take_shape()
+                await change()
+            except DiskFull:
+                if not await self._rooms.room.squeeze(need):
+                    raise
+            else:
+                return
+        raise DiskFull("the disk of the cache directory is full as soon as there is room")
+
+    def _cut_what_failed(self) -> None:
+        """Remove what a failed write has left behind the end: what is written there later must not show it."""
+        if not self._is_ragged or self.is_changing:
+            return
+        try:
+            if os.fstat(self.entry.fd).st_size > self.entry.size:
+                os.ftruncate(self.entry.fd, self.entry.size)
+        except OSError as error:
+            raise disk_error(error) from error
+        self._is_ragged = False
 
     def _now_here(self, extent: Extent) -> None:
         self.entry.here.add(extent)
         self.entry.trusted.add(extent)
 
-    def _begin_change(self) -> None:
+    def _begin_change(self, reservation: Reservation) -> None:
+        try:
+            self._cut_what_failed()
+        except BaseException:
+            self._rooms.cache.release(reservation)
+            raise
+        self._has_only_promised = False
         self.entry.sums.clear()
         self._rooms.uploader.begin_write(self.entry.id)
         self._stream.begin_change()
 
     def _end_change(self, reservation: Reservation) -> None:
-        self._changed(reservation)
         self._stream.end_change()
+        with contextlib.suppress(CacheError):  # the next change tries again
+            self._cut_what_failed()
+        self._changed(reservation)
         self._rooms.uploader.end_write(self.entry.id)
 
     def _changed(self, reservation: Reservation) -> None:
@@ -349,7 +423,7 @@ class OpenFile:
                     await self._vouch(Extent(0, keep))
                 elif self._is_acknowledged() or reservation is None:
                     reservation = await self._reserve(need, reservation)
-                elif not self._is_promised and not self.is_detached:
+                elif self._is_unpromised and not self.is_detached:
                     await self._promise(reservation)
                 else:
                     return reservation
@@ -358,6 +432,23 @@ class OpenFile:
                 self._rooms.cache.release(reservation)
                 self._rooms.room.freed()
             raise
+
+    async def _take_shape(self) -> None:
+        """Get a row and a file for what had none: a change needs both."""
+        cache, ghost = self._rooms.cache, self.entry
+        stale = cache.find(self.ino)
+        doomed = cache.drop(stale) if stale is not None else None
+        try:
+            self.entry = cache.create(
+                self.ino, etag=ghost.etag, size=ghost.size, now_ns=self._rooms.names.now_ns()
+            )
+            self._stream = Stream(self.entry)
+        finally:
+            await self._rooms.room.delete(doomed)
+
+    @property
+    def _is_unpromised(self) -> bool:
+        return not self._is_promised or self._owes_file
 
     def _is_acknowledged(self) -> bool:
         """Whether a close was answered for bytes that only this disk has, and no copy of them is kept yet."""
@@ -378,19 +469,25 @@ class OpenFile:
         cache, entry = self._rooms.cache, self.entry
         room = await self._rooms.room.make(blocks_of(Extent(0, entry.size)) + SLACK)
         if room is None:
-            self._rooms.uploader.hurry(entry.id)
-            await self._rooms.uploader.wait_settled(entry.id)
+            await self._store_first()
             return
         try:
             cost = await self._rooms.threads.disk(
                 cache.write_sealed, entry.id, entry.fd, entry.size
             )
+        except DiskFull:
+            await self._store_first()
+            return
         finally:
             cache.release(room)
         if self._rooms.journal.of(entry.id) is None:  # stored meanwhile: nothing is owed any more
             cache.drop_sealed(entry.id)
         else:
             cache.sealed_made(entry.id, cost)
+
+    async def _store_first(self) -> None:
+        self._rooms.uploader.hurry(self.entry.id)
+        await self._rooms.uploader.wait_settled(self.entry.id)
 
     async def _fetch_kept(self, keep: int) -> None:
         if keep > self._rooms.cache.limit:
@@ -416,7 +513,7 @@ class OpenFile:
     async def _promise(self, reservation: Reservation) -> None:
         """Promise first: the row on the loop, then the file beside the bytes, then the bytes."""
         async with self._preparing:
-            if not self._is_promised:
+            if self._is_unpromised:
                 await self._promise_once(reservation)
 
     async def _promise_once(self, reservation: Reservation) -> None:
@@ -427,18 +524,22 @@ class OpenFile:
             raise Stale("another version, or nothing, has taken this file's place at the store")
         if self._rooms.uploader.is_uploading(self.entry.id) or key is None:
             return
-        is_new = self._rooms.journal.of(self.entry.id) is None
-        intent = self._rooms.journal.begin(self.entry.id)
+        with self._rooms.db.transaction():
+            is_new = self._rooms.journal.of(self.entry.id) is None
+            intent = self._rooms.journal.begin(self.entry.id)
+            # Not before: queued bytes that nothing sums could not be told from what a cut left of newer ones.
+            self._rooms.cache.forget_sums(self.entry)
+            if is_new:
+                self._rooms.cache.promise_made(reservation)
         self._rooms.second.forget(self.ino)
-        # Not before: queued bytes that nothing sums could not be told from what a cut left of newer ones.
-        self._rooms.cache.forget_sums(self.entry)
-        if is_new:
-            self._rooms.cache.promise_made(reservation)
+        self._has_only_promised = is_new or self.is_untouched
         promise = Promise(key, self.entry.etag, intent.token)
+        self._owes_file = True
         try:
             await self._rooms.threads.disk(
                 self._rooms.cache.write_promise, self.entry.id, promise.encode()
             )
+            self._owes_file = False
         finally:
             self._is_promised = True  # the row stands, so somebody must seal it
 
@@ -448,13 +549,20 @@ class OpenFile:
 
     async def begin(self) -> None:
         """Promise the file as it stands: something new, which must reach the store even if it stays empty."""
+        await self._squeezing(BLOCK, self._begin)
+
+    async def _begin(self) -> None:
         reservation = await self._get_ready(BLOCK, keep=self.entry.size)
+        self._has_only_promised = False
         self._changed(reservation)
 
     # ---- ends -------------------------------------------------------------------------------
 
     async def sync(self) -> None:
         """Put the bytes, and the word that they are complete, on the disk."""
+        await self._squeezing(BLOCK, self._sync)
+
+    async def _sync(self) -> None:
         key = await self._rooms.names.settled_key(self.ino)
         intent = self._rooms.journal.of(self.entry.id)
         if key is None or intent is None:
@@ -470,9 +578,18 @@ class OpenFile:
             self._rooms.cache.sync, self.entry.id, self.entry.fd, promise.encode()
         )
 
+    def alter(self) -> None:
+        """Note that the inode's row is not as the file is."""
+        self.is_altered = True
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it was promised for a change that then failed: what it holds is what the store has, or a part of it."""
+        return self._is_promised and self._has_only_promised
+
     def sealed(self) -> None:
         """Note that the promise left the state ``open``: the next write promises anew."""
-        self._is_promised = False
+        self._is_promised = self._has_only_promised = False
 
     @property
     def is_promised(self) -> bool:

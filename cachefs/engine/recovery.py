@@ -183,7 +183,7 @@ def _queue(
     is_acknowledged = is_acknowledged and intent is not None and intent.boot is None
     is_acknowledged = is_acknowledged and rebuild.agrees_on_bytes(disk, entry)
     disk.cache.take_whole(entry, is_acknowledged=is_acknowledged)
-    disk.cache.drop_sealed(entry.id)
+    disk.db.when_done(lambda: disk.cache.drop_sealed(entry.id))
     disk.inodes.update(entry.ino, size=entry.size)
     if intent is not None and intent.state is State.UPLOADING:
         disk.journal.requeue(entry.id, due_ns=now_ns)
@@ -317,8 +317,7 @@ def put_beside(disk: Disk, entry: Entry, now_ns: int) -> None:
         turn += 1
     name, component = beside(intended.component, turn)
     with disk.db.transaction():
-        entry.etag = None
-        disk.cache.save(entry)
+        disk.cache.change(entry, etag=None)
         disk.inodes.move(entry.ino, intended.parent, name, component, now_ns)
         disk.inodes.update(entry.ino, etag=None)
     _promise_beside(disk, entry)

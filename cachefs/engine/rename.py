@@ -5,37 +5,45 @@ and only the sources remain to be deleted, now or after a crash.
 """
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
+    CacheError,
     Changed,
     CrossDevice,
+    DiskFull,
     Exists,
     NoEntry,
     NotFound,
     Overtaken,
     Stale,
     Unsupported,
+    disk_error,
 )
 from cachefs.core.keys import child_key
 from cachefs.core.policy import SECOND_NS, is_fresh
-from cachefs.core.types import ETag, Ino, Key, Kind, Name, ObjectInfo
+from cachefs.core.types import EntryId, ETag, Ino, Key, Kind, Name, ObjectInfo
 from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names
-from cachefs.engine.promise import restated
+from cachefs.engine.promise import Promise, restated
+from cachefs.engine.room import Room
 from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.engine.unfinished import Unfinished, by_depth
 from cachefs.engine.upload import Defaults, Uploader
-from cachefs.local.cache import Cache
+from cachefs.local.cache import BLOCK, Cache
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.local.journal import Journal, Move
 from cachefs.remote.store import ObjectStore
+
+_log = logging.getLogger(__name__)
 
 _SMALL = 2**20
 """Bytes that are sent again sooner than a store is asked twice: an editor's file, not a video."""
@@ -72,6 +80,7 @@ class Renamer:
         conflicts: Conflicts,
         unfinished: Unfinished,
         second: SecondLooks,
+        room: Room,
         threads: Threads,
         defaults: Defaults,
     ) -> None:
@@ -85,6 +94,7 @@ class Renamer:
         self._conflicts = conflicts
         self._unfinished = unfinished
         self._second = second
+        self._room = room
         self._threads = threads
         self._defaults = defaults
 
@@ -207,8 +217,7 @@ class Renamer:
         if found is None or metadata.token_of(found) != intent.token:
             return plan.source
         with self._db.transaction():
-            entry.etag = found.etag
-            self._cache.save(entry)
+            self._cache.change(entry, etag=found.etag)
             self._inodes.update(plan.source.ino, etag=found.etag)
         return replace(plan.source, etag=found.etag)
 
@@ -221,8 +230,7 @@ class Renamer:
             self._inodes.update(plan.source.ino, etag=base, content_type=content_type)
             entry = self._cache.find(plan.source.ino)
             if entry is not None:
-                entry.etag = base
-                self._cache.save(entry)
+                self._cache.change(entry, etag=base)
         return lost
 
     def _hold(self, plan: _Plan) -> AbstractContextManager[None]:
@@ -238,19 +246,32 @@ class Renamer:
         try:
             await self._make_durable()
             info = await self._copy(plan, source, source.etag, replaces)
+            with self._db.transaction():
+                self._journal.copied(batch)
+                lost = self._retarget(plan)
+                self._follow(source, info)
         except Overtaken:
             self._unfinished.forget(batch)  # nothing was copied
             raise
         except BaseException:
             await self._unfinished.abandon(batch)
             raise
-        with self._db.transaction():
-            self._journal.copied(batch)
-            lost = self._retarget(plan)
-            self._follow(source, info)
-        await self._make_durable()
-        await self._unfinished.delete_sources(batch)
+        if await self._stands(batch):
+            await self._unfinished.delete_sources(batch)
         return lost
+
+    async def _stands(self, batch: str) -> bool:
+        """Make sure that a loss of power cannot undo a rename any more; where that fails, leave its old names for later.
+
+        Return whether they may be deleted now.
+        """
+        try:
+            await self._make_durable()
+        except (OSError, CacheError) as error:
+            _log.warning("old names of a rename are still at the store: %s", error)
+            self._unfinished.leave(batch)
+            return False
+        return True
 
     async def _make_durable(self) -> None:
         """See that a loss of power does not make the journal forget what is about to be done at the store."""
@@ -384,16 +405,16 @@ class Renamer:
         self._inodes.update(inode.ino, **columns)
         entry = self._cache.find(inode.ino)
         if entry is not None and entry.etag == inode.etag:
-            entry.etag = info.etag
-            self._cache.save(entry)
+            self._cache.change(entry, etag=info.etag)
         moved, key = self._inodes.get(inode.ino), self._inodes.key_of(inode.ino)
         if moved is not None and key is not None:
-            self._second.remember(moved, key, info)
+            self._db.when_done(lambda: self._second.remember(moved, key, info))
 
     async def _promise_again(self, inos: Iterable[Ino], *, moving: _Plan | None = None) -> None:
         """Bring the promise files of dirty entries in line with their keys, before a rename (*moving*) and after.
 
-        Whenever a crash comes, the key in the row is one that the promise knows.
+        Whenever a crash comes, the key in the row is one that the promise knows. Before, what cannot be written ends
+        the rename; after, the promise goes on to know both keys.
         """
         for ino in inos:
             entry = self._cache.find(ino)
@@ -402,7 +423,24 @@ class Renamer:
             if entry is not None and intent is not None and key is not None:
                 target = None if moving is None else _moved(moving, key)
                 promise = restated(key, entry, intent, target=target)
-                await self._threads.disk(self._cache.write_promise, entry.id, promise.encode())
+                try:
+                    await self._write_promise(entry.id, promise)
+                except CacheError as error:
+                    if moving is not None:
+                        raise
+                    _log.warning("the promise of entry %d keeps its old key: %s", entry.id, error)
+
+    async def _write_promise(self, entry_id: EntryId, promise: Promise) -> None:
+        write = partial(self._cache.write_promise, entry_id, promise.encode())
+        try:
+            try:
+                await self._threads.disk(write)
+            except DiskFull:
+                if not await self._room.squeeze(BLOCK):
+                    raise
+                await self._threads.disk(write)
+        except OSError as error:
+            raise disk_error(error) from error
 
     # ---- a directory ------------------------------------------------------------------------
 
@@ -416,20 +454,25 @@ class Renamer:
             moves = await self._list_moves(plan)
             batch = self._journal.begin_moves(moves)
             mine = [move for move in self._journal.moves() if move.batch == batch]
-            copied = await self._copy_all(batch, mine)
             old_etags = {move.target: move.etag for move in mine}
-            below = self._inodes.below(plan.source.ino)
-            await self._promise_again([i.ino for i in below], moving=plan)
-            with self._db.transaction():
-                self._journal.copied(batch)
-                lost = self._retarget(plan)
-                self._follow_copies(plan, copied, old_etags)
-            await self._make_durable()
+            try:
+                copied = await self._copy_all(mine)
+                below = self._inodes.below(plan.source.ino)
+                await self._promise_again([i.ino for i in below], moving=plan)
+                with self._db.transaction():
+                    self._journal.copied(batch)
+                    lost = self._retarget(plan)
+                    self._follow_copies(plan, copied, old_etags)
+            except BaseException:
+                await self._unfinished.abandon(batch)
+                raise
+            stands = await self._stands(batch)
             dirty = [i.ino for i in self._inodes.below(plan.source.ino)]
             await self._promise_again(dirty)
             for ino in lost:
                 await replaced(ino)
-            await self._unfinished.delete_sources(batch)
+            if stands:
+                await self._unfinished.delete_sources(batch)
         self._uploader.kick()
 
     async def _stop_running(self, below: list[Inode]) -> None:
@@ -457,20 +500,16 @@ class Renamer:
             if not self._journal.is_leaving(info.key)
         ]
 
-    async def _copy_all(self, batch: str, moves: list[Move]) -> dict[Key, ObjectInfo]:
+    async def _copy_all(self, moves: list[Move]) -> dict[Key, ObjectInfo]:
         copied: dict[Key, ObjectInfo] = {}
 
         async def copy(move: Move) -> None:
             info = copied[move.target] = await self._copy_one(move)
             self._journal.note_copy(move.id, info.etag)
 
-        try:
-            await self._make_durable()
-            for group in by_depth(moves):
-                await self._unfinished.each(group, copy)
-        except BaseException:
-            await self._unfinished.abandon(batch)
-            raise
+        await self._make_durable()
+        for group in by_depth(moves):
+            await self._unfinished.each(group, copy)
         return copied
 
     async def _copy_one(self, move: Move) -> ObjectInfo:

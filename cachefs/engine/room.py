@@ -1,11 +1,12 @@
 """Room in the cache: keeps it below its limit, and lets those who need bytes wait for some to be freed."""
 
 import logging
+import math
 from collections.abc import Callable
 
 import trio
 
-from cachefs.core.errors import NoRoom
+from cachefs.core.errors import CacheError, DiskFull, NoRoom
 from cachefs.core.policy import HIGH_WATER, LOW_WATER, choose_victims
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache, Doomed, Reservation
@@ -16,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 256
 """Entries looked at in one step: the loop serves between two."""
+_FULL_PAUSE_S = 1.0
+"""For how long reads pass the cache by after its disk turned out to be full, and nothing could be evicted for it."""
 
 
 class Room:
@@ -26,6 +29,7 @@ class Room:
         self._threads = threads
         self._kicked = trio.Event()
         self._freed = trio.Event()
+        self._full_until = -math.inf
         self.evicted = 0
         """Entries evicted since the start."""
 
@@ -70,6 +74,20 @@ class Room:
                 await self._freed.wait()
         raise NoRoom("the cache is full of bytes that wait for upload or are in use")
 
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether the disk had no room a moment ago, so that there is little sense in fetching more."""
+        return trio.current_time() < self._full_until
+
+    async def squeeze(self, need: int) -> bool:
+        """Free *need* bytes of a disk that is full before the cache is. Return whether anything was freed."""
+        if await self._evict(need):
+            return True
+        if not self.is_disk_full:
+            _log.warning("the disk of the cache directory is full, and nothing can be evicted")
+        self._full_until = trio.current_time() + _FULL_PAUSE_S
+        return False
+
     def kick(self) -> None:
         """Have the evictor look: the limit may have been lowered while no daemon ran."""
         self._kicked.set()
@@ -84,7 +102,12 @@ class Room:
         if doomed is None:
             return
         with trio.CancelScope(shield=True):
-            await self._threads.disk(self._cache.delete_file, doomed)
+            try:
+                await self._threads.disk(self._cache.delete_file, doomed)
+            except (OSError, CacheError) as error:
+                # It goes on to count: what has no row is removed at the next start.
+                _log.error("%s cannot be removed: %s", doomed.path, error)
+                return
         self._cache.deleted(doomed)
         self.freed()
 
@@ -104,12 +127,24 @@ class Room:
     async def _evict(self, need: int) -> bool:
         """Drop entries to free *need* bytes. Return whether anything was freed."""
         doomed: list[Doomed] = []
-        for victim in choose_victims(self._cache.evictable(_BATCH), need):
-            entry = self._cache.load(victim.entry)
-            dropped = self._cache.drop(entry) if entry is not None else None
-            if dropped is not None:
-                doomed.append(dropped)
+        has_freed = False
+        try:
+            for victim in choose_victims(self._cache.evictable(_BATCH), need):
+                entry = self._cache.load(victim.entry)
+                if entry is None or entry.pins:
+                    continue
+                try:
+                    dropped = self._cache.drop(entry)
+                except DiskFull:
+                    if not self._cache.give_up_file(entry):
+                        break
+                    has_freed = True
+                    dropped = self._cache.drop(entry)  # for which there is room now
+                if dropped is not None:
+                    doomed.append(dropped)
+        except CacheError as error:
+            _log.warning("no further entries can be evicted: %s", error)
         self.evicted += len(doomed)
         for each in doomed:
             await self.delete(each)
-        return bool(doomed)
+        return has_freed or bool(doomed)

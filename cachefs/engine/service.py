@@ -1,5 +1,6 @@
 """Builds everything, owns the only long-lived nursery, and ends it all in the right order."""
 
+import contextlib
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from cachefs.core.errors import CachefsError, NoEntry, UsageError
+from cachefs.core.errors import CacheError, CachefsError, NoEntry, UsageError
 from cachefs.core.intent import State
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.source import Source
@@ -45,7 +46,7 @@ from cachefs.engine.through import PassThrough
 from cachefs.engine.unfinished import Unfinished
 from cachefs.engine.upload import Defaults, Uploader
 from cachefs.local.cache import Entry
-from cachefs.local.db import Database
+from cachefs.local.db import WAL_KEPT, Database
 from cachefs.local.directory import CacheDirectory
 from cachefs.local.inodes import ROOT, Inode
 from cachefs.remote import deadline
@@ -53,8 +54,7 @@ from cachefs.remote.retry import Retrying
 
 _log = logging.getLogger(__name__)
 
-_CHECKPOINT_S = 10
-_WAL_LIMIT = 8 * 2**20
+_CHECKPOINT_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,8 @@ class Service:
         self._settings = settings
         self._store = store
         self._disk = disk
-        self._background = background
+        self.background = background
+        """Where tasks run whose failure does not end the mount."""
         self._began_s = time.monotonic()
         self._is_ending = False
         held: set[Ino] = set()
@@ -116,6 +117,7 @@ class Service:
         )
         self._names = Names(
             store,
+            disk.db,
             disk.inodes,
             disk.journal,
             disk.cache,
@@ -170,6 +172,7 @@ class Service:
         )
         self._unfinished = Unfinished(
             store,
+            disk.db,
             disk.inodes,
             disk.cache,
             disk.journal,
@@ -190,6 +193,7 @@ class Service:
             conflicts,
             self._unfinished,
             self._second,
+            self._room,
             self._threads,
             defaults,
         )
@@ -210,6 +214,7 @@ class Service:
             self._threads,
             ReadBuffer(),
             settings.timeout_s,
+            disk.db,
         )
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
@@ -244,14 +249,15 @@ class Service:
             self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
         await self._names.foresee()
         self._room.kick()
-        self._background.keep("reach", self._reach.run)
-        self._background.keep("eviction", self._room.run)
-        self._background.keep("uploads", self._uploader.run)
-        self._background.keep("renames", self._unfinished.run)
-        self._background.keep("second looks", self._second.run)
-        self._background.keep("checkpoints", self._checkpoint)
+        self.background.keep("reach", self._reach.run)
+        self.background.keep("eviction", self._room.run)
+        self.background.keep("uploads", self._uploader.run)
+        self.background.keep("renames", self._unfinished.run)
+        self.background.keep("second looks", self._second.run)
+        self.background.keep("checkpoints", self._checkpoint)
+        self.background.keep("late closes", self.fs.files.close_late)
         if not self._settings.read_only:
-            self._background.keep("leftovers", self._leftovers.run)
+            self.background.keep("leftovers", self._leftovers.run)
         await self._unfinished.wait_tried()
         self._names.forget_changes()
 
@@ -261,10 +267,12 @@ class Service:
             self._unfinished.store_is_back()
 
     async def _checkpoint(self) -> None:
-        """Keep the write-ahead log short, where its fsync disturbs nobody."""
+        """Keep the write-ahead log short, where its fsync disturbs nobody; note what a full disk has not taken."""
         while True:
             await trio.sleep(_CHECKPOINT_S)
-            if self._disk.db.wal_bytes() > _WAL_LIMIT:
+            with contextlib.suppress(CacheError):  # still full
+                self._disk.cache.save_late()
+            if self._disk.db.wal_bytes() > WAL_KEPT:
                 await self._threads.disk(Database.checkpoint, self._disk.db.path)
 
     # ---- what operators ask -----------------------------------------------------------------
@@ -300,7 +308,7 @@ class Service:
             ],
             "unfinished_renames": len({move.batch for move in self._disk.journal.moves()}),
             "known_inodes": self._disk.inodes.count(),
-            "failed_tasks": self._background.failures,
+            "failed_tasks": self.background.failed,
         }
 
     def dirty(self) -> list[dict[str, object]]:
@@ -440,7 +448,7 @@ class Service:
         """Call off whatever runs beside the serving; what is not stored stays in the journal."""
         self._uploader.stop_all()
         self._store.close()  # which ends its waits between tries
-        self._background.stop()
+        self.background.stop()
 
     def resume(self) -> None:
         """Take writes again, after a drain that left something behind."""

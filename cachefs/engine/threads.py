@@ -1,18 +1,23 @@
 """The only way off the event loop: blocking work on the disk and at the store, each with its own limit."""
 
+import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import trio
 
-from cachefs.core.errors import TimedOut
+from cachefs.core.errors import NoMemory, TimedOut, naming_shortages
 from cachefs.remote import deadline
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 _DISK_THREADS = 8
 _METADATA_THREADS = 8
+_PAUSE_S = 0.05
+"""How long to wait for a thread of ours to end, where the machine gives no further one."""
 
 
 class Threads:
@@ -29,10 +34,12 @@ class Threads:
         self._timeout_s = timeout_s
         self.asked: Callable[[], None] = lambda: None
         """Called after each request, whatever came of it: the store may have gone, or be back."""
+        self._is_short = False
 
     async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run blocking work on this machine's disk."""
-        return await trio.to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._disk)
+        """Run blocking work on this machine's disk. Raise what the machine lacks as ``DiskFull`` and the like."""
+        with naming_shortages():
+            return await self._begin(lambda: work(*args, **kwargs), self._disk)
 
     async def transfer(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a request that moves an object's bytes. Raise ``TimedOut`` if no thread is free in time."""
@@ -44,26 +51,61 @@ class Threads:
 
     async def _run(self, limiter: trio.CapacityLimiter, work: Callable[[], T]) -> T:
         is_ours = False
-        whole = deadline.current()
-        patience_s = self._timeout_s if whole is None else min(self._timeout_s, whole.left_s)
-        with trio.move_on_after(patience_s):
+        with trio.move_on_after(self._patience_s()):
             await limiter.acquire_on_behalf_of(work)
             is_ours = True
         if not is_ours:
             raise TimedOut("every connection to the store is busy")
         try:
             # The place is held by this call already; the thread itself needs none.
-            return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+            return await self._begin(work, trio.CapacityLimiter(1))
         finally:
             limiter.release_on_behalf_of(work)
             self.asked()
 
-    @staticmethod
-    async def glance(work: Callable[[], None]) -> None:
+    def _patience_s(self) -> float:
+        """Return how long whoever calls may wait for a thread."""
+        whole = deadline.current()
+        return self._timeout_s if whole is None else min(self._timeout_s, whole.left_s)
+
+    async def glance(self, work: Callable[[], None]) -> None:
         """Run a request that changes nothing; when it is cancelled, it is left to itself."""
-        await trio.to_thread.run_sync(
-            work, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-        )
+        await self._begin(work, trio.CapacityLimiter(1), may_abandon=True)
+
+    async def _begin(
+        self, work: Callable[[], T], limiter: trio.CapacityLimiter, *, may_abandon: bool = False
+    ) -> T:
+        """Run *work* in a thread; where the machine gives none, wait for one of ours to be free, as long as we may."""
+        has_begun = False
+
+        def begin() -> T:
+            nonlocal has_begun
+            has_begun = True
+            return work()
+
+        give_up_at = trio.current_time() + self._patience_s()
+        while True:
+            try:
+                result = await trio.to_thread.run_sync(
+                    begin, limiter=limiter, abandon_on_cancel=may_abandon
+                )
+            except (RuntimeError, MemoryError) as error:
+                if has_begun:
+                    raise
+                if trio.current_time() > give_up_at:
+                    raise NoMemory(f"no thread for it: {error}") from error
+                self._note_shortage(error)
+                await trio.sleep(_PAUSE_S)
+            else:
+                self._is_short = False
+                return result
+
+    def _note_shortage(self, error: Exception) -> None:
+        if not self._is_short:
+            _log.warning(
+                "no further thread can be started (%s): fewer things are done at once", error
+            )
+        self._is_short = True
 
     @staticmethod
     async def helper(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

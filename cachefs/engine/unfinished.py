@@ -1,5 +1,6 @@
 """Brings renames to their end: the old names are deleted, or the copies, now, later, or after a crash."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -9,7 +10,16 @@ from typing import Final
 import trio
 
 from cachefs.core import metadata
-from cachefs.core.errors import Changed, Fault, NotFound, Refused, Stale, StoreError
+from cachefs.core.errors import (
+    CacheError,
+    CachefsError,
+    Changed,
+    Fault,
+    NotFound,
+    Refused,
+    Stale,
+    StoreError,
+)
 from cachefs.core.extents import Extent
 from cachefs.core.keys import last_component, name_of
 from cachefs.core.types import Key, ObjectInfo
@@ -18,7 +28,8 @@ from cachefs.engine.names import Names, reaches
 from cachefs.engine.promise import restated
 from cachefs.engine.threads import Threads
 from cachefs.engine.upload import Uploader
-from cachefs.local.cache import Cache
+from cachefs.local.cache import Cache, Entry
+from cachefs.local.db import Database
 from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal, Move
 from cachefs.remote.store import ObjectStore
@@ -28,6 +39,7 @@ _log = logging.getLogger(__name__)
 _AT_ONCE: Final = 16
 _FIRST_RETRY_S: Final = 10
 _LONGEST_RETRY_S: Final = 300
+_DISK_RETRY_S: Final = 2
 _UNDO_S: Final = 30
 _BEFORE_SERVING_S: Final = 10
 
@@ -41,10 +53,18 @@ class _Left:
     source: Key
     target: Key
 
-    def touches(self, key: Key) -> bool:
-        """Whether any of it is at, above or below *key*."""
-        own = (self.source, self.target)
-        return reaches(own, key) or any(reaches((key,), each) for each in own)
+    def is_in_the_way(self, source: Key, target: Key) -> bool:
+        """Whether a rename from *source* to *target* would meet copies of it, or old names that it still deletes."""
+        if self.is_copied:
+            return _meet(self.source, target)
+        return any(
+            _meet(own, key) for own in (self.source, self.target) for key in (source, target)
+        )
+
+
+def _meet(one: Key, other: Key) -> bool:
+    """Whether either is at, above or below the other."""
+    return reaches((one,), other) or reaches((other,), one)
 
 
 class Unfinished:
@@ -57,6 +77,7 @@ class Unfinished:
     def __init__(
         self,
         store: ObjectStore,
+        db: Database,
         inodes: InodeTable,
         cache: Cache,
         journal: Journal,
@@ -66,6 +87,7 @@ class Unfinished:
         threads: Threads,
     ) -> None:
         self._store = store
+        self._db = db
         self._inodes = inodes
         self._cache = cache
         self._journal = journal
@@ -77,20 +99,20 @@ class Unfinished:
         self._kicked = trio.Event()
         self._tried = trio.Event()
         for batch in {move.batch: None for move in journal.moves()}:
-            self._leave(batch)
+            self.leave(batch)
 
     # ---- what a rename does -----------------------------------------------------------------
 
     async def each(self, moves: Sequence[Move], work: Callable[[Move], Awaitable[None]]) -> None:
         """Do *work* for each of *moves*, several at once; raise the first error after all have ended."""
         waiting = list(reversed(moves))
-        errors: list[StoreError] = []
+        errors: list[CachefsError] = []
 
         async def run() -> None:
             while waiting and not errors:
                 try:
                     await work(waiting.pop())
-                except StoreError as error:
+                except CachefsError as error:
                     errors.append(error)
 
         async with trio.open_nursery() as nursery:
@@ -103,14 +125,22 @@ class Unfinished:
         """Take back what a rename that failed has copied: now, or else when the store answers again."""
         if not self._moves_of(batch):
             return
-        left = self._leave(batch)
-        with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_S):
+        left = self._left.get(batch) or self.leave(batch)
+        with (
+            trio.CancelScope(shield=True),
+            trio.move_on_after(_UNDO_S),
+            contextlib.suppress(CacheError),
+        ):
             await self._try(left)
 
     def forget(self, batch: str) -> None:
         """End a rename of which nothing was done at the store."""
-        for move in self._moves_of(batch):
-            self._journal.end_move(move.id)
+        try:
+            for move in self._moves_of(batch):
+                self._journal.end_move(move.id)
+        except CacheError as error:
+            _log.warning("a rename is still unfinished: %s", error)
+            self.leave(batch)
 
     async def delete_sources(self, batch: str) -> None:
         """Delete the old names of a rename whose copies stand: now, or else when the store answers again.
@@ -120,24 +150,27 @@ class Unfinished:
         moves = self._moves_of(batch)
         try:
             refusals = await self._delete_sources(moves)
-        except StoreError as error:
+        except CachefsError as error:
             _log.warning("old names of a rename are still at the store: %s", error)
-            self._leave(batch)
+            self.leave(batch)
             return
         if refusals:
             self._doubt(_above_all([move.source for move in moves]))
             raise refusals[0]
 
-    async def make_way(self, *keys: Key) -> None:
-        """Let no rename of *keys* take along the copies that a failed one left.
+    async def make_way(self, source: Key, target: Key) -> None:
+        """Let no rename take along the copies that a failed one left, or put at *target* what is then deleted there.
 
-        Raise ``Stale`` if there were any, for names must be looked up again, and ``Fault`` if there are still.
+        Raise ``Stale`` if there were copies, for names must be looked up again, and ``Fault`` if anything is left still.
         """
-        copies = [left for left in self._left.values() if not left.is_copied]
-        if any(left.touches(key) for left in copies for key in keys):
-            if await self.finish():
-                raise Stale("an earlier rename was undone meanwhile")
-            raise Fault("an earlier rename that failed is not undone yet")
+        met = [left for left in self._left.values() if left.is_in_the_way(source, target)]
+        if not met:
+            return
+        await self.finish()
+        if any(left.batch in self._left for left in met):
+            raise Fault("an earlier rename is not undone or finished yet")
+        if not all(left.is_copied for left in met):
+            raise Stale("an earlier rename was undone meanwhile")
 
     async def is_copy(self, source: ObjectInfo, target: ObjectInfo) -> bool:
         """Whether *target* can only be a copy of *source*: the token tells, or the version, or all there is."""
@@ -164,8 +197,14 @@ class Unfinished:
         wait_s = _FIRST_RETRY_S
         while True:
             self._kicked = trio.Event()
-            is_done = await self.finish()
-            self._tried.set()
+            try:
+                is_done = await self.finish()
+            except CacheError as error:
+                _log.warning("a rename is still unfinished: %s", error)
+                await trio.sleep(_DISK_RETRY_S)
+                continue
+            finally:
+                self._tried.set()
             wait_s = _FIRST_RETRY_S if is_done else min(2 * wait_s, _LONGEST_RETRY_S)
             with trio.move_on_after(_LONGEST_RETRY_S if is_done else wait_s):
                 await self._kicked.wait()
@@ -194,7 +233,8 @@ class Unfinished:
                     break  # the store is not well: others would fare no better
         return not self._left
 
-    def _leave(self, batch: str) -> _Left:
+    def leave(self, batch: str) -> _Left:
+        """Leave a rename to whoever brings to their end those that were cut off."""
         moves = self._moves_of(batch)
         left = _Left(
             batch,
@@ -225,8 +265,9 @@ class Unfinished:
         del self._left[left.batch]
         for key in (left.source, left.target):
             self._names.unsettled.remove(key)
-            self._doubt(key)
         self._uploader.kick()
+        for key in (left.source, left.target):
+            self._doubt(key)
         return True
 
     async def _undo(self, move: Move) -> None:
@@ -258,23 +299,30 @@ class Unfinished:
         ):
             return
         now_ns = self._names.now_ns()
-        if holder is not None:
-            self._inodes.detach(holder.ino, now_ns)
-        self._inodes.move(
-            inode.ino,
-            parent.ino,
-            name_of(component),
-            component,
-            now_ns,
-            wall_ns=self._names.wall_ns(),
-        )
-        self._inodes.update(inode.ino, etag=target.etag)
-        entry.etag = target.etag
-        self._cache.save(entry)
+        with self._db.transaction():
+            if holder is not None:
+                self._inodes.detach(holder.ino, now_ns)
+            self._inodes.move(
+                inode.ino,
+                parent.ino,
+                name_of(component),
+                component,
+                now_ns,
+                wall_ns=self._names.wall_ns(),
+            )
+            self._inodes.update(inode.ino, etag=target.etag)
+            self._cache.change(entry, etag=target.etag)
+        self._promise_again(move, entry)
+
+    def _promise_again(self, move: Move, entry: Entry) -> None:
         intent = self._journal.of(entry.id)
-        if intent is not None:
-            promise = restated(move.target, entry, intent, target=move.source)
+        if intent is None:
+            return
+        promise = restated(move.target, entry, intent, target=move.source)
+        try:
             self._cache.write_promise(entry.id, promise.encode())
+        except OSError as error:  # it knows the key as that which the rename was for
+            _log.warning("the promise of entry %d keeps its old key: %s", entry.id, error)
 
     async def _remove(self, info: ObjectInfo) -> None:
         try:

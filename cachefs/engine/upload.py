@@ -5,6 +5,8 @@ import math
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -12,6 +14,7 @@ import trio
 from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
     BytesLost,
+    CacheError,
     CachefsError,
     Changed,
     Denied,
@@ -19,6 +22,7 @@ from cachefs.core.errors import (
     NotFound,
     Refused,
     TimedOut,
+    disk_error,
 )
 from cachefs.core.intent import Intent, State
 from cachefs.core.policy import SECOND_NS, is_due, is_final, next_try_ns
@@ -52,6 +56,8 @@ _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _LONGEST_BACKOFF_S = 60
+_DISK_RETRY_S = 1.0
+"""How long the loop waits when the tables cannot be changed."""
 _AFTER_STOP_NS = 200_000_000
 """An upload that was called off waits this long: whoever called it off is about to change what it would send."""
 
@@ -276,8 +282,13 @@ class Uploader:
         self._has_stranded = True  # a failure of this loop may have left some behind
         while True:
             self._kicked = trio.Event()
-            self._requeue_stranded()
-            wait_s = self._launch_due()
+            try:
+                self._requeue_stranded()
+                wait_s = self._launch_due()
+            except CacheError as error:
+                _log.warning("no upload can begin: %s", error)
+                await trio.sleep(_DISK_RETRY_S)
+                continue
             with trio.move_on_after(wait_s):
                 await self._kicked.wait()
 
@@ -285,9 +296,9 @@ class Uploader:
         """Queue again what stands as being uploaded and is not."""
         if not self._has_stranded:
             return
-        for intent in self._journal.all():
-            if intent.state is State.UPLOADING and intent.entry not in self._running:
-                self._journal.requeue(intent.entry, due_ns=self._names.now_ns())
+        for entry_id in self._journal.uploading():
+            if entry_id not in self._running:
+                self._journal.requeue(entry_id, due_ns=self._names.now_ns())
         self._has_stranded = False
 
     def _launch_due(self) -> float:
@@ -305,8 +316,13 @@ class Uploader:
             busy.add(intent.entry)
             if self._is_moving(intent.entry):
                 continue  # whoever renames it will kick
-            if self._journal.claim(intent.entry) is None:
-                return 1
+            try:
+                if self._journal.claim(intent.entry) is None:
+                    return 1
+            except CacheError as error:
+                self._note_failure(intent.entry, error)
+                self._tell()
+                raise
             upload = Upload(intent.entry)
             self._running[intent.entry] = upload
             self._background.start("upload", lambda upload=upload: self._carry(upload))  # type: ignore[misc]
@@ -357,9 +373,6 @@ class Uploader:
     def _end(self, upload: Upload) -> None:
         try:
             self._put_back(upload, delay_ns=SECOND_NS)
-        except BaseException:
-            self._has_stranded = True
-            raise
         finally:
             del self._running[upload.entry_id]
             upload.done.set()
@@ -367,9 +380,22 @@ class Uploader:
             self._kicked.set()
 
     def _put_back(self, upload: Upload, *, delay_ns: int) -> None:
-        intent = self._journal.of(upload.entry_id)
-        if intent is not None and intent.state is State.UPLOADING:
-            self._journal.requeue(upload.entry_id, due_ns=self._names.now_ns() + delay_ns)
+        with self._or_later(upload):
+            intent = self._journal.of(upload.entry_id)
+            if intent is not None and intent.state is State.UPLOADING:
+                self._journal.requeue(upload.entry_id, due_ns=self._names.now_ns() + delay_ns)
+
+    @contextmanager
+    def _or_later(self, upload: Upload) -> Iterator[None]:
+        """Leave what the tables do not take, because the disk is full, say, to :meth:`_requeue_stranded`."""
+        is_noted = False
+        try:
+            yield
+            is_noted = True
+        except CacheError as error:
+            _log.warning("how the upload of %s ended is not noted: %s", ascii(upload.key), error)
+        finally:
+            self._has_stranded |= not is_noted
 
     def _tell(self) -> None:
         self._outcome.set()
@@ -377,16 +403,21 @@ class Uploader:
 
     def _give_up(self, upload: Upload, error: CachefsError) -> None:
         self._note_failure(upload.entry_id, error)
-        self._journal.park(upload.entry_id, str(error))
+        with self._or_later(upload):
+            if self._journal.of(upload.entry_id) is None:
+                return  # nothing is owed any more: its name was removed meanwhile
+            self._journal.park(upload.entry_id, str(error))
         _log.error("upload of %s is parked: %s", ascii(upload.key), error)
 
     def _put_off(self, upload: Upload, error: CachefsError) -> None:
         self._note_failure(upload.entry_id, error)
         if self._failed_at <= self._settled_at:
             self._failed_at = time.monotonic()
-        intent = self._journal.of(upload.entry_id)
-        due_ns = next_try_ns(intent.tries if intent else 0, self._names.now_ns(), random.random())
-        self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
+        with self._or_later(upload):
+            intent = self._journal.of(upload.entry_id)
+            if intent is not None:
+                due_ns = next_try_ns(intent.tries, self._names.now_ns(), random.random())
+                self._journal.postpone(upload.entry_id, due_ns=due_ns, error=str(error))
         if isinstance(error, Denied):
             self._denied.add(upload.entry_id)
         _log.warning("upload of %s is put off: %s", ascii(upload.key), error)
@@ -413,7 +444,7 @@ class Uploader:
                 raise UploadStopped
         if inode.content_type is None:
             inode = replace(inode, content_type=mediatypes.guessed(inode.component))
-        body = upload.body = FileBody(entry.fd, entry.size)
+        body = upload.body = _body_of(entry)
         sums = await self._vouch(body, key, intent, entry)
         if sums is None:
             await self._give_rot_up(key, intent, entry)
@@ -460,8 +491,7 @@ class Uploader:
         except BytesLost:
             return None, promise
         except OSError as error:
-            _log.error("cache file %d: %s", entry_id, error)
-            return None, promise
+            raise disk_error(error) from error
 
     async def _is_stored(self, key: Key, intent: Intent) -> bool:
         """Whether the store has what was promised already, and only the word of it was lost."""
@@ -484,11 +514,13 @@ class Uploader:
             reason = "the bytes promised to the store are gone from the cache"
             self._give_up(upload, BytesLost(reason))
             return
-        self._journal.discard(entry.id)
-        self._cache.end_promise(entry.id)
-        self._drop_name(entry.ino)
-        await self._room.delete(self._cache.drop(entry))
-        self._inodes.drop(entry.ino)
+        with self._db.transaction():
+            self._journal.discard(entry.id)
+            self._cache.end_promise(entry.id)
+            self._drop_name(entry.ino)
+            doomed = self._cache.drop(entry)
+            self._inodes.drop(entry.ino)
+        await self._room.delete(doomed)
 
     async def _give_rot_up(self, key: Key, intent: Intent, entry: Entry) -> None:
         """Forget bytes that are not those that were acknowledged, if the store has those; else raise ``Refused``."""
@@ -514,8 +546,9 @@ class Uploader:
 
     def _forget(self, entry: Entry) -> None:
         """End the promise of a file whose name the user removed."""
-        self._journal.drop(entry.id)
-        self._cache.end_promise(entry.id)
+        with self._db.transaction():
+            self._journal.drop(entry.id)
+            self._cache.end_promise(entry.id)
 
     def _settle(
         self, entry: Entry, info: ObjectInfo, meta: dict[str, str], sums: PieceSums
@@ -524,10 +557,8 @@ class Uploader:
         now_ns = self._names.now_ns()
         with self._db.transaction():
             self._journal.settle(entry.id)
-            entry.etag = info.etag
-            entry.sums = sums
-            entry.trusted = entry.here.copy()
-            self._cache.save(entry)
+            self._cache.end_promise(entry.id)
+            self._cache.change(entry, etag=info.etag, sums=sums)
             columns: dict[str, object] = {
                 "etag": info.etag,
                 "stored_ns": info.mtime_ns or None,
@@ -538,7 +569,10 @@ class Uploader:
             if info.content_type is not None:
                 columns["content_type"] = info.content_type
             self._inodes.update(entry.ino, **columns)
-        self._cache.end_promise(entry.id)
+            self._db.when_done(lambda: self._settled(entry, info))
+
+    def _settled(self, entry: Entry, info: ObjectInfo) -> None:
+        entry.trusted = entry.here.copy()
         self._failures.pop(entry.id, None)
         self._settled_at = time.monotonic()
         self.uploaded += 1
@@ -580,8 +614,7 @@ class Uploader:
                 self._give_up(upload, Refused(reason))
 
     def _rebase(self, entry: Entry, base: ETag | None) -> None:
-        entry.etag = base
-        self._cache.save(entry)
+        self._cache.change(entry, etag=base)
         self._inodes.update(entry.ino, etag=base)
 
     def _move_beside(
@@ -613,12 +646,13 @@ class Uploader:
 
     def _yield_to_theirs(self, entry: Entry) -> None:
         """Give our bytes up; the next open gets theirs."""
-        self._journal.discard(entry.id)
-        self._cache.end_promise(entry.id)
-        self._drop_name(entry.ino)
-        if entry.pins == 1:  # nobody has it open: the pin is this upload's
-            self._cache.drop(entry)
-            self._inodes.drop(entry.ino)
+        with self._db.transaction():
+            self._journal.discard(entry.id)
+            self._cache.end_promise(entry.id)
+            self._drop_name(entry.ino)
+            if entry.pins == 1:  # nobody has it open: the pin is this upload's
+                self._cache.drop(entry)
+                self._inodes.drop(entry.ino)
 
     def _drop_name(self, ino: Ino) -> None:
         """Take the name from an inode whose content lost, so that a lookup finds the winner."""
@@ -635,3 +669,9 @@ class Uploader:
 def _is_of(promise: Promise, key: Key, intent: Intent) -> bool:
     """Whether a promise file tells of the same as the rows."""
     return promise.token == intent.token and key in (promise.key, promise.target)
+
+
+def _body_of(entry: Entry) -> FileBody:
+    if not entry.is_whole:
+        raise Refused("not all of its bytes are in the cache: what there is is kept, not stored")
+    return FileBody(entry.fd, entry.size)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import stat
 import threading
 import zlib
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cachefs.core.errors import UsageError
+from cachefs.core.errors import CacheError, NoHandles, UsageError, disk_error, naming_shortages
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.policy import Candidate
 from cachefs.core.sums import PieceSums, Summing
@@ -30,8 +31,8 @@ SLACK: Final = 2 * BLOCK
 PROMISE_SUFFIX: Final = ".promise"
 SEALED_SUFFIX: Final = ".sealed"
 _CHUNK: Final = 2**18
-_NOT_NOW: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
-"""Why a file may not be opened that is there all the same."""
+_HANDLES_LEFT: Final = 256
+"""Descriptors that cache files leave to everything else; of few, half."""
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -67,6 +68,11 @@ class Entry:
     """Its row is gone; the file goes when the last pin does."""
     damages: int = 0
     """How often all bytes were given up since the start, because together they were not those of the object."""
+
+    @property
+    def is_ghost(self) -> bool:
+        """Whether it has neither row nor file, because the disk had no room for them: no byte is ever here."""
+        return not self.id
 
     @property
     def is_whole(self) -> bool:
@@ -137,7 +143,8 @@ class Cache:
 
     INVARIANT: used <= limit, where used counts the blocks of every file below data/, deleted ones until they
     are really gone, and every reservation.
-    INVARIANT: a pinned entry is in ``_live`` with an open descriptor; an unpinned one is only a row.
+    INVARIANT: a pinned entry is in ``_live`` with an open descriptor; an unpinned one is only a row, or waits in
+    ``_unsaved`` until the disk takes its row.
     """
 
     def __init__(self, db: Database, directory: Path, *, limit: int, min_free: int) -> None:
@@ -151,6 +158,8 @@ class Cache:
             self._unlink(half_made)
         self._live: dict[EntryId, Entry] = {}
         self._by_ino: dict[Ino, Entry] = {}
+        self._unsaved: dict[EntryId, Entry] = {}
+        self._fileless: set[EntryId] = set()
         # Bytes of disk of the copies of acknowledged content that is being written again.
         self._sealed = {
             EntryId(int(path.stem)): path.stat().st_blocks * 512
@@ -257,21 +266,41 @@ class Cache:
         row = self._db.one("SELECT ino FROM entries WHERE id = ?", (entry_id,))
         return None if row is None else self.find(Ino(row[0]))
 
+    def _require_handle(self) -> None:
+        """Leave descriptors to the store's connections, the tables and the control socket: raise ``NoHandles``."""
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self._live) >= max(allowed // 2, allowed - _HANDLES_LEFT):
+            raise NoHandles("as many files are open as the daemon has descriptors for")
+
     def create(self, ino: Ino, *, etag: ETag | None, size: int, now_ns: int) -> Entry:
         """Make an empty entry for *ino*, which must have none, and pin it."""
+        self._require_handle()
         cursor = self._db.execute(
             "INSERT INTO entries (ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, x'', 0, ?)",
             (ino, etag, size, now_ns),
         )
         entry = Entry(EntryId(cursor.lastrowid or 0), ino, etag, size, ExtentMap(), 0, now_ns)
-        entry.fd = os.open(
-            self.path_of(entry.id),
-            os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-        )
+        try:
+            with naming_shortages():
+                entry.fd = os.open(
+                    self.path_of(entry.id),
+                    os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    0o600,
+                )
+        except BaseException:
+            with contextlib.suppress(
+                CacheError
+            ):  # a row without a file is found out by the next pin
+                self._db.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
+            raise
         entry.pins = 1
         self._live[entry.id] = self._by_ino[ino] = entry
         return entry
+
+    @staticmethod
+    def ghost(ino: Ino, *, etag: ETag | None, size: int, now_ns: int) -> Entry:
+        """Return an entry that keeps nothing, where the disk has no room for one: what is read passes it by."""
+        return Entry(EntryId(0), ino, etag, size, ExtentMap(), 0, now_ns, pins=1)
 
     def pin(self, entry: Entry, now_ns: int) -> Entry | None:
         """Pin an entry that :meth:`find` returned: it will not be evicted, and has a descriptor.
@@ -283,11 +312,18 @@ class Cache:
         if live is not None:
             live.pins += 1
             return live
+        self._require_handle()
+        is_promised = self._is_promised(entry.id)
         try:
-            entry.fd = os.open(self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with naming_shortages():
+                entry.fd = os.open(
+                    self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+                )
         except OSError as error:
-            if error.errno in _NOT_NOW:
-                raise
+            if error.errno == errno.EIO and is_promised:
+                raise disk_error(
+                    error
+                ) from error  # nothing but the file has these bytes: it is tried again
             return None
         last = max((extent.stop for extent in entry.here), default=0)
         status = os.fstat(entry.fd)
@@ -297,7 +333,7 @@ class Cache:
             return None
         if entry.id in self._trusted:
             entry.trusted = entry.here.copy()
-        elif not self._is_promised(entry.id):
+        elif not is_promised:
             _believe_only_summed(entry)
         entry.pins, entry.used_ns = 1, now_ns
         self._live[entry.id] = self._by_ino[entry.ino] = entry
@@ -309,22 +345,56 @@ class Cache:
         Returns the file to delete, where the entry was dropped meanwhile.
         """
         entry.pins -= 1
-        if entry.pins:
+        if entry.pins or entry.is_ghost:
             return None
         del self._live[entry.id]
         if entry.dropped:
             return self._doom(entry)
-        del self._by_ino[entry.ino]
         entry.used_ns = now_ns
         if all(entry.trusted.covers(extent) for extent in entry.here):
             self._trusted.add(entry.id)
         try:
             self.account(entry)
-            self.save(entry)
         finally:
             os.close(entry.fd)
             entry.fd = -1
+            self._unsaved[entry.id] = entry
+        with contextlib.suppress(CacheError):
+            self._save_late(entry)
         return None
+
+    def save_late(self) -> None:
+        """Bring the rows in line that a full disk did not take when they were to change."""
+        for entry in list(self._unsaved.values()):
+            self._save_late(entry)
+        for entry_id in list(self._fileless):
+            fileless = self.load(entry_id)
+            if fileless is not None and not fileless.pins and not self._is_promised(entry_id):
+                doomed = self.drop(fileless)
+                if doomed is not None:
+                    self.deleted(doomed)
+            self._fileless.discard(entry_id)
+
+    def _save_late(self, entry: Entry) -> None:
+        self.save(entry)
+        del self._unsaved[entry.id]
+        if not entry.pins:
+            del self._by_ino[entry.ino]
+
+    def change(self, entry: Entry, *, etag: ETag | None, sums: PieceSums | None = None) -> None:
+        """Give an entry another version, and new *sums*: it and its row, or neither."""
+        before = entry.etag, entry.sums
+
+        def undo() -> None:
+            entry.etag, entry.sums = before
+
+        entry.etag, entry.sums = etag, entry.sums if sums is None else sums
+        try:
+            self.save(entry)
+        except BaseException:
+            undo()
+            raise
+        self._db.if_undone(undo)
 
     def save(self, entry: Entry) -> None:
         """Bring the row in line with the entry."""
@@ -348,13 +418,49 @@ class Cache:
         Returns the file to delete, or None while a pin holds it: then the last unpin returns it.
         """
         self._db.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
-        self._trusted.discard(entry.id)
-        self._usage.entries -= entry.cost
-        self._usage.doomed += entry.cost
-        entry.dropped = True
-        if self._by_ino.get(entry.ino) is entry:
-            del self._by_ino[entry.ino]
+        self._forget_row(entry)
         return None if entry.pins else self._doom(entry)
+
+    def _forget_row(self, entry: Entry) -> None:
+        cost, was_live = entry.cost, self._by_ino.get(entry.ino) is entry
+        was_unsaved = entry.id in self._unsaved
+        was_fileless = entry.id in self._fileless
+
+        def undo() -> None:
+            entry.dropped = False
+            self._usage.entries += cost
+            self._usage.doomed -= cost
+            if was_live:
+                self._by_ino[entry.ino] = entry
+            if was_unsaved:
+                self._unsaved[entry.id] = entry
+            if was_fileless:
+                self._fileless.add(entry.id)
+
+        entry.dropped = True
+        self._trusted.discard(entry.id)
+        self._usage.entries -= cost
+        self._usage.doomed += cost
+        self._unsaved.pop(entry.id, None)
+        self._fileless.discard(entry.id)
+        if was_live:
+            del self._by_ino[entry.ino]
+        self._db.if_undone(undo)
+
+    def give_up_file(self, entry: Entry) -> bool:
+        """Delete the file of a clean, unpinned entry before its row, because the disk has no room to forget the row.
+
+        Return whether there was a file. The row tells of bytes that are gone, as :meth:`pin` finds, until
+        :meth:`save_late` removes it.
+        """
+        if entry.pins or self._is_promised(entry.id):
+            return False
+        try:
+            os.unlink(self.path_of(entry.id))
+        except FileNotFoundError:
+            return False
+        self._fileless.add(entry.id)
+        return True
 
     def _doom(self, entry: Entry) -> Doomed:
         return Doomed(self.path_of(entry.id), entry.cost, entry.fd)
@@ -394,8 +500,13 @@ class Cache:
 
     def forget_sums(self, entry: Entry) -> None:
         """Note that the entry's bytes are about to change."""
-        entry.sums.clear()
         self._db.execute("UPDATE entries SET sums = x'' WHERE id = ?", (entry.id,))
+        known, entry.sums = entry.sums, PieceSums()
+
+        def undo() -> None:
+            entry.sums = known
+
+        self._db.if_undone(undo)
 
     @staticmethod
     def summed(fd: int, size: int) -> PieceSums:
@@ -428,16 +539,28 @@ class Cache:
             temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
         try:
-            os.write(descriptor, text)
+            left = memoryview(text)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.rename(temporary, path)
+        except BaseException:
+            self._unlink(temporary)
+            raise
         finally:
             os.close(descriptor)
-        os.rename(temporary, path)
 
     def end_promise(self, entry_id: EntryId) -> None:
-        """Remove what stood beside a dirty entry: its promise file, and its sealed copy. Once for each promise."""
-        self._unlink(self.promise_path(entry_id))
-        self._usage.entries -= BLOCK
-        self.drop_sealed(entry_id)
+        """Remove what stood beside a dirty entry: its promise file, and its sealed copy. Once for each promise.
+
+        In a transaction, when that is committed.
+        """
+
+        def end() -> None:
+            self._usage.entries -= BLOCK
+            self._unlink(self.promise_path(entry_id))
+            self.drop_sealed(entry_id)
+
+        self._db.when_done(end)
 
     @staticmethod
     def _unlink(path: Path) -> None:
@@ -464,10 +587,14 @@ class Cache:
             os.close(descriptor)
 
     def promise_made(self, reservation: Reservation) -> None:
-        """Turn one reserved block into the block of a promise file."""
-        reservation.left -= BLOCK
-        self._usage.reserved -= BLOCK
-        self._usage.entries += BLOCK
+        """Turn one reserved block into the block of a promise file, once the promise is committed."""
+
+        def count() -> None:
+            reservation.left -= BLOCK
+            self._usage.reserved -= BLOCK
+            self._usage.entries += BLOCK
+
+        self._db.when_done(count)
 
     def count_promise(self) -> None:
         """Count the block of a promise file for which none was reserved: recovery's."""
@@ -490,8 +617,21 @@ class Cache:
         """
         path = self.sealed_path(entry_id)
         temporary = path.with_suffix(".new-sealed")
+        try:
+            cost = self._copy(fd, size, temporary)
+            os.rename(temporary, path)
+            # Or the bytes that it stands in for could change on the disk before it has its name.
+            self._sync(self.data)
+        except BaseException:
+            self._unlink(temporary)
+            self._unlink(path)
+            raise
+        return cost
+
+    @staticmethod
+    def _copy(fd: int, size: int, target: Path) -> int:
         copy = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
         try:
             try:
@@ -501,17 +641,9 @@ class Cache:
                 while offset < size and (count := os.sendfile(copy, fd, offset, size - offset)):
                     offset += count
             os.fsync(copy)
-            cost = os.fstat(copy).st_blocks * 512
-        except BaseException:
-            self._unlink(temporary)
-            raise
+            return os.fstat(copy).st_blocks * 512
         finally:
             os.close(copy)
-        os.rename(temporary, path)
-        self._sync(
-            self.data
-        )  # or the bytes that it stands in for could change on the disk before it has its name
-        return cost
 
     def sealed_made(self, entry_id: EntryId, cost: int) -> None:
         """Count the copy that :meth:`write_sealed` made."""
@@ -546,7 +678,12 @@ class Cache:
         cost = self._sealed.pop(entry.id, None)
         if cost is None:
             return False
-        os.rename(self.sealed_path(entry.id), self.path_of(entry.id))
+        # Under both names until the tables are committed: where they cannot be, the next start finds it again.
+        link = self.sealed_path(entry.id).with_suffix(".new-link")
+        os.link(self.sealed_path(entry.id), link)
+        os.rename(link, self.path_of(entry.id))
+        self._unlink(link)  # which a rename of a file onto itself leaves
+        self._db.when_done(lambda: self._unlink(self.sealed_path(entry.id)))
         entry.sums.clear()  # which of the two they are of, nothing tells
         self._usage.entries -= cost
         return True
@@ -675,7 +812,7 @@ class Cache:
         """Assert every invariant; tests call this after each step."""
         unsaved = sum(
             entry.cost - self._saved_cost(entry)
-            for entry in self._live.values()
+            for entry in {**self._live, **self._unsaved}.values()
             if not entry.dropped
         )
         assert self._usage.entries == self._counted() + unsaved

@@ -1,5 +1,6 @@
 """The one SQLite connection of a cache directory: opened, migrated, checked, closed."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -7,13 +8,13 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from cachefs.core.errors import CacheError, Damaged, UsageError
+from cachefs.core.errors import CacheError, Damaged, DiskFailed, DiskFull, UsageError
 from cachefs.local.migrations import MIGRATIONS
 
 NAME: Final = "cachefs.sqlite3"
@@ -21,13 +22,25 @@ SCHEMA_VERSION: Final = 3
 _BUSY_MS: Final = 5000
 _STILL_BUSY_MS: Final = 50
 """How long a lock of another program is waited for that was not let go within ``_BUSY_MS``: nobody is served meanwhile."""
+WAL_KEPT: Final = 2 * 2**20
+"""Bytes of the write-ahead log that are taken from the disk at the start and kept: what makes room on a full disk (an
+upload that ends, an entry that is dropped) is written here. Longer logs are cut to it."""
+RESERVE_NAME: Final = "cachefs.reserve"
+_RESERVE: Final = 4 * 2**20
+"""Bytes kept in a file of no use, to be given up when the disk is full: the log is moved into the tables then, and they
+may have to grow for it."""
+_WAL_PRESSING: Final = 16 * WAL_KEPT
+"""Bytes of log at which writers wait for a checkpoint to catch up with them."""
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+_DISK_ERRORS: Final = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+)
 _DAMAGE: Final = re.compile(
     "malformed|no such (table|column)|unsupported file format|decode to UTF-8"
 )
 """What SQLite says of a damaged file where it might as well be our mistake."""
 _PLAIN: Final = re.compile("malformed|not a database|unsupported file format|decode to UTF-8")
 _LOCKED: Final = re.compile("is locked")
-_UNREADABLE: Final = re.compile("disk I/O error")
 
 _log = logging.getLogger(__name__)
 
@@ -38,12 +51,17 @@ def _apply_pragmas(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     connection.execute("PRAGMA temp_store = MEMORY")
 
 
 class Database:
-    """The tables of ``schema.sql``. Belongs to the thread that opened it, save for the two class methods."""
+    """The tables of ``schema.sql``. Belongs to the thread that opened it, save for the class methods.
+
+    Where the disk is full everything that writes raises ``DiskFull``, where it fails ``DiskFailed``. What is held in
+    memory beside a row goes back with it by :meth:`if_undone`, and what cannot be taken back waits by :meth:`when_done`.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open or create the database in *directory*.
@@ -53,6 +71,7 @@ class Database:
         program has it locked.
         """
         self.path = directory / NAME
+        self._reserve = directory / RESERVE_NAME
         self.was_rebuilt = False
         self._busy_ms = _BUSY_MS
         self._has_said = False
@@ -60,9 +79,13 @@ class Database:
             self._connection = self._open()
         except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: damaged text
             if isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error)):
-                raise CacheError(self._cannot_open(error)) from error
+                kind = DiskFull if error.sqlite_errorcode in _FULL else CacheError
+                raise kind(self._cannot_open(error)) from error
             self._begin_anew(error)
         self._depth = 0
+        self._is_full = False
+        self._undo: list[Callable[[], None]] = []
+        self._afterwards: list[Callable[[], None]] = []
 
     def _cannot_open(self, error: sqlite3.Error) -> str:
         if _LOCKED.search(str(error)):
@@ -95,6 +118,7 @@ class Database:
             if is_new:
                 self._create(connection)
             self._check(connection)
+            self._set_room_aside()
         except BaseException:
             connection.close()
             raise
@@ -111,6 +135,20 @@ class Database:
         for suffix in ("-wal", "-shm"):
             if os.path.islink(f"{self.path}{suffix}"):
                 raise CacheError(f"cannot open {self.path}{suffix}: it is a symbolic link")
+
+    def _set_room_aside(self) -> None:
+        """Take blocks for what must be written when the disk is full, as far as it has them.
+
+        SQLite takes a log of zeros for none at all.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        for path, size in ((f"{self.path}-wal", WAL_KEPT), (self._reserve, _RESERVE)):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, flags, 0o600)
+                try:
+                    os.posix_fallocate(descriptor, 0, size)
+                finally:
+                    os.close(descriptor)
 
     @staticmethod
     def _create(connection: sqlite3.Connection) -> None:
@@ -178,29 +216,85 @@ class Database:
         if self._depth:
             yield
             return
-        self.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE")
         self._depth = 1
         try:
             yield
-            self.execute("COMMIT")
+            self._run("COMMIT")
         except BaseException:
-            # Where the disk is full SQLite itself has taken it back.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._roll_back()
             raise
+        else:
+            done, self._undo, self._afterwards = self._afterwards, [], []
         finally:
             self._depth = 0
+        with contextlib.ExitStack() as all_of_it:
+            for act in reversed(done):
+                all_of_it.callback(act)
+
+    def _roll_back(self) -> None:
+        try:
+            # Where the disk is full SQLite itself may have taken it back.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        finally:
+            with contextlib.ExitStack() as all_of_it:
+                for act in self._undo:
+                    all_of_it.callback(act)
+                self._undo, self._afterwards = [], []
+
+    def if_undone(self, act: Callable[[], None]) -> None:
+        """Do *act* if the transaction that is under way is taken back. Without one, what was executed stands."""
+        if self._depth:
+            self._undo.append(act)
+
+    def when_done(self, act: Callable[[], None]) -> None:
+        """Do *act* once the transaction that is under way is committed: now, if there is none."""
+        if self._depth:
+            self._afterwards.append(act)
+        else:
+            act()
+
+    def _run(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        try:
+            if self._is_full and not self._connection.in_transaction:
+                self._begin_log_anew()
+            cursor = self._connection.execute(sql, values)
+        except sqlite3.DatabaseError as error:
+            self._explain(error)
+            raise
+        if self._busy_ms != _BUSY_MS:
+            self._wait_for_locks(_BUSY_MS)
+        return cursor
+
+    def _begin_log_anew(self) -> None:
+        """Move the log into the tables, so that the blocks it has are written again: a full disk has no others.
+
+        Where the tables grow by that, they take of the reserve.
+        """
+        self._is_full = False
+        with contextlib.suppress(OSError):
+            os.close(
+                os.open(self._reserve, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+            )
+        with contextlib.suppress(sqlite3.Error):  # even so: the next one, then
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._set_room_aside()
 
     def _explain(self, error: sqlite3.DatabaseError) -> None:
         """Raise what *error* means, where that is a word of ours."""
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code in _FULL:
+            self._is_full = True
+            raise DiskFull("the disk of the cache directory is full") from error
         if _PLAIN.search(str(error)):
             said = f"{self.path} is damaged ({error}); the next mount makes a new one from what lies beside it"
             self._say_once(said)
             raise Damaged(said) from error
-        if _UNREADABLE.search(str(error)):
+        if code & 0xFF in _DISK_ERRORS:
             said = f"{self.path} cannot be read or written: {error}"
             self._say_once(said)
-            raise CacheError(said) from error
+            raise DiskFailed(said) from error
         if _LOCKED.search(str(error)):
             self._wait_for_locks(_STILL_BUSY_MS)
             raise CacheError(f"{self.path} is locked by another program") from error
@@ -219,23 +313,22 @@ class Database:
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run one statement. Raise ``Damaged`` if the file turns out to be, ``CacheError`` if it is locked."""
         try:
-            cursor = self._connection.execute(sql, values)
-        except sqlite3.DatabaseError as error:
-            self._explain(error)
-            raise
-        if self._busy_ms != _BUSY_MS:
-            self._wait_for_locks(_BUSY_MS)
-        return cursor
+            return self._run(sql, values)
+        except DiskFull:
+            if self._depth:
+                raise
+            return self._run(sql, values)  # the log begins anew first
 
     def executemany(
         self, sql: str, rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]
     ) -> None:
-        """Run one statement for each of *rows*."""
-        try:
-            self._connection.executemany(sql, rows)
-        except sqlite3.DatabaseError as error:
-            self._explain(error)
-            raise
+        """Run one statement for each of *rows*, all or none."""
+        with self.transaction():
+            try:
+                self._connection.executemany(sql, rows)
+            except sqlite3.DatabaseError as error:
+                self._explain(error)
+                raise
 
     def one(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
         """Return the first row, or None."""
@@ -287,13 +380,21 @@ class Database:
 
     @classmethod
     def checkpoint(cls, path: Path) -> None:
-        """Move the write-ahead log into the database, over a connection of its own. Blocks; any thread."""
+        """Move the write-ahead log into the database, over a connection of its own. Blocks; any thread.
+
+        Writers go on meanwhile. Where they are so busy that the log never comes to an end, they wait for the rest of
+        it, once: else it would grow for ever.
+        """
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("PRAGMA busy_timeout = 1000")
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if os.stat(f"{path}-wal").st_size > _WAL_PRESSING:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         except sqlite3.DatabaseError:
-            pass  # somebody reads: the next one will do. Damage shows where rows are read, and is said there
+            # Somebody reads, or the disk is full: the next one will do. Damage shows where rows are read, and is said
+            # there.
+            pass
         finally:
             connection.close()
 

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from cachefs.core.errors import InUse, UsageError
+from cachefs.core.errors import DiskFull, InUse, UsageError, disk_error, shortage
 from cachefs.local.db import Database
 
 _TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of cachefs (https://bford.info/cachedir/)\n"
@@ -49,9 +49,20 @@ class CacheDirectory:
                 f"the cache directory {path} is in use by process {holder}"
                 " — stop it, or choose another with --cache-dir"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        self._tag()
+        try:
+            self._sign()
+            self._tag()
+        except OSError as error:
+            self.close()
+            raise UsageError(
+                f"cannot use the cache directory {path}: {error.strerror} — make room on its disk"
+            ) from error
+
+    def _sign(self) -> None:
+        """Write our pid into the lock. Not emptied before: a full disk would not give its block back."""
+        pid = f"{os.getpid()}\n".encode()
+        os.pwrite(self._lock, pid, 0)
+        os.ftruncate(self._lock, len(pid))
 
     def _check_privacy(self) -> None:
         status = os.lstat(self.path)
@@ -103,14 +114,35 @@ class Sessions:
         new = uuid.uuid4().hex
         self._db.set_meta("sessions", json.dumps([new, self._last or new]))
         Database.sync_wal(self._db.path)
+        try:
+            self._write(new)
+        except OSError as error:
+            raise disk_error(error) from error
+        self._last = new
+
+    def _write(self, new: str) -> None:
         temporary = self._path.with_suffix(".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o600), "w", encoding="ascii") as file:
-            file.write(new)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._path)
-        self._last = new
+        try:
+            with open(os.open(temporary, flags, 0o600), "w", encoding="ascii") as file:
+                file.write(new)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if self._last is None or not isinstance(shortage(error), DiskFull):
+                raise
+            self._overwrite(new)
+        else:
+            temporary.rename(self._path)
+
+    def _overwrite(self, new: str) -> None:
+        """Write in the block that the file has: a full disk has no other, and a disk writes so little at once."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, new.encode(), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def end(self) -> None:
         """Note that nothing is done any more that the tables do not tell of."""

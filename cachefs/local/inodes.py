@@ -292,6 +292,7 @@ class InodeTable:
         made = self.get(Ino(cursor.lastrowid or 0))
         assert made is not None
         self._making.add(made.ino)
+        self._db.if_undone(lambda: self._making.discard(made.ino))
         self.forget_removed(made)
         return made
 

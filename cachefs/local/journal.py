@@ -5,13 +5,13 @@ has no row in ``intents``.
 """
 
 import secrets
-import sqlite3
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cachefs.core.errors import CacheError
 from cachefs.core.intent import Event, Intent, State, move
 from cachefs.core.types import EntryId, ETag, Ino, Key, Token
 from cachefs.local.db import Database
@@ -147,6 +147,11 @@ class Journal:
         )
         return None if row is None else _intent(row)
 
+    def uploading(self) -> list[EntryId]:
+        """Return the entries of which an upload is under way, or was cut off."""
+        rows = self._db.all("SELECT entry FROM intents WHERE state = 'uploading'")
+        return [EntryId(row[0]) for row in rows]
+
     def hurry(self, entry: EntryId, due_ns: int) -> None:
         """Make a queued or parked promise due at *due_ns*."""
         found = self._must(entry)
@@ -249,7 +254,7 @@ class Journal:
                 self._db.execute(
                     "INSERT OR IGNORE INTO works (key, work) VALUES (?, ?)", (_blob(key), work)
                 )
-        except sqlite3.OperationalError:
+        except CacheError:
             return False
         return True
 
@@ -258,7 +263,7 @@ class Journal:
 
         Where the disk has no room for that, it is found out once more another time.
         """
-        with suppress(sqlite3.OperationalError):
+        with suppress(CacheError):
             self._db.execute("DELETE FROM works WHERE work = ?", (work,))
 
     def works(self) -> list[tuple[Key, str]]:

@@ -98,6 +98,9 @@ def _do(call: Call, disk: Disk, positions: dict[str, int]) -> None:
             disk.sync(call.paths()[0])
         case "ftruncate":
             disk.truncate(call.paths()[0], call.numbers()[-1])
+        case "fallocate":  # as posix_fallocate uses it: the file has zeros where it had no bytes
+            path = call.paths()[0]
+            disk.truncate(path, max(len(disk.content(path)), sum(call.numbers()[-2:])))
         case "write" | "pwrite64" | "sendfile":
             _write(call, disk, positions)
 

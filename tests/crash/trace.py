@@ -14,7 +14,7 @@ CALLS = (
     "sync_file_range,syncfs,sync"
 )
 UNKNOWN = {
-    "fallocate", "pwritev", "pwritev2", "writev", "truncate", "renameat", "renameat2", "unlinkat", "rmdir", "link",
+    "pwritev", "pwritev2", "writev", "truncate", "renameat", "renameat2", "unlinkat", "rmdir", "link",
     "linkat", "copy_file_range", "syncfs", "sync",
 }  # fmt: skip
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)(?:<((?:\\x[0-9a-f]{2})*)>)?(?: .*)?")

@@ -106,7 +106,7 @@ async def test_whatever_is_asked_is_answered_and_never_unforeseen(
         assert waiting | set(rig.objects()) == {"file"}, (
             "stored at a flush, perhaps, and never lost"
         )
-        assert rig.service._background.failures == 0
+        assert rig.service.background.failed == 0
 
 
 async def test_a_crowd_that_says_nothing_or_stops_half_way_keeps_nobody_out(

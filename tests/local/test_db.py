@@ -5,11 +5,12 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cachefs.core.errors import CacheError, UsageError
-from cachefs.local.db import NAME, SCHEMA_VERSION, Database
+from cachefs.core.errors import CacheError, DiskFull, UsageError
+from cachefs.local.db import NAME, RESERVE_NAME, SCHEMA_VERSION, WAL_KEPT, Database
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_full_disk_is_reported_as_such_and_takes_the_whole_transaction_back(
 
     (pages,) = db.one("PRAGMA page_count") or (0,)
     db.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(sqlite3.OperationalError, match="is full"):
+    with pytest.raises(DiskFull):
         fill(99)
     assert names(db) == []
     db.execute(f"PRAGMA max_page_count = {pages + 100}")
@@ -341,3 +342,58 @@ def test_a_database_that_cannot_be_opened_now_is_not_taken_for_a_broken_one(
         Database(tmp_path)
     in_the_way.rmdir()
     assert reopened(tmp_path) == (False, ["test-1"])
+
+
+# ---- a disk that is full, or fails ------------------------------------------------------------
+
+
+class CommitsFail:
+    """A connection on which a commit fails, and leaves the transaction open."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Any = ()) -> sqlite3.Cursor:  # noqa: ANN401
+        if sql == "COMMIT":
+            raise sqlite3.OperationalError("database is locked")
+        return self._connection.execute(sql, values)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._connection.in_transaction
+
+
+def test_a_commit_that_fails_takes_everything_back_and_the_next_one_is_its_own(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory: list[str] = []
+
+    def work() -> None:
+        with db.transaction():
+            db.set_meta("test-lost", "x")
+            db.if_undone(lambda: memory.append("undone first"))
+            db.if_undone(lambda: memory.append("undone last"))
+            db.when_done(lambda: memory.append("done"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "_connection", CommitsFail(db._connection))
+        with pytest.raises(CacheError, match="locked"):
+            work()
+    assert memory == ["undone last", "undone first"]
+    assert names(db) == []
+    work()
+    assert memory == ["undone last", "undone first", "done"]
+    assert names(db) == ["test-lost"]
+
+
+def test_without_a_transaction_what_waits_for_its_end_is_done_at_once(db: Database) -> None:
+    memory: list[str] = []
+    db.when_done(lambda: memory.append("done"))
+    db.if_undone(lambda: memory.append("undone"))
+    assert memory == ["done"]
+
+
+def test_room_is_set_aside_for_a_full_disk(db: Database, tmp_path: Path) -> None:
+    assert db.wal_bytes() >= WAL_KEPT
+    taken = (tmp_path / RESERVE_NAME).stat().st_blocks * 512
+    assert taken >= 4 * 2**20

@@ -1,6 +1,7 @@
 """What programs do in a mount. Everything here runs in a child process; it needs the standard library only."""
 
 import contextlib
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -237,7 +238,10 @@ def _write_in_pieces(fd: int, content: bytes) -> None:
 def fill(path: Path, size: int, piece: int = 1 << 20) -> tuple[int, int]:
     """Write until *size* or an error; returns what was written, and the error's number or zero."""
     done = 0
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    except OSError as error:
+        return 0, error.errno or -1
     try:
         while done < size:
             done += os.write(fd, pattern(path.name, done, min(piece, size - done)))
@@ -266,6 +270,33 @@ def errno_of_close(fd: int) -> int:
     """Close, and return zero or the number of the error."""
     try:
         os.close(fd)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def open_many(root: Path, names: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Open files to read; return the descriptors, and the numbers of the errors, by name."""
+    opened: dict[str, int] = {}
+    refused: dict[str, int] = {}
+    for name in names:
+        try:
+            opened[name] = os.open(root / name, os.O_RDONLY)
+        except OSError as error:
+            refused[name] = error.errno or -1
+    return opened, refused
+
+
+def close_all(fds: list[int]) -> None:
+    """Close them."""
+    for fd in fds:
+        os.close(fd)
+
+
+def outcome_of_read(path: Path) -> int:
+    """Zero, or the number of the error that reading the whole content gives."""
+    try:
+        path.read_bytes()
     except OSError as error:
         return error.errno or -1
     return 0
@@ -399,3 +430,118 @@ def write_and_sync(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY)
     os.pwrite(fd, content, 0)
     os.fsync(fd)
+
+
+def churn(
+    root: Path, own: str, shared: dict[str, int], seed: int, seconds: float
+) -> tuple[dict[str, str], int, list[str]]:
+    """Write, change, cut, rename, remove and read files of one's own, read what all share, and what others publish.
+
+    Returns the SHA-256 of each file of one's own that is left, how much was done, and what was wrong.
+    """
+    chance = random.Random(f"{own}:{seed}")
+    mine: dict[str, bytes] = {}
+    wrong: list[str] = []
+    done = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done += 1
+        name = f"{own}.{chance.randrange(6)}"
+        act = chance.choice(
+            (_churn_write, _churn_replace, _churn_change, _churn_move, _churn_look)
+        )
+        act(root, name, mine, chance, done)
+        if name in mine and (root / name).read_bytes() != mine[name]:
+            wrong.append(f"{name}: not what was written last")
+        shared_name = chance.choice(sorted(shared))
+        place = chance.randrange(shared[shared_name])
+        length = min(chance.choice((1, 4096, 300_000)), shared[shared_name] - place)
+        if read_at(root / shared_name, place, length) != pattern(shared_name, place, length):
+            wrong.append(f"{shared_name} at {place}, {length} bytes")
+        wrong += _wrong_of_others(root, chance)
+    return (
+        {name: hashlib.sha256(content).hexdigest() for name, content in mine.items()},
+        done,
+        wrong,
+    )
+
+
+def _churn_write(
+    root: Path, name: str, mine: dict[str, bytes], chance: random.Random, turn: int
+) -> None:
+    content = pattern(f"{name}:{turn}", 0, chance.choice((0, 1, 70_000, 400_000)))
+    write_file(root / name, content)
+    mine[name] = content
+
+
+def _churn_replace(
+    root: Path, name: str, mine: dict[str, bytes], chance: random.Random, turn: int
+) -> None:
+    """Publish a file whole, for others to read: what it is follows from its first line."""
+    size = chance.choice((100, 150_000))
+    head = f"{name}:{turn} {size}\n".encode()
+    write_file(root / f"{name}.tmp", head + pattern(f"{name}:{turn}", 0, size))
+    (root / f"{name}.tmp").rename(root / f"{name}.public")
+
+
+def _churn_change(
+    root: Path, name: str, mine: dict[str, bytes], chance: random.Random, turn: int
+) -> None:
+    if name not in mine:
+        return
+    place, piece = chance.choice((0, 5000, 300_000)), pattern(f"{name}:{turn}", 0, 3000)
+    fd = os.open(root / name, os.O_RDWR)
+    try:
+        os.pwrite(fd, piece, place)
+        old = mine[name].ljust(place, b"\0")
+        new = old[:place] + piece + old[place + len(piece) :]
+        if chance.random() < 0.3:
+            os.ftruncate(fd, 4000)
+            new = new[:4000].ljust(4000, b"\0")
+    finally:
+        os.close(fd)
+    mine[name] = new
+
+
+def _churn_move(
+    root: Path, name: str, mine: dict[str, bytes], chance: random.Random, turn: int
+) -> None:
+    if name not in mine:
+        return
+    if chance.random() < 0.5:
+        (root / name).unlink()
+        del mine[name]
+    else:
+        other = name.replace(".", f".{turn}.")[:40]
+        (root / name).rename(root / other)
+        mine[other] = mine.pop(name)
+
+
+def _churn_look(
+    root: Path, name: str, mine: dict[str, bytes], chance: random.Random, turn: int
+) -> None:
+    """Hold a file open while it is removed, and read it to its end."""
+    if name not in mine:
+        return
+    fd = os.open(root / name, os.O_RDWR)
+    try:
+        (root / name).unlink()
+        content = mine.pop(name)
+        if read_fd(fd) != content:
+            raise AssertionError(f"{name}: changed while it was open")
+    finally:
+        os.close(fd)
+
+
+def _wrong_of_others(root: Path, chance: random.Random) -> list[str]:
+    names = [name for name in os.listdir(root) if name.endswith(".public")]
+    if not names:
+        return []
+    name = chance.choice(names)
+    try:
+        head, _, body = (root / name).read_bytes().partition(b"\n")
+    except OSError as error:
+        # Replaced, and no room to keep the rest of the version that it was.
+        return [] if error.errno in (errno.ESTALE, errno.ENOENT) else [f"{name}: {error}"]
+    seed, size = head.decode().split(" ")
+    return [] if body == pattern(seed, 0, int(size)) else [f"{name}: a mixture"]
