@@ -165,12 +165,14 @@ def test_no_secret_is_told_by_log_status_or_process_list(
             echo = f"<Error><Code>SignatureDoesNotMatch</Code><Message>{SECRET}</Message></Error>"
             denial = Answer(403, {"Content-Type": "application/xml"}, echo.encode())
             is_put = lambda e: store.is_object(e, "PUT")  # noqa: E731
-            with proxy.during(is_put, denial), contextlib.suppress(OSError):
-                mount.do(programs.write_file, mount / "new", b"x")
+            with proxy.during(is_put, denial):
+                with contextlib.suppress(OSError):
+                    mount.do(programs.write_file, mount / "new", b"x")
+                told = [json.dumps(mount.status())]
             with proxy.during(lambda _: True, Answer(500)), contextlib.suppress(OSError):
                 mount.do(programs.write_file, mount / "other", b"x")
             assert mount.process is not None
-            told = [
+            told += [
                 json.dumps(mount.status()),
                 cachefs("recover", "list", "--cache-dir", mount.cache_dir, env=mount.env).stdout,
                 Path(f"/proc/{mount.process.pid}/cmdline").read_text(),
