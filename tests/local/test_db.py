@@ -397,3 +397,16 @@ def test_room_is_set_aside_for_a_full_disk(db: Database, tmp_path: Path) -> None
     assert db.wal_bytes() >= WAL_KEPT
     taken = (tmp_path / RESERVE_NAME).stat().st_blocks * 512
     assert taken >= 4 * 2**20
+
+
+def test_a_link_in_the_place_of_the_reserve_is_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"not ours")
+    directory = tmp_path / "cache"
+    directory.mkdir()
+    (directory / RESERVE_NAME).symlink_to(precious)
+    db = Database(directory)
+    db._is_full = True  # as after a commit that found no room
+    db.set_meta("test", "x")
+    assert precious.read_bytes() == b"not ours"
+    db.close()

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from cachefs.local.db import RESERVE_NAME
+
 BLOCK: Final = 4096
 _PATIENCE_S: Final = 0.05
 
@@ -87,15 +89,20 @@ class Sampler:
         sizes: dict[int, int] = {}
         for top, _, names in os.walk(self._cache_dir):
             for name in names:
-                if "sqlite3" not in name:
+                if not _is_of_tables(name):
                     _note(sizes, f"{top}/{name}")
         for fd in os.listdir(f"/proc/{self._pid}/fd"):
             link = f"/proc/{self._pid}/fd/{fd}"
             with contextlib.suppress(OSError):
                 name = os.readlink(link)
-                if name.startswith(self._cache_dir) and "sqlite3" not in name:
+                if name.startswith(self._cache_dir) and not _is_of_tables(name):
                     _note(sizes, link)
         return sizes
+
+
+def _is_of_tables(name: str) -> bool:
+    """Whether it is no file of content, but the tables, or the room that is kept for them."""
+    return "sqlite3" in name or name.endswith(RESERVE_NAME)
 
 
 def _note(sizes: dict[int, int], path: str) -> None:
