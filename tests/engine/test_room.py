@@ -118,7 +118,7 @@ async def test_a_writer_that_fills_the_cache_waits_for_uploads(tmp_path: Path) -
 async def test_a_writer_gets_no_room_when_nothing_can_be_stored_and_nothing_is_lost(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path / "c", cache_size=MIB, timeout_s=0.2, **LATER) as rig:
+    async with serving(tmp_path / "c", cache_size=MIB, timeout_s=2, **LATER) as rig:
         rig.watched.fail("before", "put", Fault("down"), times=10**6)
         written: list[int] = []
 

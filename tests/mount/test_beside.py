@@ -17,6 +17,8 @@ from tests.mount import programs
 from tests.mount.harness import Mount, MountFailed, cachefs, wait_until
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 LATER = ("--upload", "background", "--upload-delay", "600s")
 

@@ -10,6 +10,8 @@ from tests.mount import programs
 from tests.mount.harness import Mount, MountFailed, environment, wait_until
 from tests.mount.stores import LiveStore, Target
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 

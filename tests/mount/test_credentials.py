@@ -19,6 +19,8 @@ from tests.mount.proxy import Answer
 from tests.mount.stores import LiveStore, S3Bucket, SwiftContainer, Target
 from tests.servers.radosgw import RadosGateway
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 AT_ONCE = ("--upload", "background", "--upload-delay", "0")

@@ -13,6 +13,8 @@ from tests.mount.full_disk import MIB, SmallDisk, small_disk
 from tests.mount.harness import Mount, MountFailed, wait_until
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 SIZE = 40 * MIB
 

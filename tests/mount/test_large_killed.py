@@ -28,7 +28,7 @@ SEED = 20_261_126
 PARTS = 5
 EVERY = ("moto", "radosgw", "swift")
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(180)]
 
 
 def on(*names: str) -> pytest.MarkDecorator:

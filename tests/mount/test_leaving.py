@@ -14,6 +14,8 @@ from tests.mount.harness import Mount, cachefs, mounted, wait_until
 from tests.mount.proxy import BlackHole, Exchange, HoldRequest
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 LATER = ("--upload", "background", "--upload-delay", "1h")

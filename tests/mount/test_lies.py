@@ -12,6 +12,8 @@ from tests.mount.lies import LIES, PARTIAL_LIES, Lying
 from tests.mount.proxy import Answer, FlipBit, FlipSentBit, WrongLength
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 STORES = ("moto", "radosgw", "swift")
 

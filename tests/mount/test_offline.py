@@ -20,6 +20,8 @@ from tests.mount.stores import LiveStore, Target
 from tests.servers.moto import moto
 from tests.servers.tls import make_tls
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 TIMEOUT_S: Final = 2

@@ -10,6 +10,8 @@ from tests.mount.harness import Mount, wait_until
 from tests.mount.proxy import HoldRequest, Proxy
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 CONDITIONS = frozenset({"if-match", "if-none-match", "x-amz-copy-source-if-match"})

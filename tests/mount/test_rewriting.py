@@ -13,6 +13,8 @@ from tests.mount.harness import Hands, Mount, wait_until
 from tests.mount.proxy import Action, Exchange, HoldAnswer, HoldRequest, HoldSent
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 SIZE = 300_000

@@ -12,6 +12,8 @@ from tests.mount import programs
 from tests.mount.harness import Mount
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 

@@ -14,6 +14,8 @@ from tests.mount.harness import Mount, Stuck
 from tests.mount.proxy import CutBody, HoldRequest, Proxy
 from tests.mount.stores import LiveStore
 
+pytestmark = pytest.mark.soak
+
 Mounting = Callable[..., Mount]
 
 MIB: Final = 1 << 20
