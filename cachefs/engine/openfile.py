@@ -12,7 +12,8 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
@@ -536,12 +537,19 @@ class OpenFile:
         promise = Promise(key, self.entry.etag, intent.token)
         self._owes_file = True
         try:
-            await self._rooms.threads.disk(
-                self._rooms.cache.write_promise, self.entry.id, promise.encode()
-            )
+            await self._state(promise, partial(self._rooms.cache.write_promise, self.entry.id))
             self._owes_file = False
         finally:
             self._is_promised = True  # the row stands, so somebody must seal it
+
+    async def _state(self, promise: Promise, write: Callable[[bytes], None]) -> None:
+        """Have *write* put the promise beside the bytes: anew where they were renamed meanwhile, for the upload goes by it."""
+        while True:
+            await self._rooms.threads.disk(write, promise.encode())
+            key = await self._rooms.names.settled_key(self.ino)
+            if key in (None, promise.key):
+                return
+            promise = replace(promise, key=key, base=self.entry.etag)
 
     async def make_whole(self) -> None:
         """Fetch what is missing, if the cache has room for it."""
@@ -574,9 +582,7 @@ class OpenFile:
         if generation == self.generation and not self.is_changing:
             self.entry.sums = sums
         promise = Promise(key, self.entry.etag, intent.token, is_sealed=True, check=sums.check)
-        await self._rooms.threads.disk(
-            self._rooms.cache.sync, self.entry.id, self.entry.fd, promise.encode()
-        )
+        await self._state(promise, partial(self._rooms.cache.sync, self.entry.id, self.entry.fd))
 
     def alter(self) -> None:
         """Note that the inode's row is not as the file is."""
