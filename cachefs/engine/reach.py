@@ -53,6 +53,11 @@ class Reach:
         if self.is_offline != self._is_watching:
             self._wanted.set()
 
+    def look(self) -> None:
+        """Look now, if the store is offline, rather than when it is time: somebody waits for it."""
+        if self.is_offline:
+            self._wanted.set()
+
     async def is_lost(self) -> bool:
         """Return whether to go by what is known: the store is offline, and does not answer at this moment either.
 
@@ -68,10 +73,11 @@ class Reach:
     async def run(self) -> None:
         """Look whether the store is back whenever it is offline, for ever."""
         while True:
-            await self._wanted.wait()
+            if not self.is_offline:  # else a failure of this loop has left it so
+                await self._wanted.wait()
             self._wanted = trio.Event()
-            if self.is_offline:
-                await self._watch()
+            # Even if it has answered since: others may have seen that it did not, and wait to be told.
+            await self._watch()
 
     async def _watch(self) -> None:
         began = time.monotonic()

@@ -262,9 +262,9 @@ class Service:
         self._names.forget_changes()
 
     def _store_is_back(self, was_missed: bool) -> None:
-        self._uploader.store_is_back(was_missed)
         if was_missed:
             self._unfinished.store_is_back()
+        self._uploader.store_is_back(was_missed)
 
     async def _checkpoint(self) -> None:
         """Keep the write-ahead log short, where its fsync disturbs nobody; note what a full disk has not taken."""

@@ -197,14 +197,15 @@ class Uploader:
         if self._journal.of(entry_id) is not None and entry_id not in self._running:
             self._journal.hurry(entry_id, self._names.now_ns())
         self._kicked.set()
+        self._reach.look()
 
     def store_is_back(self, was_missed: bool) -> None:
         """Begin uploads again; what failed while the store was missed has waited long enough."""
+        self._kicked.set()
         now_ns = self._names.now_ns()
         for intent in self._journal.all() if was_missed else ():
             if intent.state is State.QUEUED and intent.tries:
                 self._journal.hurry(intent.entry, now_ns)
-        self._kicked.set()
 
     def forget(self, entry_id: EntryId) -> None:
         """End the promise of an entry, if it has one: the user removed its name. No upload may be running."""
@@ -224,14 +225,21 @@ class Uploader:
         """Wait until the store has confirmed the entry. Return False if it was written again meanwhile.
 
         Raise the error that put the upload off or ended it, or ``TimedOut`` when nothing has moved for as
-        long as ``--timeout``; the promise stays in the journal. While the store is offline nothing moves.
+        long as ``--timeout``; the promise stays in the journal. While the store is offline nothing moves:
+        it is looked at anew.
         """
+        self._reach.look()
+        is_of_before = entry_id in self._running  # a try whose failure tells nothing of now
         failed_before = self._failed(entry_id)[0]
         waiting_since = time.monotonic()
         while (intent := self._journal.of(entry_id)) is not None:
             failed, error = self._failed(entry_id)
             if failed > failed_before and error is not None:
-                raise error
+                if not is_of_before or await self._reach.is_lost():
+                    raise error
+                is_of_before, failed_before = False, failed
+                self.hurry(entry_id)
+                continue
             if intent.state is State.OPEN:
                 return False
             if intent.state is State.PARKED:

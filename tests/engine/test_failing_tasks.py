@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from cachefs import fuse
-from cachefs.core.errors import DiskFull, Fault
+from cachefs.core.errors import DiskFull, Fault, Unreachable
 from cachefs.core.types import Ino, Name
 from cachefs.engine.background import Background
 from cachefs.engine.names import Forget
@@ -69,6 +69,21 @@ async def test_the_eviction_goes_on_after_an_exception(
         rig.service._room.kick()
         await until(lambda: rig.cache.used <= 500_000)
     assert has_logged(caplog, "eviction")
+
+
+async def test_the_return_of_the_store_is_seen_after_an_exception(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        await rig.write("file", b"content")
+        rig.watched.fail("before", "put", Unreachable("cut off"), times=10**6)
+        rig.watched.fail("before", "check", Unforeseen("check"))
+        flushed = await rig.service.flush((), wait=False)
+        assert flushed["waiting"] == ["file"]
+        await until(lambda: rig.service.status()["failed_tasks"] == 1)
+        rig.watched.rules.clear()
+        await until(lambda: not rig.service.dirty())
+    assert has_logged(caplog, "reach")
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from cachefs.core.errors import Fault, NoEntry, TimedOut, Unreachable
+from cachefs.core.errors import Denied, Fault, NoEntry, StoreError, TimedOut, Unreachable
 from cachefs.core.types import Name, UploadMode
+from cachefs.engine import reach
 from cachefs.local.inodes import ROOT
 from cachefs.remote import deadline
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import FOREVER_ASKING, LATER, MIB, Rig, serving, store, until
-from tests.engine.watched import Rule
+from tests.engine.watched import Gate, Rule
 
 FOR_EVER = 10**6
 QUESTIONS = ("head", "list", "check")
@@ -137,6 +139,97 @@ async def test_what_was_put_off_is_uploaded_at_once_when_the_store_is_back(
         )
         await until(lambda: len(rig.watched.of("check")) >= 2)
         rig.watched.rules.clear()
+
+        await until(lambda: not rig.service.dirty())
+
+
+async def _look_seldom(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the store off, and come to where nobody looks for a long time whether it is back."""
+    monkeypatch.setattr(reach, "_FIRST_WAIT_S", 600)
+    monkeypatch.setattr(reach, "_LONGEST_WAIT_S", 600)
+    rig.watched.forget()
+    await go_offline(rig)
+    before = len(rig.watched.of("check"))
+    await until(lambda: len(rig.watched.of("check")) > before)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_flush_has_the_store_looked_at_that_is_thought_to_be_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, wait: bool
+) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        await rig.write("a", b"content")
+        await _look_seldom(rig, monkeypatch)
+        rig.watched.rules.clear()
+
+        done = await rig.service.flush((), wait=wait)
+
+        assert done["uploaded"] == wait
+        await until(lambda: not rig.service.dirty())
+
+
+@pytest.mark.parametrize(
+    ("error", "times"), [(Denied("expired"), 1), (Unreachable("cut off"), FOR_EVER)]
+)
+async def test_a_flush_does_not_fail_for_a_try_that_began_before_it(
+    tmp_path: Path, error: StoreError, times: int
+) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        await rig.write("a", b"content")
+        gate = Gate()
+
+        def fail() -> None:
+            gate()
+            raise error
+
+        rig.watched.on("before", "put", fail, times=times)
+        rig.watched.on("before", "check", rig.watched.rules.clear)  # when that try is over
+        await rig.service.flush((), wait=False)
+        await gate.reached.wait()
+        done: list[dict[str, object]] = []
+
+        async def flush() -> None:
+            done.append(await rig.flush())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            gate.open()
+        assert done == [{"uploaded": 1, "waiting": [], "failed": []}]
+
+
+async def test_a_close_has_the_store_looked_at_that_is_thought_to_be_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path / "c") as rig:
+        fh = await rig.create("a")
+        await rig.fs.write(fh, 0, b"content")
+        await _look_seldom(rig, monkeypatch)
+        rig.watched.rules.clear()
+
+        await rig.close(fh)
+
+        assert rig.objects() == {"a": b"content"}
+
+
+async def test_uploads_go_on_where_the_store_answers_before_anybody_has_looked(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        await rig.write("a", b"content")
+        (intent,) = rig.service._disk.journal.all()
+        rig.service._disk.journal.hurry(intent.entry, 0)
+        cut_off(rig)
+        with pytest.raises(Unreachable):
+            rig.service._store.check()  # in no thread of its own: nobody is told as yet
+        rig.service._uploader.kick()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+
+        rig.service._reach.notice()
+        rig.watched.rules.clear()
+        rig.service._store.check()
+        rig.service._reach.notice()
 
         await until(lambda: not rig.service.dirty())
 
