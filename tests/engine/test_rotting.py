@@ -14,7 +14,7 @@ from cachefs.core.types import Key
 from cachefs.local.db import NAME
 from cachefs.remote.memory import MemoryStore
 from tests.contract.bodies import BytesBody
-from tests.engine.rig import LATER, MIB, serving
+from tests.engine.rig import LATER, MIB, lose_answer, serving
 
 CONTENT = bytes(range(256)) * (3 * MIB // 256) + b"the end"
 Damage = Callable[[Path], None]
@@ -123,6 +123,25 @@ async def test_acknowledged_bytes_that_rotted_are_parked_and_not_stored(
         assert re.search("changed on the cache's disk|are gone", str(dirty["error"]))
         with pytest.raises((BytesLost, Stale)):
             await rig.read("file")
+
+
+@pytest.mark.parametrize("damage", [flip(0), cut(4), os.remove], ids=["flipped", "cut", "gone"])
+async def test_what_rotted_is_not_taken_for_stored_because_an_older_write_is(
+    tmp_path: Path, damage: Damage
+) -> None:
+    memory = MemoryStore()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("file", b"the first")
+        lose_answer(rig, "put")
+        await rig.flush()
+        assert rig.objects() == {"file": b"the first"}
+        await rig.write("file", b"the other")
+        image = rig.crash_image(tmp_path / "image")
+    damage_all(image, damage)
+    async with serving(image, memory, **LATER) as rig:
+        await rig.flush()
+        (dirty,) = rig.service.dirty()
+        assert dirty["state"] == "parked"
 
 
 async def test_acknowledged_bytes_that_rotted_are_found_without_the_database(
