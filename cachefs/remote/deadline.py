@@ -14,11 +14,14 @@ class Deadline:
     objects has time, and a store that does not answer has ``--timeout`` seconds in all, however many requests the
     operation would make. May be used from several threads: an answer that is counted twice or lost makes the
     deadline a little later or earlier, never later than *timeout_s* from now.
+
+    *outer*: that of the operation of which this one is a part. What is answered to the part is answered to both.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, outer: "Deadline | None" = None) -> None:
         self._timeout_s = timeout_s
         self._at = monotonic() + timeout_s
+        self._outer = outer
 
     @property
     def left_s(self) -> float:
@@ -28,6 +31,8 @@ class Deadline:
     def answered(self, took_s: float = math.inf) -> None:
         """Give back the time that something took which did come about."""
         self._at = min(self._at + took_s, monotonic() + self._timeout_s)
+        if self._outer is not None:
+            self._outer.answered(took_s)
 
 
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
@@ -51,8 +56,8 @@ class limited:
 
     def __enter__(self) -> None:
         outer = _current.get()
-        own = Deadline(self._timeout_s if outer is None else min(self._timeout_s, outer.left_s))
-        self._token = _current.set(own)
+        left_s = self._timeout_s if outer is None else min(self._timeout_s, outer.left_s)
+        self._token = _current.set(Deadline(left_s, outer))
 
     def __exit__(self, *raised: object) -> None:
         _current.reset(self._token)

@@ -423,6 +423,13 @@ def test_only_waiting_in_vain_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         with deadline.unlimited():
             assert deadline.current() is None
         assert deadline.current() is whole
+        now[0] += 7
+        with deadline.limited(4):
+            inner = deadline.current()
+            assert inner is not None
+            now[0] += 3
+            inner.answered(3)
+        assert whole.left_s == 3
     assert deadline.current() is None
 
 
