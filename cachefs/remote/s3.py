@@ -260,7 +260,7 @@ class S3Store:
     ) -> Answer:
         if body.size < self._options.multipart_threshold:
             return self._put_whole(key, body, about, if_match, is_looked=is_looked)
-        return self._put_parts(key, body, about, if_match)
+        return self._put_parts(key, body, about, if_match, is_looked=is_looked)
 
     def copy(
         self,
@@ -449,7 +449,13 @@ class S3Store:
             )
 
     def _put_parts(
-        self, key: Key, body: Body, about: Mapping[str, object], if_match: ETag | None
+        self,
+        key: Key,
+        body: Body,
+        about: Mapping[str, object],
+        if_match: ETag | None,
+        *,
+        is_looked: bool,
     ) -> Answer:
         found = self._found
 
@@ -477,7 +483,8 @@ class S3Store:
             upload.abort()
             raise
         upload.end()
-        return answer
+        # What an earlier try began has the line that was made for that one: a HEAD tells it.
+        return {} if upload.is_continued and is_looked else answer
 
     def _upload(self, key: Key, body: Body, about: Mapping[str, object]) -> Multipart:
         """Return, in our hands, the upload that a try before this one left unfinished, or a new one."""

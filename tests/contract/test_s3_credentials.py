@@ -41,6 +41,7 @@ class Strict:
     def __init__(self) -> None:
         self.valid = "first"
         self.denied = 0
+        self.completed = False
         self.before: Callable[[Request], None] = lambda _: None
 
     def __call__(self, request: Request) -> Answer:
@@ -49,11 +50,13 @@ class Strict:
             self.denied += 1
             return answer(403, "" if request.method == "HEAD" else DENIED)
         if request.method == "HEAD" and request.path.endswith(NEW):
-            return answer(404)
+            size = {"Content-Length": str(11 * MIB)}
+            return answer(200, "", OBJECT | size) if self.completed else answer(404)
         if request.method == "GET":
             return answer(200, LISTING)
         if request.method == "POST":
-            return answer(200, INITIATED if "uploads" in request.query else COMPLETED)
+            self.completed = "uploads" not in request.query
+            return answer(200, COMPLETED if self.completed else INITIATED)
         return answer(204) if request.method == "DELETE" else answer(200, "", OBJECT)
 
 

@@ -1,5 +1,6 @@
 """Where real S3 servers differ: what the probe finds, and that the adapter lives with it."""
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -95,6 +96,28 @@ def test_an_upload_to_radosgw_is_named_though_its_answer_is_not(radosgw_store: S
 
     assert stored.etag == radosgw_store.head(KEY).etag
     assert stored.etag.endswith("-3")
+
+
+def test_an_upload_that_went_on_is_told_with_the_line_that_it_has(
+    moto_server: S3Server, fresh_bucket: Fresh
+) -> None:
+    class Stumbling(BytesBody):
+        has_stumbled = False
+
+        def reader(self, extent: Extent) -> io.BytesIO:
+            if extent.start and not self.has_stumbled:
+                self.has_stumbled = True
+                raise Fault("the answer was lost")
+            return super().reader(extent)
+
+    body = Stumbling(LARGE)
+    with closing(S3Store(fresh_bucket(moto_server), small(moto_server.options()))) as store:
+        with pytest.raises(Fault, match="lost"):
+            store.put(KEY, body, meta={}, if_match=None)
+        stored = store.put(KEY, body, meta={}, if_match=None)
+
+        assert stored.line
+        assert stored.line == store.head(KEY).line
 
 
 @pytest.mark.parametrize("name", ["moto", "radosgw"])
