@@ -118,13 +118,15 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
             is_early = self._clock() < self._read_s + _AGAIN_S
             if is_early and self._stamps == self._stamped():
                 return False
-            self._read_s = self._clock()
             try:
                 found = self._bounded.run(self._read)
                 keys = self._bounded.run(lambda: _keys(found))
             except (BotoCoreError, ClientError, Fault) as error:
                 _log.info("the credentials could not be read anew: %s", error)
                 return False
+            finally:
+                # When it was over: waits of those who were denied meanwhile, one after the other, would add up.
+                self._read_s = self._clock()
             if keys is None or keys == self._given:
                 return False
             self._found, self._given = found, keys

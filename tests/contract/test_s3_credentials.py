@@ -292,6 +292,26 @@ def test_a_program_is_not_run_for_each_denial(keys: Keys) -> None:
     assert keys.asked == 3
 
 
+def test_whoever_waited_for_a_program_that_says_nothing_does_not_wait_for_it_again(
+    keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    keys.write("first")
+    chain = Chain(None, patience_s=1.5)
+    chain.get_frozen_credentials()
+    keys.file.unlink()
+    keys.program("time.sleep(10)")
+    together = threading.Barrier(4)
+
+    def renew(_: int) -> bool:
+        together.wait(10)
+        return chain.renewed(0)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(renew, range(4)))
+    assert caplog.text.count("could not be read anew") == 1
+
+
 def test_keys_that_expire_soon_are_good_until_then_whatever_the_program_says(keys: Keys) -> None:
     now = 0.0
     keys.program()
