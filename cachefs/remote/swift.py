@@ -441,7 +441,7 @@ class SwiftStore:
 
         try:
             info = self._replace(
-                key, name, look, send, is_ours, undo=lambda: self._segments.give_up(made.work)
+                key, name, look, send, is_ours, undo=lambda: self._segments.undo(made)
             )
         except BaseException:
             self._segments.leave(made.work)

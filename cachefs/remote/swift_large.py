@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cachefs.core.errors import (
@@ -102,11 +102,13 @@ class Work:
 
 @dataclass(slots=True)
 class Made:
-    """Segments that are all there, and no object yet."""
+    """Segments that are no object yet: none of them to begin with, then all."""
 
-    segments: list[Segment]
     work: Work
     """In our hands."""
+    is_in_doubt: bool = False
+    """Whether an earlier try sent a manifest of them: they may be an object, or become one, at any moment."""
+    segments: list[Segment] = field(default_factory=list)
     is_continued: bool = False
     """Whether some of them were sent quite some time ago."""
 
@@ -158,18 +160,18 @@ class Segments:
         """Store *body* in segments for the object *name*, some at a time. Return them, their work in our hands.
 
         Goes on with segments that were sent before for an object that is the same, *about* included; those of
-        others for *key* are removed. After a fault they wait for the next try, after any other error they are gone.
+        others for *key* are removed. After a fault they wait for the next try, after any other error they are gone,
+        as far as nothing was made of them.
         """
-        length = self._length(body.size)
-        sizes = [min(length, body.size - start) for start in range(0, body.size, length)]
-        work = self._taken_up(key, name, mark_of(body.md5, about, sizes))
-        there: dict[str, tuple[int, str]] = {}
+        length, sizes, mark = self._plan(body, about)
+        work = self._taken_up(key, name, mark)
+        is_begun = work is not None
         if work is None:
             names = tuple(itertools.islice(_names(name), len(sizes)))
-            work = Work(name, names, mark_of(body.md5, about, sizes))
+            work = Work(name, names, mark)
             self._works.begin(key, work.encode())
-        else:
-            there = self._listed(work)
+        made = Made(work, is_in_doubt=bool(work.sent_s))
+        there: dict[str, tuple[int, str]] = {}
         planned = [
             Segment(self._own, segment, size, "")
             for segment, size in zip(work.segments, sizes, strict=True)
@@ -192,20 +194,26 @@ class Segments:
             return replace(segment, etag=etag)
 
         try:
-            return Made(self._made(team, send, len(planned)), work, is_continued=bool(there))
+            if is_begun:
+                there |= self._listed(work)
+            made.is_continued = bool(there)
+            made.segments = self._made(team, send, len(planned))
         except (Fault, UploadPaused):
             self._works.leave(work.encode())
             raise
         except BaseException:
-            self.give_up(work)
+            self.undo(made)
             raise
+        return made
 
-    def _length(self, size: int) -> int:
-        """Return how long the segments of so many bytes are."""
+    def _plan(self, body: Body, about: Mapping[str, object]) -> tuple[int, list[int], str]:
+        """Return how long the segments of *body* are, each of them, and the mark of the object that they make."""
+        size = body.size
         length = max(min(self._limit, _SEGMENT), -(-size // _MOST_SEGMENTS))
         if length > self._limit:
             raise Refused(f"{size} bytes are more than Swift can hold in one object")
-        return length
+        sizes = [min(length, size - start) for start in range(0, size, length)]
+        return length, sizes, mark_of(body.md5, about, sizes)
 
     def copy(self, key: Key, segments: Sequence[Segment], name: str) -> "Made":
         """Copy *segments*, within the store, to segments of the object *name* alone. All, or none and an error."""
@@ -234,11 +242,13 @@ class Segments:
                 raise Fault(f"copying segment {number} to {name!r}: the answer names no ETag")
             return replace(target, etag=etag)
 
+        made = Made(work)
         try:
-            return Made(self._made(team, send, len(planned)), work)
+            made.segments = self._made(team, send, len(planned))
         except BaseException:
-            self.give_up(work)
+            self.undo(made)
             raise
+        return made
 
     # ---- works ------------------------------------------------------------------------------
 
@@ -289,9 +299,7 @@ class Segments:
 
     def is_made_before(self, key: Key, name: str, body: Body, about: Mapping[str, object]) -> bool:
         """Whether *name* is what an earlier try with *body* and *about* has made, whose answer was lost."""
-        length = self._length(body.size)
-        sizes = [min(length, body.size - start) for start in range(0, body.size, length)]
-        mark = mark_of(body.md5, about, sizes)
+        _, _, mark = self._plan(body, about)
         for text in self._works.noted(key):
             work = Work.decode(text)
             if mark and work.mark == mark and work.name == name:
@@ -310,6 +318,13 @@ class Segments:
         """Let go of *work*, which stays in the ledger."""
         if work is not None:
             self._works.leave(work.encode())
+
+    def undo(self, made: "Made") -> None:
+        """Remove segments of which this try has made nothing, unless an earlier one may have: that is seen later."""
+        if made.is_in_doubt:
+            self._works.leave(made.work.encode())
+        else:
+            self.give_up(made.work)
 
     def give_up(self, work: "Work | None") -> None:
         """Remove the segments of *work*. What cannot be removed stays in the ledger, for another time."""

@@ -528,3 +528,64 @@ def test_what_an_object_is_about_to_lose_is_noted_before(
         abandon_all(store, ledger)
     assert segments() == set()
     assert ledger.all() == []
+
+
+def test_segments_whose_listing_fails_are_left_to_the_next_try(
+    left: Callable[[str], SwiftStore],
+    swift_server: SwiftServer,
+    fresh_container: str,
+    segments: Callable[[], set[str]],
+    ledger: MemoryLedger,
+) -> None:
+    left("storing segment 3").close()
+    sent = segments()
+    session = fail_once(swift_server, "listing")
+    with closing(opened(swift_server, fresh_container, session)) as store:
+        store.keep_ledger(ledger)
+        with pytest.raises(Fault, match="lost"):
+            put(store)
+        put(store)
+
+        assert sent <= segments()
+        assert len(segments()) == SEGMENTS
+    assert ledger.all() == []
+
+
+class Late(Session):
+    """Carries the first manifest out only when the segments are listed for the next try."""
+
+    def __init__(self, server: SwiftServer) -> None:
+        super().__init__(server.options(), server.environment())
+        self.held: Callable[[], object] | None = None
+        self.has_held = False
+
+    def ask(self, method: str, path: str, what: str, **rest: object) -> Answer:
+        def send() -> Answer:
+            return super(Late, self).ask(method, path, what, **rest)  # type: ignore[arg-type]
+
+        if is_manifest_put(method, path, what) and not self.has_held:
+            self.held, self.has_held = send, True
+            raise Fault("no answer yet")
+        if what.startswith("listing") and self.held is not None:
+            held, self.held = self.held, None
+            held()
+        return send()
+
+
+def test_an_object_that_an_earlier_try_makes_late_keeps_its_segments(
+    swift_server: SwiftServer,
+    fresh_container: str,
+    segments: Callable[[], set[str]],
+    ledger: MemoryLedger,
+) -> None:
+    with closing(opened(swift_server, fresh_container, Late(swift_server))) as store:
+        store.keep_ledger(ledger)
+        with pytest.raises(Fault, match="no answer"):
+            put(store)
+        with pytest.raises(Changed):
+            put(store)
+
+        assert read(store) == CONTENT
+        assert len(segments()) == SEGMENTS
+        assert put(store) == store.head(KEY)  # recognised
+    assert ledger.all() == []
