@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from cachefs.core.errors import Denied, Fault
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import Key
-from cachefs.remote import s3_credentials
+from cachefs.remote import s3_client, s3_credentials
 from cachefs.remote.s3 import S3Store
 from cachefs.remote.s3_credentials import Chain
 from tests.contract.bodies import BytesBody
@@ -381,13 +382,36 @@ def test_a_program_that_is_not_there_is_a_denial(
 
 def test_a_program_that_never_ends_holds_nobody_up_for_ever(keys: Keys) -> None:
     keys.program("time.sleep(60)")
-    with pytest.raises(Fault, match="not answered"):
-        Chain(None, patience_s=0.3)
+    chain = Chain(None, patience_s=0.3)
+    for _ in range(2):
+        with pytest.raises(Fault, match="not answered"):
+            chain.get_frozen_credentials()
+    keys.write("first")
+    chain._bounded._free_s = 0  # it is not waited for any longer
+    assert chain.get_frozen_credentials().access_key == "first"  # type: ignore[union-attr]
+
+
+def test_whoever_needs_keys_of_a_program_that_never_ends_waits_for_one_run_of_it(
+    keys: Keys, served: tuple[S3Store, Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_client, "Chain", partial(Chain, patience_s=2))
+    keys.program("time.sleep(15)")
+    together = threading.Barrier(5)
+
+    def check(_: int) -> None:
+        together.wait(10)
+        with pytest.raises(Fault, match="not answered"):
+            served[0].check()
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(check, range(5)))
+    assert keys.asked <= 1
 
 
 def test_a_file_that_is_half_written_leaves_the_keys_as_they_are(keys: Keys) -> None:
     keys.write("first")
     chain = Chain(None)
+    chain.get_frozen_credentials()
     for text in ("[default]\naws_access_key_id=second\n", "[defa", ""):
         keys.file.write_text(text)
         assert not chain.renewed(0)
