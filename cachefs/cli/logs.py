@@ -152,15 +152,21 @@ class _Enduring(logging.FileHandler):
             told = logging.LogRecord(
                 __name__, logging.WARNING, "", 0, "%d lines could not be logged", (lost,), None
             )
-            super().emit(told)
+            self._write(told)
             if self._lost:  # still full
                 self._lost = lost + 1
                 return
-        super().emit(record)
+        self._write(record)
+
+    def _write(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except Exception:  # noqa: BLE001 - of opening the file anew, which the library lets out to whoever logs
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count a line that is lost, and open the file anew for the next one. A mistake of ours is told as ever."""
-        if not isinstance(sys.exc_info()[1], OSError | ValueError):
+        if not isinstance(sys.exc_info()[1], OSError | ValueError | UsageError):
             super().handleError(record)
             return
         self._lost += 1
