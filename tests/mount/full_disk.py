@@ -39,11 +39,6 @@ class SmallDisk:
         """Give all of it back."""
         self._filler.unlink(missing_ok=True)
 
-    @property
-    def free(self) -> int:
-        disk = os.statvfs(self.root)
-        return disk.f_bavail * disk.f_frsize
-
 
 @contextlib.contextmanager
 def small_disk(kind: str, directory: Path, size: int) -> Iterator[SmallDisk]:

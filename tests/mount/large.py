@@ -26,7 +26,6 @@ class Large(ABC):
 
     part: int
     """Bytes of one part."""
-    copied_part: int
 
     @property
     def size(self) -> int:
@@ -64,7 +63,6 @@ class Large(ABC):
 
 class LargeS3(Large):
     part = S3_PART
-    copied_part = S3_PART
 
     def __init__(self, store: S3Bucket) -> None:
         self._store = store
@@ -119,7 +117,6 @@ class LargeS3(Large):
 
 class LargeSwift(Large):
     part = SWIFT_SEGMENT
-    copied_part = SWIFT_SEGMENT
 
     def __init__(self, store: SwiftContainer) -> None:
         self._store = store
