@@ -42,6 +42,10 @@ class Registry:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check()
         path = self._path(registration.mountpoint)
+        for link in self._links_to(
+            path
+        ):  # of a daemon before, whose number may be another's by now
+            link.unlink(missing_ok=True)
         fresh = path.with_suffix(f".{registration.pid}.new")
         fresh.write_text(json.dumps(asdict(registration)))
         fresh.replace(path)
@@ -83,7 +87,7 @@ class Registry:
         return found if found is not None and found in self.running() else None
 
     def devices_of(self, registration: Registration) -> list[str]:
-        """Return the numbers that the mount's file system may have."""
+        """Return the number that the mount's file system has, if it is known."""
         return [link.stem for link in self._links_to(self._path(registration.mountpoint))]
 
     def _links_to(self, path: Path) -> list[Path]:

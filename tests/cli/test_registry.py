@@ -41,6 +41,15 @@ def test_what_was_added_is_found_until_it_is_removed(registry: Registry) -> None
     assert registry.at(Path("/mnt/b")) is not None
 
 
+def test_the_number_of_a_daemon_before_is_not_its_successors(registry: Registry) -> None:
+    registry.add(registration("/mnt/a"), "0:52")
+    registry.add(registration("/mnt/a"), "0:53")
+
+    assert registry.serving("0:52") is None
+    assert registry.serving("0:53") == registration("/mnt/a")
+    assert registry.devices_of(registration("/mnt/a")) == ["0:53"]
+
+
 def test_no_directory_means_no_mounts(registry: Registry, tmp_path: Path) -> None:
     assert registry.running() == []
     assert list(tmp_path.iterdir()) == []
