@@ -11,7 +11,7 @@ from pathlib import Path
 from cachefs.cli.checks import check_all, make_cache_dir
 from cachefs.cli.command import Call, Command
 from cachefs.cli.daemon import OWN_LOG_NAME, Announcer, launch, redirect_to
-from cachefs.cli.failures import EXIT_DONE, EXIT_WAITING, Failure, explain
+from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING, Failure, explain
 from cachefs.cli.logs import log_of_daemon
 from cachefs.cli.mounts import mount_at
 from cachefs.cli.output import complain, counted, named
@@ -130,13 +130,16 @@ def _hold(
     from cachefs.cli.serve import Daemon
 
     def leave(left: Sequence[Mapping[str, object]] | None) -> None:
-        if left is None:
-            failure = explain(KeyboardInterrupt(), doing=f"cannot mount {config.source}")
-            code = _end(call, failure, None)
-        else:
-            code = _farewell(call, config, left)
-        logging.shutdown()
-        os._exit(code)
+        code = EXIT_FAILURES
+        try:
+            if left is None:
+                failure = explain(KeyboardInterrupt(), doing=f"cannot mount {config.source}")
+                code = _end(call, failure, None)
+            else:
+                code = _farewell(call, config, left)
+            logging.shutdown()
+        finally:
+            os._exit(code)
 
     os.chdir("/")
     daemon = Daemon(config, mountpoint, call.environment, store, on_ready, leave)

@@ -140,7 +140,7 @@ class Daemon:
                 await self._serve_kernel(service)
             finally:
                 self._registry.remove(str(self._mountpoint), os.getpid())
-            self._clear_away(self._elsewhere)
+            self._clear_elsewhere()
             if self._draining is None:
                 _log.info("unmounted by somebody else: uploading what waits")
                 await self._drain(service)
@@ -207,7 +207,7 @@ class Daemon:
                 self._insist(None, _HURRIED_END_S)
             elif self._is_told:
                 _log.warning("%s again: what waits for upload stays in the cache directory", name)
-                self._hurry()
+                self._hurry(self._service)
             else:
                 self._is_told = True
                 _log.info("%s: uploading what waits, then unmounting", name)
@@ -218,11 +218,10 @@ class Daemon:
             await self._drain(service)
             self._stop.set()
 
-    def _hurry(self) -> None:
+    def _hurry(self, service: Service) -> None:
         if self._draining is not None:
-            self._draining.cancel()
-        if self._left is not None:
-            self._insist(self._left, _HURRIED_END_S)
+            self._draining.cancel()  # which waits for a request that is under way
+        self._insist(service.dirty() if self._left is None else self._left, _HURRIED_END_S)
 
     async def _drain(self, service: Service) -> None:
         """Upload what waits, for as long as the store takes it in, and note what is left."""
@@ -261,11 +260,16 @@ class Daemon:
         self._last_resort.start()
 
     def _give_up(self, left: Left | None) -> None:
-        _log.warning("requests to the store do not end: leaving without their answers")
-        self._registry.remove(str(self._mountpoint), os.getpid())
-        self._clear_away(self._ours() or self._elsewhere)
-        remove_socket(self._config.cache_dir)
-        self._leave(left)
+        try:
+            _log.warning("requests to the store do not end: leaving without their answers")
+            self._registry.remove(str(self._mountpoint), os.getpid())
+            self._clear_away(self._ours())
+            self._clear_elsewhere()
+            remove_socket(self._config.cache_dir)
+        except Exception:  # noqa: BLE001 - whatever cannot be tidied up, this is the end
+            _log.exception("not all could be tidied up")
+        finally:
+            self._leave(left)
 
     def _is_seen(self) -> bool:
         """Whether what is seen at the mountpoint is our file system, which is about to end."""
@@ -276,7 +280,13 @@ class Daemon:
 
     def _ours(self) -> list[Mount]:
         """Return where our file system is in the tree. Once it is nowhere, its number may be another's."""
-        return mounts_of(self._device) if self._device and serves_a_mount() else []
+        found = mounts_of(self._device) if self._device else []
+        return found if serves_a_mount() else []  # asked last: then they were ours all along
+
+    def _clear_elsewhere(self) -> None:
+        """Take away what was ours when its serving ended: once, for its numbers are others' from then on."""
+        mounts, self._elsewhere = self._elsewhere, []
+        self._clear_away(mounts)
 
     def _clear_away(self, mounts: Sequence[Mount]) -> None:
         """Take our file system out of the tree, wherever it is by now, unless something else covers it."""
