@@ -14,10 +14,9 @@ SECTION: Final = (
     .partition("## When something goes wrong")[2]
     .partition("\n## ")[0]
 )
-ROWS: Final = [
-    tuple(row) for row in re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", SECTION, re.MULTILINE)
-][2:]
-_NAMED: Final = re.compile(r"`([\w/]+\.py)(?:::(\w+))?`")
+HEAD, _, TABLE = SECTION.partition("|---|---|---|\n")
+ROWS: Final = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", TABLE, re.MULTILINE)
+_NAMED: Final = re.compile(r"`([\w/]+\.py)(?:::(\w+))?`(?:, |$)")
 
 
 def named_in(file: str) -> set[str]:
@@ -36,10 +35,12 @@ def test_every_fault_names_tests_that_there_are(fault: str, tests: str) -> None:
     named = _NAMED.findall(tests)
 
     assert named, f"{fault}: no test"
+    assert not _NAMED.sub("", tests), f"{fault}: more than names of tests"
     for file, name in named:
         assert named_in(file), f"{fault}: {file} has no tests"
         assert not name or name in named_in(file), f"{fault}: {file} has no {name}"
 
 
-def test_the_table_is_read() -> None:
-    assert len(ROWS) >= 30
+def test_every_line_of_the_table_is_read() -> None:
+    assert HEAD.endswith("| what goes wrong | what happens | tests |\n")
+    assert len(ROWS) == TABLE.count("\n|") + TABLE.startswith("|") >= 30
