@@ -293,15 +293,6 @@ def close_all(fds: list[int]) -> None:
         os.close(fd)
 
 
-def outcome_of_read(path: Path) -> int:
-    """Zero, or the number of the error that reading the whole content gives."""
-    try:
-        path.read_bytes()
-    except OSError as error:
-        return error.errno or -1
-    return 0
-
-
 def outcome_of_stat(path: Path) -> int:
     """Zero, or the number of the error that stat gives."""
     try:
@@ -316,15 +307,6 @@ def stat_until_gone(path: Path) -> int:
     while not (number := outcome_of_stat(path)):
         pass
     return number
-
-
-def outcome_of_write(path: Path, content: bytes) -> int:
-    """Zero, or the number of the error that replacing the content gives."""
-    try:
-        write_file(path, content)
-    except OSError as error:
-        return error.errno or -1
-    return 0
 
 
 def read_each(paths: dict[str, Path]) -> dict[str, bytes | int]:

@@ -24,8 +24,7 @@ class Sampler:
     """
 
     def __init__(self, cache_dir: Path, pid: int, *, every_s: float = 0.004) -> None:
-        self.peak = 0
-        """The most bytes that were seen at one moment."""
+        self._peak = 0
         self.files = 0
         """How many files there were at that moment."""
         self.samples = 0
@@ -49,6 +48,12 @@ class Sampler:
         self._thread.join(10)
 
     @property
+    def peak(self) -> int:
+        """The most bytes that were seen at one moment."""
+        assert self.samples, "nothing was measured"
+        return self._peak
+
+    @property
     def slack(self) -> int:
         """A block for each file: where a file system keeps the map of a file that has many holes."""
         return self.files * BLOCK
@@ -67,8 +72,8 @@ class Sampler:
         finally:
             os.kill(self._pid, signal.SIGCONT)
         self.samples += 1
-        if (used := sum(sizes.values())) > self.peak:
-            self.peak, self.files = used, len(sizes)
+        if (used := sum(sizes.values())) > self._peak:
+            self._peak, self.files = used, len(sizes)
 
     def _stands_still(self) -> bool:
         """Whether all of its threads stopped at once, or it has ended.

@@ -17,8 +17,6 @@ from tests.mount import programs
 from tests.mount.harness import Mount, MountFailed, cachefs, wait_until
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 LATER = ("--upload", "background", "--upload-delay", "600s")
 
@@ -58,6 +56,7 @@ def test_every_tool_beside_a_daemon_asks_it_and_takes_no_lock(
         assert mount.do(os.listdir, mount.mountpoint) == ["a", "c", "d"]
 
 
+@pytest.mark.soak
 def test_without_a_daemon_a_tool_takes_the_lock_and_respects_that_of_another(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -113,6 +112,7 @@ def locked(mount: Mount) -> Iterator[None]:
             process.wait(20)
 
 
+@pytest.mark.soak
 def test_a_database_that_another_program_holds_locked_is_said_and_nothing_is_lost(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_database_that_another_program_holds_locked_is_said_and_nothing_is_los
     "harm",
     [
         "garbage",
-        "older",
+        pytest.param("older", marks=pytest.mark.soak),
         pytest.param("removed", marks=pytest.mark.soak),
         pytest.param("log removed", marks=pytest.mark.soak),
     ],
@@ -219,6 +219,7 @@ def test_a_database_of_a_newer_version_is_refused_with_one_line(
         assert (mount.cache_dir / "cachefs.sqlite3").read_bytes() == before
 
 
+@pytest.mark.soak
 def test_garbage_in_the_database_under_a_running_daemon_is_an_error_and_the_next_mount_recovers(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -236,7 +237,7 @@ def test_garbage_in_the_database_under_a_running_daemon_is_an_error_and_the_next
                     file.write(os.urandom(path.stat().st_size))
 
         def is_noticed() -> bool:
-            mount.do(programs.outcome_of_write, mount / "more", b"x")
+            mount.do(programs.outcome, programs.write_file, mount / "more", b"x")
             return "damaged" in mount.log_text()
 
         wait_until(is_noticed, "the damage is met")

@@ -10,8 +10,6 @@ from tests.mount import programs
 from tests.mount.harness import Mount, MountFailed, environment, wait_until
 from tests.mount.stores import LiveStore, Target
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 
@@ -83,6 +81,7 @@ def test_jumps_of_ten_years_lose_nothing_and_leave_nothing_stale(
     assert store.view() == expected
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("store", ["radosgw"], indirect=True)
 def test_a_clock_that_is_wrong_is_what_the_denials_tell_of_and_what_waits_goes_when_it_is_set(
     store: LiveStore, clock: MachineClock, mounting: Mounting

@@ -19,8 +19,6 @@ from tests.mount.proxy import Answer
 from tests.mount.stores import LiveStore, S3Bucket, SwiftContainer, Target
 from tests.servers.radosgw import RadosGateway
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 AT_ONCE = ("--upload", "background", "--upload-delay", "0")
@@ -88,7 +86,7 @@ def dirty(mount: Mount) -> dict[str, tuple[str, str]]:
     return {one["path"]: (one["state"], one["error"] or "") for one in found}
 
 
-@pytest.mark.parametrize("mode", ["close", "background"])
+@pytest.mark.parametrize("mode", [pytest.param("close", marks=pytest.mark.soak), "background"])
 def test_keys_that_are_rotated_are_taken_up_and_what_waited_is_stored(
     mode: str, user: User, mounting: Mounting
 ) -> None:
@@ -119,6 +117,7 @@ def test_keys_that_are_rotated_are_taken_up_and_what_waited_is_stored(
     assert user.bucket.get("after") == b"after"
 
 
+@pytest.mark.soak
 def test_a_flush_stores_at_once_what_the_rotated_keys_have_kept_waiting(
     user: User, mounting: Mounting
 ) -> None:
@@ -136,6 +135,7 @@ def test_a_flush_stores_at_once_what_the_rotated_keys_have_kept_waiting(
         assert len(user.bucket.keys()) == 5
 
 
+@pytest.mark.soak
 def test_a_key_that_is_replaced_in_time_is_noticed_by_no_program(
     user: User, mounting: Mounting
 ) -> None:
@@ -163,6 +163,7 @@ def test_what_waits_for_new_keys_keeps_nobody_from_unmounting_and_is_stored_at_t
     assert user.bucket.view() == {"file": b"content"}
 
 
+@pytest.mark.soak
 def test_a_bucket_that_becomes_read_only_keeps_what_is_written_until_it_is_not(
     user: User, mounting: Mounting
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_bucket_that_becomes_read_only_keeps_what_is_written_until_it_is_not(
     assert user.bucket.get("file") == b"content"
 
 
+@pytest.mark.soak
 def test_what_a_quota_refuses_is_parked_exported_and_stored_when_it_is_lifted(
     user: User, mounting: Mounting, tmp_path: Path
 ) -> None:
@@ -200,6 +202,7 @@ def test_what_a_quota_refuses_is_parked_exported_and_stored_when_it_is_lifted(
     assert user.bucket.view() == {"first": b"1", "a": b"a", "b": b"anew"}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("store", ["swift"], indirect=True)
 def test_what_a_containers_quota_refuses_is_parked_exported_and_stored_when_it_is_lifted(
     store: LiveStore, mounting: Mounting, tmp_path: Path
@@ -277,6 +280,7 @@ def _is_stored_by_recover_and_by_another_write(mount: Mount) -> None:
     assert dirty(mount) == {}
 
 
+@pytest.mark.soak
 def test_a_password_that_is_changed_is_taken_up_from_clouds_yaml(
     servers: Servers, mounting: Mounting, tmp_path: Path
 ) -> None:

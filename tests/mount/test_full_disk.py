@@ -13,8 +13,6 @@ from tests.mount.full_disk import MIB, SmallDisk, small_disk
 from tests.mount.harness import Mount, MountFailed, wait_until
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 SIZE = 40 * MIB
 
@@ -37,7 +35,8 @@ def on_disk(disk: SmallDisk, mounting: Mounting) -> Callable[..., Mount]:
     return make
 
 
-@pytest.mark.parametrize("kind", ["file", pytest.param("moto", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["file", "moto"])
 def test_what_is_read_passes_a_full_disk_by_and_is_cached_again_when_there_is_room(
     new_store: Callable[[str], LiveStore],
     disk: SmallDisk,
@@ -62,6 +61,7 @@ def test_what_is_read_passes_a_full_disk_by_and_is_cached_again_when_there_is_ro
         wait_until(is_cached, "what is read is cached again")
 
 
+@pytest.mark.soak
 def test_what_is_cached_makes_room_for_what_is_written_on_a_full_disk(
     new_store: Callable[[str], LiveStore], disk: SmallDisk, on_disk: Callable[..., Mount]
 ) -> None:
@@ -136,6 +136,7 @@ def test_uploads_settle_and_names_change_while_the_disk_is_full(
     assert store.view() == {f"g{i}": str(i).encode() * 9000 for i in range(10)}
 
 
+@pytest.mark.soak
 def test_a_close_does_not_claim_what_is_not_there_and_the_next_mount_has_what_was_acknowledged(
     new_store: Callable[[str], LiveStore], disk: SmallDisk, on_disk: Callable[..., Mount]
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_close_does_not_claim_what_is_not_there_and_the_next_mount_has_what_wa
     assert all(store.get(name) == programs.pattern(name, 0, 900_000) for name in good)
 
 
+@pytest.mark.soak
 def test_a_log_on_a_full_disk_does_not_end_the_mount_and_goes_on_when_there_is_room(
     new_store: Callable[[str], LiveStore], disk: SmallDisk, on_disk: Callable[..., Mount]
 ) -> None:
@@ -197,6 +199,7 @@ def test_a_mount_comes_up_on_a_full_disk_and_stores_what_was_acknowledged(
     assert store.view() == {"file": b"acknowledged"}
 
 
+@pytest.mark.soak
 def test_a_new_cache_directory_on_a_full_disk_is_refused_in_one_line(
     new_store: Callable[[str], LiveStore], disk: SmallDisk, on_disk: Callable[..., Mount]
 ) -> None:

@@ -26,9 +26,10 @@ from tests.mount.stores import LiveStore
 
 SEED = 20_261_126
 PARTS = 5
+KILLS = 30
 EVERY = ("moto", "radosgw", "swift")
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -105,7 +106,7 @@ def scene(store: LiveStore, tmp_path: Path) -> Iterator[Scene]:
         yield one
 
 
-@on("moto", "swift")
+@on("moto")
 def test_killed_in_the_middle_only_what_is_missing_is_sent(scene: Scene) -> None:
     scene.killed_before_part(4)
     scene.mount.start()
@@ -114,7 +115,7 @@ def test_killed_in_the_middle_only_what_is_missing_is_sent(scene: Scene) -> None
     assert scene.parts_sent() == PARTS - 3
 
 
-@on("radosgw", "swift")
+@on("swift")
 def test_killed_when_the_store_has_made_the_object_nothing_is_sent_again(scene: Scene) -> None:
     rule = scene.proxy.on(scene.large.is_finish, HoldAnswer(), times=1)
     scene.write()
@@ -130,7 +131,7 @@ def test_killed_when_the_store_has_made_the_object_nothing_is_sent_again(scene: 
     assert not [e for e in scene.proxy.exchanges() if scene.large.is_finish(e) and e.status == 200]
 
 
-@on("moto")
+@on()
 def test_killed_as_the_object_was_to_be_made_no_part_is_sent_again(scene: Scene) -> None:
     rule = scene.proxy.on(scene.large.is_finish, BlackHole(), times=1)
     scene.write()
@@ -143,9 +144,8 @@ def test_killed_as_the_object_was_to_be_made_no_part_is_sent_again(scene: Scene)
     assert scene.parts_sent() == 0
 
 
-@pytest.mark.parametrize(
-    "store", ["moto", pytest.param("radosgw", marks=pytest.mark.soak)], indirect=True
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("store", ["moto", "radosgw"], indirect=True)
 def test_killed_before_the_word_that_an_upload_began_no_bytes_stay(scene: Scene) -> None:
     assert isinstance(scene.large, LargeS3)
     rule = scene.proxy.on(scene.large.is_create, HoldAnswer(), times=1)
@@ -163,7 +163,7 @@ def test_killed_before_the_word_that_an_upload_began_no_bytes_stay(scene: Scene)
     assert scene.large.parts(*unknown.split(" ")) == 0
 
 
-@on("moto")
+@on()
 def test_killed_as_an_upload_was_taken_back_nothing_of_it_stays(scene: Scene) -> None:
     part = scene.proxy.on(lambda e: scene.large.is_part(e, 3), HoldRequest(), times=1)
     scene.write()
@@ -203,24 +203,8 @@ def _of_an_upload(large: Large) -> Callable[[Exchange], bool]:
     return lambda e: large.is_part(e) or large.is_finish(e) or large.is_removal(e)
 
 
-@pytest.mark.parametrize(
-    ("store", "change"),
-    [
-        ("moto", _rewritten),
-        ("moto", _renamed),
-        ("swift", _removed),
-        *(
-            pytest.param(store, change, marks=pytest.mark.soak)
-            for store, changes in {
-                "moto": (_made_small, _removed),
-                "swift": (_rewritten, _made_small, _renamed),
-                "radosgw": (_rewritten, _made_small, _removed, _renamed),
-            }.items()
-            for change in changes
-        ),
-    ],
-    indirect=["store"],
-)
+@on()
+@pytest.mark.parametrize("change", [_rewritten, _made_small, _removed, _renamed])
 def test_what_is_changed_between_the_crash_and_its_upload_ends_the_old_one(
     scene: Scene, change: Callable[[Scene], dict[str, bytes]]
 ) -> None:
@@ -232,7 +216,7 @@ def test_what_is_changed_between_the_crash_and_its_upload_ends_the_old_one(
     scene.settle(content)
 
 
-@on("moto")
+@on()
 def test_what_gets_other_attributes_between_the_crash_and_its_upload_is_stored_with_them(
     scene: Scene,
 ) -> None:
@@ -246,7 +230,7 @@ def test_what_gets_other_attributes_between_the_crash_and_its_upload_is_stored_w
     assert int(scene.store.meta("large")["mode"]) & 0o777 == 0o600
 
 
-@on("moto")
+@on()
 def test_what_is_discarded_while_nothing_is_mounted_is_taken_back(scene: Scene) -> None:
     scene.killed_before_part(4)
     cache = ("--cache-dir", scene.mount.cache_dir)
@@ -257,7 +241,7 @@ def test_what_is_discarded_while_nothing_is_mounted_is_taken_back(scene: Scene) 
     scene.settle({})
 
 
-@on("moto")
+@on()
 def test_who_leaves_in_order_leaves_the_upload_to_the_next_mount(
     store: LiveStore, tmp_path: Path
 ) -> None:
@@ -273,7 +257,7 @@ def test_who_leaves_in_order_leaves_the_upload_to_the_next_mount(
         assert scene.parts_sent() == PARTS - 3
 
 
-@on("swift")
+@on()
 def test_a_store_that_cannot_be_asked_is_asked_again_by_a_later_mount(scene: Scene) -> None:
     scene.killed_before_part(3)
     with scene.proxy.during(_of_an_upload(scene.large), Answer(503)) as rule:
@@ -307,9 +291,9 @@ def _error_in_200(large: Large) -> tuple[Callable[[Exchange], bool], Action]:
     ("store", "fault", "more"),
     [
         ("moto", _lost_finish, 0),
-        ("moto", _error_in_200, 0),
-        ("swift", _lost_finish, 0),
+        pytest.param("moto", _error_in_200, 0, marks=pytest.mark.soak),
         pytest.param("moto", _lost_part, 1, marks=pytest.mark.soak),
+        pytest.param("swift", _lost_finish, 0, marks=pytest.mark.soak),
         pytest.param("swift", _lost_part, 0, marks=pytest.mark.soak),  # the listing shows it
         *(
             pytest.param("radosgw", fault, more, marks=pytest.mark.soak)
@@ -332,7 +316,7 @@ def test_a_lost_answer_costs_no_more_than_what_it_was_about(
     assert scene.parts_sent() == PARTS + more
 
 
-@on("swift")
+@on()
 def test_a_lost_answer_to_taking_an_upload_back_leaves_nothing(scene: Scene) -> None:
     part = scene.proxy.on(lambda e: scene.large.is_part(e, 3), HoldRequest(), times=1)
     removal = scene.proxy.on(scene.large.is_removal, DropAnswer(), times=1)
@@ -346,7 +330,7 @@ def test_a_lost_answer_to_taking_an_upload_back_leaves_nothing(scene: Scene) -> 
     scene.settle({})
 
 
-@on("moto", "swift")
+@on()
 def test_a_rename_that_is_killed_leaves_no_part_of_its_copy(scene: Scene) -> None:
     scene.write()
     scene.settle({"large": scene.content})
@@ -360,8 +344,9 @@ def test_a_rename_that_is_killed_leaves_no_part_of_its_copy(scene: Scene) -> Non
     scene.settle({"large": scene.content})
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("store", ["swift"], indirect=True)
-@pytest.mark.parametrize("change", [_removed, pytest.param(_rewritten, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("change", [_removed, _rewritten])
 def test_segments_of_what_was_replaced_or_removed_go_though_that_was_killed(
     scene: Scene, change: Callable[[Scene], dict[str, bytes]]
 ) -> None:
@@ -383,22 +368,14 @@ def test_segments_of_what_was_replaced_or_removed_go_though_that_was_killed(
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    ("store", "kills"),
-    [
-        ("moto", 2),
-        ("swift", 2),
-        *(pytest.param(name, 30, marks=pytest.mark.soak) for name in EVERY),
-    ],
-    indirect=["store"],
-)
+@on()
 def test_killed_at_any_moment_of_large_uploads_nothing_is_left(
-    store: LiveStore, kills: int, tmp_path: Path
+    store: LiveStore, tmp_path: Path
 ) -> None:
     chance = random.Random(SEED)
     with staged(store, tmp_path, watchdog_s=1700) as scene:
         content: dict[str, bytes] = {}
-        for kill in range(kills):
+        for kill in range(KILLS):
             name = chance.choice(["large", "other"])
             seed = f"{name} {kill}"
             asked = len(scene.proxy.exchanges()) + chance.randrange(2 * PARTS)

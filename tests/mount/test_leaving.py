@@ -14,8 +14,6 @@ from tests.mount.harness import Mount, cachefs, mounted, wait_until
 from tests.mount.proxy import BlackHole, Exchange, HoldRequest
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 LATER = ("--upload", "background", "--upload-delay", "1h")
@@ -56,11 +54,8 @@ def is_left_tidy(mount: Mount) -> bool:
 @pytest.mark.parametrize(
     "way",
     [
-        *("SIGTERM", "cachefs umount", "umount"),
-        *(
-            pytest.param(way, marks=pytest.mark.soak)
-            for way in ("SIGINT", "umount -l", "fusermount3 -u", "fusermount3 -u -z")
-        ),
+        "SIGTERM",
+        *(pytest.param(way, marks=pytest.mark.soak) for way in WAYS if way != "SIGTERM"),
     ],
 )
 def test_every_way_out_uploads_what_waits(
@@ -79,7 +74,7 @@ def test_every_way_out_uploads_what_waits(
 
 CASES = [
     ("SIGTERM", "refuses", "background"),
-    ("umount -l", "is silent", "close"),
+    pytest.param("umount -l", "is silent", "close", marks=pytest.mark.soak),
     *(
         pytest.param(way, network, upload, marks=pytest.mark.soak)
         for way in ("SIGINT", "umount", "fusermount3 -u -z")
@@ -123,6 +118,7 @@ def test_what_cannot_be_uploaded_is_named_and_stored_by_the_next_mount(
         assert store.view() == {"late": programs.pattern("late", 0, 5)}
 
 
+@pytest.mark.soak
 def test_a_second_signal_ends_the_wait_for_a_silent_store(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -144,6 +140,25 @@ def test_a_second_signal_ends_the_wait_for_a_silent_store(
     assert store.view() == {"late": b"later"}
 
 
+@pytest.mark.parametrize("store", ["swift"], indirect=True)
+def test_a_second_signal_ends_the_last_look_at_a_store_that_is_silent(
+    store: LiveStore, mounting: Mounting
+) -> None:
+    with store.proxy() as proxy, mounting(store.target(proxy)) as mount:
+        mount.do(programs.write_file, mount / "file", b"content")
+        silence = proxy.on(lambda e: store.is_object(e, "HEAD", "file"), BlackHole())
+        assert mount.process is not None
+        mount.process.send_signal(signal.SIGTERM)
+        silence.wait_reached()
+
+        began = time.monotonic()
+        assert mount.signalled(signal.SIGINT) == 0
+        assert time.monotonic() - began < SLACK_S
+        assert is_left_tidy(mount)
+    assert store.view() == {"file": b"content"}
+
+
+@pytest.mark.soak
 def test_a_read_that_hangs_does_not_hold_up_the_end(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -165,6 +180,7 @@ def test_a_read_that_hangs_does_not_hold_up_the_end(
     assert store.get("late") == b"later"
 
 
+@pytest.mark.soak
 def test_uploads_that_hang_while_reads_go_on_do_not_hold_up_the_end(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -189,6 +205,7 @@ def test_uploads_that_hang_while_reads_go_on_do_not_hold_up_the_end(
         wait_until(lambda: len(store.keys()) == 13, "the next mount has stored all")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("upload", ["close", "background"])
 def test_a_file_that_is_being_written_is_kept_and_not_stored_half_done(
     new_store: Callable[[str], LiveStore], mounting: Mounting, upload: str
@@ -217,6 +234,7 @@ def test_a_file_that_is_being_written_is_kept_and_not_stored_half_done(
         assert mount.do(programs.read_file, mount / "half") == b"old"
 
 
+@pytest.mark.soak
 def test_a_close_that_comes_while_the_mount_ends_is_uploaded(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:

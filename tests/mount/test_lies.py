@@ -12,8 +12,6 @@ from tests.mount.lies import LIES, PARTIAL_LIES, Lying
 from tests.mount.proxy import Answer, FlipBit, FlipSentBit, WrongLength
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 STORES = ("moto", "radosgw", "swift")
 
@@ -37,7 +35,7 @@ def contents(lies: dict[str, object]) -> dict[str, bytes]:
     return {name.replace(" ", "-"): programs.pattern(name, 0, 50_000) for name in lies}
 
 
-@on("moto", "swift")
+@on("moto")
 def test_a_lie_about_an_object_is_found_out_and_the_truth_asked_for(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -64,7 +62,7 @@ def test_a_lie_about_an_object_is_found_out_and_the_truth_asked_for(
         assert mount.do(programs.read_each, names) == files
 
 
-@on("moto")
+@on()
 def test_a_lie_that_lasts_is_an_error_and_nothing_of_it_is_kept(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -91,7 +89,7 @@ def test_a_lie_that_lasts_is_an_error_and_nothing_of_it_is_kept(
         assert mount.do(programs.read_each, names) == files
 
 
-@on("moto")
+@on()
 def test_a_lie_about_a_part_is_found_out_and_the_truth_asked_for(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -120,7 +118,7 @@ def test_a_lie_about_a_part_is_found_out_and_the_truth_asked_for(
         assert mount.do(programs.read_each, names) == dict.fromkeys(keys, LARGE)
 
 
-@on("moto")
+@on()
 def test_a_flipped_bit_in_a_part_is_an_error_before_the_end_and_then_fetched_again(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -136,7 +134,7 @@ def test_a_flipped_bit_in_a_part_is_an_error_before_the_end_and_then_fetched_aga
         assert mount.do(programs.read_each, {"": mount / "large"}) == {"": LARGE}
 
 
-@on("moto", "swift")
+@on("swift")
 def test_a_bit_that_flips_on_the_way_to_the_store_is_refused_and_sent_again(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -160,7 +158,7 @@ SUCCESS = {
 }
 
 
-@on("moto")
+@on()
 def test_a_success_that_is_none_marks_nothing_clean(store: LiveStore, mounting: Mounting) -> None:
     options = ("--timeout", "2s", "--upload", "close")
     with store.proxy() as proxy, mounting(store.target(proxy), *options) as mount:
@@ -183,10 +181,9 @@ def test_a_success_that_is_none_marks_nothing_clean(store: LiveStore, mounting: 
         assert mount.status()["conflicts"] == []
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    "store", ["moto", pytest.param("radosgw", marks=pytest.mark.soak)], indirect=True
-)
+@pytest.mark.parametrize("store", ["moto", "radosgw"], indirect=True)
 def test_what_goes_wrong_with_an_upload_in_parts_marks_nothing_clean(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -204,7 +201,7 @@ def test_what_goes_wrong_with_an_upload_in_parts_marks_nothing_clean(
         assert mount.status()["conflicts"] == []
 
 
-@on("moto")
+@on()
 def test_a_size_that_two_answers_tell_differently_is_an_error(
     store: LiveStore, mounting: Mounting
 ) -> None:

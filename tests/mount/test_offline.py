@@ -20,8 +20,6 @@ from tests.mount.stores import LiveStore, Target
 from tests.servers.moto import moto
 from tests.servers.tls import make_tls
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 TIMEOUT_S: Final = 2
@@ -63,10 +61,11 @@ def operations(root: Path) -> dict[str, programs.Call]:
     }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("store", "ttl", "questions"),
     [
-        _longer_form("moto", "60s", 1),
+        ("moto", "60s", 1),
         ("moto", "0", 2),
         ("swift", "60s", 1),
     ],
@@ -178,6 +177,7 @@ def test_offline_what_is_known_is_shown_what_is_written_waits_and_the_return_is_
     assert "dir/tmp" not in store.view()
 
 
+@pytest.mark.soak
 def test_what_was_queued_is_stored_by_itself_when_the_black_hole_ends(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -213,6 +213,7 @@ def test_a_close_that_waits_for_an_offline_store_fails_in_time_and_the_bytes_sta
     assert store.view() == {"file": b"new"}
 
 
+@pytest.mark.soak
 def test_without_offline_reads_an_open_fails_whose_version_cannot_be_asked_for(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -249,7 +250,8 @@ def test_one_object_that_cannot_be_had_makes_nobody_believe_what_is_old(
             assert mount.do(programs.read_file, mount / "file") == b"new"
 
 
-@pytest.mark.parametrize("store", [_longer_form("moto"), "swift"], indirect=True)
+@pytest.mark.soak
+@pytest.mark.parametrize("store", ["moto", "swift"], indirect=True)
 def test_a_body_that_stands_still_is_an_error_in_time_and_other_files_go_on(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -270,6 +272,7 @@ def test_a_body_that_stands_still_is_an_error_in_time_and_other_files_go_on(
         assert mount.do(programs.read_file, mount / "stuck") == content
 
 
+@pytest.mark.soak
 def test_the_commands_about_a_mount_end_in_time_while_the_store_is_silent(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -302,7 +305,8 @@ SAYINGS: Final = {
 }
 
 
-@pytest.mark.parametrize("fault", [_longer_form("503"), _longer_form("429"), "a long Retry-After"])
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", SAYINGS)
 def test_a_store_that_says_it_cannot_is_asked_until_the_deadline_and_no_longer(
     fault: str, new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -344,6 +348,7 @@ class Unconnected(Mount):
         return ["unshare", "--net", *super().argv()]
 
 
+@pytest.mark.soak
 def test_an_endpoint_that_has_no_address_ends_the_mounting_with_one_line(tmp_path: Path) -> None:
     target = Target(
         "s3://bucket",
@@ -357,7 +362,8 @@ def test_an_endpoint_that_has_no_address_ends_the_mounting_with_one_line(tmp_pat
     assert refusal.value.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("fault", ["black hole", _longer_form("503")])
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", ["black hole", "503"])
 def test_a_store_that_does_not_serve_ends_the_mounting_with_one_line(
     fault: str, new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -382,7 +388,7 @@ def test_a_store_that_does_not_serve_ends_the_mounting_with_one_line(
         # The kernel lets go of who waits for pages.
         pytest.param("file", 30, 10, id="for bytes"),
         # Who waits for a name, it lets go when that is answered.
-        pytest.param("dir/file", 2, 2 + 2 + SLACK_S, id="for a name"),
+        pytest.param("dir/file", 2, 2 + 2 + SLACK_S, id="for a name", marks=pytest.mark.soak),
     ],
 )
 def test_a_program_that_is_killed_while_it_waits_ends_at_the_deadline_at_the_latest(

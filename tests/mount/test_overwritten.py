@@ -10,8 +10,6 @@ from tests.mount.harness import Mount, wait_until
 from tests.mount.proxy import HoldRequest, Proxy
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 CONDITIONS = frozenset({"if-match", "if-none-match", "x-amz-copy-source-if-match"})
@@ -42,7 +40,9 @@ def copies(store: LiveStore, path: str) -> list[bytes]:
     return [v for k, v in store.view().items() if k.startswith(f"{path}.conflict-")]
 
 
-@pytest.mark.parametrize("store", ["swift", "moto"], indirect=True)
+@pytest.mark.parametrize(
+    "store", ["swift", pytest.param("moto", marks=pytest.mark.soak)], indirect=True
+)
 def test_a_write_that_another_mount_overwrote_unseen_is_told_and_stored_again(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -94,6 +94,7 @@ def test_it_is_told_after_a_while_by_itself(store: LiveStore, mounting: Mounting
             assert copies(store, "file") == [OURS]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("store", ["swift", "moto"], indirect=True)
 def test_mounts_that_take_turns_are_never_told_of_a_conflict(
     store: LiveStore, mounting: Mounting

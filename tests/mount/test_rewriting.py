@@ -13,8 +13,6 @@ from tests.mount.harness import Hands, Mount, wait_until
 from tests.mount.proxy import Action, Exchange, HoldAnswer, HoldRequest, HoldSent
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 SIZE = 300_000
@@ -81,9 +79,7 @@ def wait_working(hands: Hands) -> None:
 
 
 OFTEN = {
-    ("moto", "request", "close"),
     ("moto", "body", "background"),
-    ("moto", "answer", "background"),
 }
 CASES = [
     pytest.param(*case, marks=() if case in OFTEN else pytest.mark.soak)
@@ -133,14 +129,15 @@ def is_completion(exchange: Exchange) -> bool:
     return exchange.method == "POST" and "uploadId" in exchange.query
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("step", "action"),
     [
         (is_completion, HoldAnswer),
-        pytest.param(is_completion, HoldRequest, marks=pytest.mark.soak),
-        pytest.param(is_part, HoldRequest, marks=pytest.mark.soak),
-        pytest.param(is_part, HoldAnswer, marks=pytest.mark.soak),
+        (is_completion, HoldRequest),
+        (is_part, HoldRequest),
+        (is_part, HoldAnswer),
     ],
 )
 def test_the_last_change_of_what_goes_in_parts_is_what_is_stored(

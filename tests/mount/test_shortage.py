@@ -12,8 +12,6 @@ from tests.mount import programs
 from tests.mount.harness import Mount
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 
@@ -29,6 +27,7 @@ def _descriptors(mount: Mount) -> int:
     return len(os.listdir(f"/proc/{mount.process.pid}/fd"))
 
 
+@pytest.mark.soak
 def test_the_daemon_takes_as_many_descriptors_as_it_may(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -98,6 +97,7 @@ def test_writers_without_descriptors_lose_nothing(
     }
 
 
+@pytest.mark.soak
 def test_without_memory_programs_get_errors_and_then_everything_goes_on(
     new_store: Callable[[str], LiveStore], mounting: Mounting
 ) -> None:
@@ -113,8 +113,15 @@ def test_without_memory_programs_get_errors_and_then_everything_goes_on(
         size = pages * resource.getpagesize()
         # No further thread has a stack: those there are do what there is to do.
         _limit(mount, resource.RLIMIT_AS, size)
-        outcomes = [mount.do(programs.outcome_of_read, mount / name) for name in contents]
-        assert set(outcomes) <= {0, errno.ENOMEM, errno.EIO, errno.EHOSTUNREACH}
+        outcomes = [
+            mount.do(programs.outcome, programs.read_file, mount / name) for name in contents
+        ]
+        assert {number for _, number in outcomes} <= {
+            0,
+            errno.ENOMEM,
+            errno.EIO,
+            errno.EHOSTUNREACH,
+        }
         assert mount.process.poll() is None
         _limit(mount, resource.RLIMIT_AS, resource.RLIM_INFINITY)
 

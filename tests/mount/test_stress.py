@@ -11,8 +11,6 @@ from tests.mount.harness import Mount
 from tests.mount.sampler import Sampler
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 MIB = 1 << 20
 

@@ -14,14 +14,15 @@ from tests.mount.harness import Mount, Stuck
 from tests.mount.proxy import CutBody, HoldRequest, Proxy
 from tests.mount.stores import LiveStore
 
-pytestmark = pytest.mark.soak
-
 Mounting = Callable[..., Mount]
 
 MIB: Final = 1 << 20
 SIZE: Final = 4 * MIB
 OLD, NEW = (programs.pattern(seed, 0, SIZE) for seed in ("old", "new"))
-STORES = ["moto", "swift", "radosgw", "file"]
+STORES = [
+    "moto",
+    *(pytest.param(name, marks=pytest.mark.soak) for name in ("swift", "radosgw", "file")),
+]
 DEMAND = ("--metadata-ttl", "0", "--part-size", "1MiB", "--fetch", "demand")
 
 
@@ -80,7 +81,7 @@ def _replace_during_fetch(store: LiveStore, proxy: Proxy, mount: Mount) -> list[
     return [reader.finish(60) for reader in readers]
 
 
-@pytest.mark.parametrize("store", ["moto", "swift", "radosgw"], indirect=True)
+@pytest.mark.parametrize("store", STORES[:-1], indirect=True)
 def test_an_object_that_is_replaced_during_a_fetch_is_never_read_as_a_mixture(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -93,6 +94,7 @@ def test_an_object_that_is_replaced_during_a_fetch_is_never_read_as_a_mixture(
         assert mount.do(programs.read_file, mount / "file") == NEW
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("store", ["moto", "swift"], indirect=True)
 def test_what_is_fetched_again_after_a_cut_is_of_the_same_version_or_an_error(
     store: LiveStore, mounting: Mounting
@@ -129,6 +131,7 @@ def read_mapped(path: Path, offset: int, length: int) -> bytes:
     return _mapped[str(path)][offset : offset + length]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("store", ["moto", "file"], indirect=True)
 def test_a_mapping_shows_the_version_that_was_mapped_or_ends_its_program(
     store: LiveStore, mounting: Mounting
@@ -178,6 +181,7 @@ def test_readers_of_a_file_that_another_removed_go_on_with_what_is_here(
         assert mount.status()["dirty"] == mount.status()["conflicts"] == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("store", ["moto", "swift"], indirect=True)
 def test_a_dirty_file_that_another_removed_is_one_conflict_and_no_endless_try(
     store: LiveStore, mounting: Mounting
