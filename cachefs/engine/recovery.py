@@ -108,7 +108,8 @@ def _remains(disk: Disk, entry: Entry) -> Remains:
         state=None if intent is None else intent.state,
         boot=None if intent is None else intent.boot,
         is_whole=length >= max((extent.stop for extent in entry.here), default=0),
-        has_promise=intent is None or read_promise(disk.cache.promise_path(entry.id)) is not None,
+        # One that cannot be read stands for a debt as well: only its text was not safe when the power went.
+        has_promise=intent is None or _length(disk.cache.promise_path(entry.id)) >= 0,
     )
 
 

@@ -150,6 +150,21 @@ async def test_promised_bytes_that_are_gone_are_never_taken_for_clean(
         assert (lost["path"], lost["state"]) == ("a", "parked")
 
 
+@pytest.mark.parametrize("text", [b"", bytes(100)], ids=["empty", "zeros"])
+async def test_a_promise_whose_text_was_not_safe_when_the_power_went_stands_for_its_debt(
+    tmp_path: Path, memory: MemoryStore, text: bytes
+) -> None:
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("d/old", b"acknowledged")
+        image = rig.crash_image(tmp_path / "image")
+    (promise,) = (image / "data").glob("*.promise")
+    promise.write_bytes(text)
+    async with serving(image, memory, **LATER) as rig:
+        await rig.flush()
+        assert not rig.service.dirty()
+        assert rig.objects()["d/old"] == b"acknowledged"
+
+
 async def test_a_directory_in_use_is_refused_and_one_that_is_stopped_can_be_recovered(
     tmp_path: Path, memory: MemoryStore
 ) -> None:
