@@ -23,6 +23,9 @@ _FILES = ("credentials_file", "config_file")
 _AGAIN_S = 1.0
 """The chain may ask programs and servers: not at each of a thousand denials."""
 _PATIENCE_S = 15.0
+_LEFT_ALONE = 4
+"""After so many times that patience, what gives out keys is asked anew, although it has never answered."""
+_UNREAD = object()
 
 
 class Keys(NamedTuple):
@@ -41,7 +44,7 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
     container's) it fetches anew in time, but not if it is revoked before. So when the store denies something,
     the whole chain is read anew, by one thread, and at most once a second, unless one of the files has changed.
 
-    What the chain runs or asks answers in time, or ``Fault`` is raised.
+    What the chain runs or asks answers in time, or ``Fault`` is raised. Nothing is read before keys are needed.
     """
 
     method = "cachefs"
@@ -66,16 +69,18 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
             if (path := session.get_config_variable(name))
         }
         self._stamps: list[object] = []
-        self._read_s = clock()
+        self._read_s = -math.inf
         self._fetched_s = -math.inf
         self._failure: Exception | None = None
         self.generation = 0
         """Counts how often other keys were taken up."""
-        self._found = self._bounded.run(self._read)
+        self._found: Any = _UNREAD
         self._given: Keys | None = None
 
     def get_frozen_credentials(self) -> Keys | None:
         """Return the keys to sign with now; None: the chain has found none."""
+        if self._found is _UNREAD:
+            self._bounded.run(self._read_first)
         found = self._found
         if not isinstance(found, RefreshableCredentials) or not found.refresh_needed():
             self._given = keys = _keys(found)
@@ -134,7 +139,13 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
         _log.info("the store denied access, and there are other credentials now: they are used")
         return True
 
+    def _read_first(self) -> None:
+        """Read the chain unless somebody has while this waited for its turn."""
+        if self._found is _UNREAD:
+            self._found = self._read()
+
     def _read(self) -> Any:  # noqa: ANN401
+        self._read_s = self._clock()
         session = botocore.session.Session(profile=self._profile)
         for name, path in self._files.items():
             session.set_config_variable(name, path)
@@ -178,12 +189,14 @@ def _stamp(path: str) -> object:
 
 
 class _Bounded:
-    """Runs one thing at a time, and waits for it only so long. What does not end blocks nobody but its successors."""
+    """Runs one thing at a time, and waits for it only so long. What never ends holds up its successors for a while."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._lock = threading.Lock()
         self._running: Future[Any] | None = None
+        self._free_s = 0.0
+        """When the next one may begin, on the monotonic clock, although that one runs."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Return what *work* returns. Raise ``Fault`` if it, or what runs before it, does not end in time."""
@@ -200,8 +213,10 @@ class _Bounded:
     def _begin(self, mine: "Future[Any]") -> "Future[Any]":
         """Return *mine* if it is its turn, else what runs."""
         with self._lock:
-            if self._running is None or self._running.done():
+            now = time.monotonic()
+            if self._running is None or self._running.done() or now > self._free_s:
                 self._running = mine
+                self._free_s = now + _LEFT_ALONE * self._patience_s
             return self._running
 
     def _wait(self, future: "Future[Any]", deadline: float) -> None:
