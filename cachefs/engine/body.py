@@ -164,3 +164,25 @@ class _BytesReader:
 
     def seekable(self) -> bool:
         return True
+
+
+class SummingSink:
+    """Sums the bytes of a fetch from the start of an object on, and keeps none of them."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was taken."""
+        self._known, self._summing = PieceSums(), Summing(0)
+
+    def write(self, data: memoryview, /) -> None:
+        """Take the next bytes."""
+        for piece, total in self._summing.take(data):
+            self._known.add(piece, total)
+
+    def sums(self) -> PieceSums:
+        """Return the sums, when all was taken."""
+        for piece, total in self._summing.rest():
+            self._known.add(piece, total)
+        return self._known

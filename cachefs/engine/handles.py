@@ -13,6 +13,7 @@ from cachefs.core.policy import SECOND_NS
 from cachefs.core.types import ETag, Fh, Ino, UploadMode
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.reach import wait_for
+from cachefs.engine.upload import Before
 from cachefs.local.cache import Entry
 from cachefs.local.db import Database
 from cachefs.local.inodes import Inode, InodeTable
@@ -356,11 +357,12 @@ class OpenFiles:
             if file.is_detached:
                 return
             await file.wait_still()
+            before: Before | None = None
             if file.is_promised:
                 await self._seal(file, delay_s=0)
             else:
-                self._rooms.uploader.hurry(file.entry.id)
-            if await self._rooms.uploader.wait_settled(file.entry.id):
+                before = self._rooms.uploader.hurry(file.entry.id)
+            if await self._rooms.uploader.wait_settled(file.entry.id, before):
                 return
         raise TimedOut("the file is written to without a pause; it stays queued")
 

@@ -487,8 +487,8 @@ class OpenFile:
             cache.sealed_made(entry.id, cost)
 
     async def _store_first(self) -> None:
-        self._rooms.uploader.hurry(self.entry.id)
-        await self._rooms.uploader.wait_settled(self.entry.id)
+        before = self._rooms.uploader.hurry(self.entry.id)
+        await self._rooms.uploader.wait_settled(self.entry.id, before)
 
     async def _fetch_kept(self, keep: int) -> None:
         if keep > self._rooms.cache.limit:

@@ -321,14 +321,13 @@ class Service:
         Returns ``{"uploaded": count, "waiting": [paths], "failed": [{path, error}]}``.
         """
         chosen = self._choose(paths)
-        for entry in chosen:
-            self._uploader.hurry(entry)
+        before = {entry: self._uploader.hurry(entry) for entry in chosen}
         failed: list[dict[str, object]] = []
         if wait:
             with deadline.limited(self._settings.timeout_s):
                 for entry in chosen:
                     try:
-                        await self._uploader.wait_settled(entry)
+                        await self._uploader.wait_settled(entry, before[entry])
                     except CachefsError as error:
                         failed.append({"path": self._path_of(entry), "error": str(error)})
         left = [entry for entry in chosen if self._disk.journal.of(entry) is not None]
@@ -395,8 +394,8 @@ class Service:
         if entry is not None and (not self._is_named(entry.ino) or self._is_contested(entry)):
             self._put_beside(entry)
         path = self._path_of(EntryId(entry_id))
-        self._uploader.hurry(EntryId(entry_id))
-        await self._uploader.wait_settled(EntryId(entry_id))
+        before = self._uploader.hurry(EntryId(entry_id))
+        await self._uploader.wait_settled(EntryId(entry_id), before)
         return path
 
     def _is_contested(self, entry: Entry) -> bool:
@@ -433,12 +432,11 @@ class Service:
         self._is_ending |= is_final
         self.fs.is_closing = True
         await self.fs.files.seal_closed()
-        for entry in self._choose(()):
-            self._uploader.hurry(entry)
+        before = {entry: self._uploader.hurry(entry) for entry in self._choose(())}
         with trio.move_on_after(timeout_s):
             for entry in self._choose(()):
                 try:
-                    await self._uploader.wait_settled(entry)
+                    await self._uploader.wait_settled(entry, before.get(entry))
                 except CachefsError as error:
                     _log.warning("not stored: %s", error)
             await self._second.look_at_all()

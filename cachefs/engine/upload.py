@@ -24,12 +24,13 @@ from cachefs.core.errors import (
     TimedOut,
     disk_error,
 )
+from cachefs.core.extents import Extent
 from cachefs.core.intent import Intent, State
 from cachefs.core.policy import SECOND_NS, is_due, is_final, next_try_ns
 from cachefs.core.sums import PieceSums
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.background import Background
-from cachefs.engine.body import FileBody
+from cachefs.engine.body import FileBody, SummingSink
 from cachefs.engine.conflict import (
     Conflicts,
     GivenUp,
@@ -103,6 +104,15 @@ class Defaults:
             mtime_ns=inode.mtime_ns,
             ctime_ns=inode.ctime_ns,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The tries to upload an entry that there were when somebody asked for it."""
+
+    failed: int
+    is_under_way: bool = False
+    """There was one whose failure, if it fails, tells nothing of what is now."""
 
 
 class Uploader:
@@ -192,12 +202,20 @@ class Uploader:
         """Look at the journal now."""
         self._kicked.set()
 
-    def hurry(self, entry_id: EntryId) -> None:
-        """Upload an entry now rather than when it is due; a parked one gets another chance."""
+    def hurry(self, entry_id: EntryId) -> Before:
+        """Upload an entry now rather than when it is due; a parked one gets another chance.
+
+        Return what :meth:`wait_settled` needs to tell the tries from now on from those before.
+        """
+        before = self._before(entry_id)
         if self._journal.of(entry_id) is not None and entry_id not in self._running:
             self._journal.hurry(entry_id, self._names.now_ns())
         self._kicked.set()
         self._reach.look()
+        return before
+
+    def _before(self, entry_id: EntryId) -> Before:
+        return Before(self._failed(entry_id)[0], is_under_way=entry_id in self._running)
 
     def store_is_back(self, was_missed: bool) -> None:
         """Begin uploads again; what failed while the store was missed has waited long enough."""
@@ -221,23 +239,22 @@ class Uploader:
                 self._journal.hurry(intent.entry, self._names.now_ns())
         self._kicked.set()
 
-    async def wait_settled(self, entry_id: EntryId) -> bool:
+    async def wait_settled(self, entry_id: EntryId, before: Before | None = None) -> bool:
         """Wait until the store has confirmed the entry. Return False if it was written again meanwhile.
 
-        Raise the error that put the upload off or ended it, or ``TimedOut`` when nothing has moved for as
-        long as ``--timeout``; the promise stays in the journal. While the store is offline nothing moves:
-        it is looked at anew.
+        Raise the error of a try that began after *before* (None: now) and put the upload off or ended it, or
+        ``TimedOut`` when nothing has moved for as long as ``--timeout``; the promise stays in the journal. While
+        the store is offline nothing moves: it is looked at anew.
         """
         self._reach.look()
-        is_of_before = entry_id in self._running  # a try whose failure tells nothing of now
-        failed_before = self._failed(entry_id)[0]
+        before = self._before(entry_id) if before is None else before
         waiting_since = time.monotonic()
         while (intent := self._journal.of(entry_id)) is not None:
             failed, error = self._failed(entry_id)
-            if failed > failed_before and error is not None:
-                if not is_of_before or await self._reach.is_lost():
+            if failed > before.failed and error is not None:
+                if not before.is_under_way or await self._reach.is_lost():
                     raise error
-                is_of_before, failed_before = False, failed
+                before = Before(failed)
                 self.hurry(entry_id)
                 continue
             if intent.state is State.OPEN:
@@ -501,13 +518,25 @@ class Uploader:
         except OSError as error:
             raise disk_error(error) from error
 
-    async def _is_stored(self, key: Key, intent: Intent) -> bool:
-        """Whether the store has what was promised already, and only the word of it was lost."""
+    async def _is_stored(self, key: Key, intent: Intent, entry: Entry) -> bool:
+        """Whether the store has what was acknowledged already, and only the word of it was lost.
+
+        The token alone does not tell: an earlier write of the same promise has it, too.
+        """
         try:
             found = await self._threads.ask(self._store.head, key)
         except NotFound:
             return False
-        return metadata.token_of(found) == intent.token
+        if metadata.token_of(found) != intent.token:
+            return False
+        return await self._threads.transfer(self._sums_of, key, found) == entry.sums
+
+    def _sums_of(self, key: Key, info: ObjectInfo) -> PieceSums:
+        """Return the sums of what the store has. Blocks; any thread."""
+        sink = SummingSink()
+        if info.size:
+            self._store.get_range(key, Extent(0, info.size), sink, if_match=info.etag)
+        return sink.sums()
 
     async def _give_lost_up(self, upload: Upload, entry: Entry | None) -> None:
         """Park a promise whose bytes are gone, unless the store has them."""
@@ -517,7 +546,7 @@ class Uploader:
             entry is None
             or intent is None
             or key is None
-            or not await self._is_stored(key, intent)
+            or not await self._is_stored(key, intent, entry)
         ):
             reason = "the bytes promised to the store are gone from the cache"
             self._give_up(upload, BytesLost(reason))
@@ -532,7 +561,7 @@ class Uploader:
 
     async def _give_rot_up(self, key: Key, intent: Intent, entry: Entry) -> None:
         """Forget bytes that are not those that were acknowledged, if the store has those; else raise ``Refused``."""
-        if await self._is_stored(key, intent):
+        if await self._is_stored(key, intent, entry):
             self._yield_to_theirs(entry)
             return
         raise Refused(
