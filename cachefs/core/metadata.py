@@ -30,6 +30,8 @@ META_MAX: Final = 2048
 _OWN: Final = ("mode", "uid", "gid", "mtime", "atime", "ctime")
 _LEAST_USED: Final = (TARGET, "atime", "ctime", "gid", "uid", "mtime", "mode", TOKEN)
 """What is left out, in this order, where what others put on the object leaves no room."""
+_OF_WRITE: Final = (TOKEN, "mode", "mtime", "ctime")
+"""Tell one version of ours from another."""
 _OF_CONTENT: Final = ("md5chksum", "s3cmd-attrs")
 """Keys by which rclone and s3cmd compare the content: untrue of any other."""
 _FORMAT: Final = {
@@ -148,6 +150,15 @@ def require_room(attrs: Attrs, others: Mapping[str, str]) -> None:
         key not in full for key in _OWN
     ):
         raise NoSpace(f"an object has room for {META_MAX} bytes of metadata")
+
+
+def is_of_write(told: Mapping[str, str] | None, meta: Mapping[str, str]) -> bool:
+    """Whether metadata that the store tells is of the very write that sent *meta*.
+
+    A promise that was written again keeps its token: then the times tell the versions apart.
+    """
+    found = told or {}
+    return all(found.get(name) == meta.get(name) for name in _OF_WRITE)
 
 
 def token_of(info: ObjectInfo) -> Token | None:

@@ -23,8 +23,6 @@ from cachefs.remote.store import Body, ObjectStore
 _log = logging.getLogger(__name__)
 
 _TURNS = 100
-_TELLING: Final = (metadata.TOKEN, "mode", "mtime", "ctime")
-"""Metadata that tells one version of ours from another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,4 +295,4 @@ def _is_whole(theirs: ObjectInfo, body: Body, meta: Mapping[str, str]) -> bool:
     told = theirs.meta or {}
     in_parts = base64.b64encode(bytes.fromhex(body.md5)).decode("ascii")
     has_bytes = theirs.etag == body.md5 or told.get("md5chksum") == in_parts
-    return has_bytes and all(told.get(name) == meta.get(name) for name in _TELLING)
+    return has_bytes and metadata.is_of_write(told, meta)

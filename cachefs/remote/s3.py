@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
 
-from cachefs.core import descent
+from cachefs.core import descent, metadata
 from cachefs.core.errors import (
     Changed,
     Denied,
@@ -19,7 +18,6 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
-from cachefs.core.metadata import TOKEN
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.clocks import answered_at
@@ -76,10 +74,6 @@ def bucket_names(client: S3Client) -> list[str]:
         if not answer.get("ContinuationToken"):
             return names
         token = {"ContinuationToken": str(answer["ContinuationToken"])}
-
-
-_TELLING: Final = (TOKEN, "mode", "mtime", "ctime")
-"""Metadata that tells one version of ours from another."""
 
 
 class S3Store:
@@ -363,8 +357,7 @@ class S3Store:
             info = self.head(key)
         except NotFound as error:
             raise Fault("the store has taken the object and does not have it") from error
-        found = info.meta or {}
-        if info.size == size and all(found.get(name) == meta.get(name) for name in _TELLING):
+        if info.size == size and metadata.is_of_write(info.meta, meta):
             return info
         if info.etag == replaced:
             raise Fault("the store has taken the object and still has the one before")
@@ -539,7 +532,7 @@ class S3Store:
         ours, theirs = about["Metadata"], info.meta or {}
         assert isinstance(ours, dict)
         return info.size == body.size and all(
-            ours.get(name) and ours[name] == theirs.get(name) for name in (TOKEN, _MD5)
+            ours.get(name) and ours[name] == theirs.get(name) for name in (metadata.TOKEN, _MD5)
         )
 
     def _threads(self) -> Team:
