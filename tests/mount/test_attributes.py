@@ -15,7 +15,11 @@ from tests.mount.harness import Mount
 from tests.mount.stores import LiveStore, S3Bucket
 
 Mounting = Callable[..., Mount]
-STORES = ["file", "moto", "radosgw", "swift"]
+STORES = [
+    "moto",
+    "swift",
+    *(pytest.param(name, marks=pytest.mark.soak) for name in ("file", "radosgw")),
+]
 
 
 @pytest.fixture(scope="module", params=["file", "moto"])

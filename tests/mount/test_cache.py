@@ -97,7 +97,9 @@ def _entries(mount: Mount, names: list[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
-@pytest.mark.parametrize("store", ["moto", "radosgw", "swift"], indirect=True)
+@pytest.mark.parametrize(
+    "store", ["moto", "swift", pytest.param("radosgw", marks=pytest.mark.soak)], indirect=True
+)
 def test_a_second_mount_reads_everything_without_asking_for_an_object(
     store: LiveStore, mounting: Mounting
 ) -> None:
@@ -133,7 +135,7 @@ def test_what_was_written_is_not_fetched_to_be_read(store: LiveStore, mounting: 
         assert store.asked(proxy, "GET") == []
 
 
-@pytest.mark.parametrize("store", ["file", "moto", "swift"], indirect=True)
+@pytest.mark.parametrize("store", ["file", "swift"], indirect=True)
 def test_with_a_ttl_of_zero_every_open_sees_the_last_close(
     store: LiveStore, mounting: Mounting
 ) -> None:

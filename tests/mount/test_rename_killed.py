@@ -25,7 +25,7 @@ SEED = 20_261_121
     ("store", "upload", "count", "kills"),
     [
         ("file", "close", 40, 2),
-        ("moto", "background", 40, 2),
+        ("moto", "background", 20, 2),
         *(
             pytest.param(name, upload, 500, 50, marks=pytest.mark.soak)
             for name in ("file", "moto", "radosgw", "swift")

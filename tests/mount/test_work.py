@@ -165,7 +165,7 @@ def test_a_virtual_environment_with_what_pip_puts_into_it(
 # ---- git ------------------------------------------------------------------------------------
 
 
-@on(("moto", "background"))
+@on(("file", "background"))
 def test_git_commits_rebases_and_collects_garbage(
     store: LiveStore, upload: str, mounting: Mounting, tmp_path: Path
 ) -> None:
