@@ -279,10 +279,27 @@ class Unfinished:
                 self._conflicts.note(move.target, "written while a rename to it was cut off; kept")
             elif move.replaces is None:
                 await self._remove(target)
-            elif not move.source.endswith("/"):  # of directories, both are there
+            elif not move.source.endswith("/") and not self._stay(move, target):
+                # Of directories, both are there.
                 await self._remove(source)
                 self._go_along(move, target)
         self._journal.end_move(move.id)
+
+    def _stay(self, move: Move, target: ObjectInfo) -> bool:
+        """Where what the rename was to replace has newer bytes of its own, have them replace the copy.
+
+        Return whether it is so: then both names stay what they are.
+        """
+        inode = self._inodes.find(move.target)
+        entry = None if inode is None else self._cache.find(inode.ino)
+        if inode is None or entry is None or not self._journal.is_dirty(inode.ino):
+            return False
+        if entry.etag == move.replaces:
+            with self._db.transaction():
+                self._inodes.update(inode.ino, etag=target.etag)
+                self._cache.change(entry, etag=target.etag)
+            self._promise_again(entry, move.target)
+        return True
 
     def _go_along(self, move: Move, target: ObjectInfo) -> None:
         """Give a file whose newer bytes are not stored yet the name that its object has now."""
@@ -294,9 +311,7 @@ class Unfinished:
             return
         component = last_component(move.target, above)
         holder = self._inodes.child(parent.ino, name_of(component))
-        if not self._journal.is_dirty(inode.ino) or (
-            holder is not None and (holder.is_dir or self._journal.is_dirty(holder.ino))
-        ):
+        if not self._journal.is_dirty(inode.ino) or (holder is not None and holder.is_dir):
             return
         now_ns = self._names.now_ns()
         with self._db.transaction():
@@ -312,17 +327,18 @@ class Unfinished:
             )
             self._inodes.update(inode.ino, etag=target.etag)
             self._cache.change(entry, etag=target.etag)
-        self._promise_again(move, entry)
+        # Should this not be written, the promise knows the key as that which the rename was for.
+        self._promise_again(entry, move.target, target=move.source)
 
-    def _promise_again(self, move: Move, entry: Entry) -> None:
+    def _promise_again(self, entry: Entry, key: Key, *, target: Key | None = None) -> None:
         intent = self._journal.of(entry.id)
         if intent is None:
             return
-        promise = restated(move.target, entry, intent, target=move.source)
+        promise = restated(key, entry, intent, target=target)
         try:
             self._cache.write_promise(entry.id, promise.encode())
-        except OSError as error:  # it knows the key as that which the rename was for
-            _log.warning("the promise of entry %d keeps its old key: %s", entry.id, error)
+        except OSError as error:
+            _log.warning("the promise of entry %d is as before: %s", entry.id, error)
 
     async def _remove(self, info: ObjectInfo) -> None:
         try:

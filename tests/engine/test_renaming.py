@@ -333,6 +333,38 @@ async def test_a_crash_in_a_rename_leaves_one_name_of_what_was_being_written_bel
         assert rig.service.status()["conflicts"] == []
 
 
+@pytest.mark.parametrize("is_written", [True, False], ids=["both", "the replaced one"])
+async def test_a_crash_after_the_copy_leaves_a_replaced_file_its_newer_bytes(
+    tmp_path: Path, memory: MemoryStore, *, is_written: bool
+) -> None:
+    store(memory, "g", b"before")
+    after_crash = type(memory)()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("g", b"replaced")
+        if is_written:
+            await rig.write("f", b"newer")
+        await rig.read("f")
+        gate = rig.watched.gate("after", "copy", key="f")
+        rig.watched.on("after", "put", gate, key="g")  # of a small file, in place of the copy
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.rename, "f", "g")
+            await gate.reached.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            image = rig.crash_image(tmp_path / "image")
+            after_crash._objects = dict(memory._objects)
+            gate.open()
+    async with serving(image, after_crash, **LATER) as rig:
+        await rig.flush()
+        assert rig.objects() == {
+            "f": b"newer" if is_written else b"f",
+            "g": b"replaced",
+            "d/a": b"a",
+            "d/b": b"b",
+        }
+        assert not rig.service.dirty()
+        assert not rig.service.status()["conflicts"]
+
+
 async def test_what_is_written_below_a_failed_rename_is_stored_after_it_is_undone(
     tmp_path: Path, memory: MemoryStore
 ) -> None:
