@@ -29,10 +29,12 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
+from cachefs.core.metadata import TOKEN
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key
 from cachefs.remote.s3 import S3Store
 from cachefs.remote.s3_multipart import Team
+from cachefs.remote.s3_probe import Findings
 from cachefs.remote.store import UploadPaused, UploadStopped
 from cachefs.remote.works import MemoryLedger
 from tests.contract.bodies import BytesBody, BytesSink, StoppedBody, fetched
@@ -134,6 +136,13 @@ def test_a_server_that_has_moved_is_said_to_without_asking_on(serve: Serve, stat
     assert len(server.requests) <= 4
 
 
+def test_a_denial_says_by_how_much_the_clock_is_wrong(serve: Serve) -> None:
+    store, _ = serve(lambda _: answer(403, error("RequestTimeTooSkewed"), {"Date": DATE}))
+
+    with pytest.raises(Denied, match=r"clock is \d+ years? .*ahead of the store's — set the time"):
+        store.check()
+
+
 def test_a_store_that_asks_for_patience_is_heard(serve: Serve) -> None:
     store, _ = serve(lambda _: answer(503, error("SlowDown"), {"Retry-After": "7"}))
 
@@ -202,13 +211,16 @@ def partial(body: bytes, start: int, total: int, **headers: str) -> bytes:
         partial(b"abcde", 0, 10),
         partial(b"abcd", 1, 10),
         partial(b"abcd", 0, 10, **{"Content-Length": "", "Content-Range": "bytes 0-3/10"}) + b"e",
+        partial(b"abc", 0, 10, **{"Content-Length": "", "Content-Range": "bytes 0-3/10"}),
         partial(b"abcd", 0, 10, **{"Content-Range": ""}),
         partial(b"abcd", 0, 10, **{"Content-Range": "bytes 0-3/*"}),
         b"",
         b"HTTP/1.1 200",
         b"\x00\x01garbage\r\n\r\n",
     ],
-    ids=["cut", "short", "long", "elsewhere", "endless", "silent", "vague", "nothing", "torn", "noise"],
+    ids=[
+        *("cut", "short", "long", "elsewhere", "endless", "ended", "silent", "vague", "nothing", "torn", "noise"),
+    ],
 )  # fmt: skip
 def test_a_body_that_is_not_the_range_is_a_fault(serve: Serve, said: bytes) -> None:
     store, _ = serve(lambda _: said)
@@ -343,6 +355,16 @@ def test_a_listing_that_goes_in_circles_is_never_whole(
         listed(store)
 
 
+@pytest.mark.parametrize("said", ["", "<html><body>Please log in.</body></html>"])
+def test_a_success_that_is_no_listing_is_a_fault_and_no_empty_bucket(
+    serve: Serve, said: str
+) -> None:
+    store, _ = serve(lambda _: answer(200, said))
+
+    with pytest.raises(Fault):
+        listed(store)
+
+
 def test_a_listing_is_asked_again_for_the_page_that_failed(serve: Serve) -> None:
     answers = [
         answer(200, listing(("a",), token="1", truncated=True)),
@@ -425,6 +447,52 @@ def test_an_upload_takes_its_etag_from_a_head_when_the_answer_has_none(serve: Se
 
     assert stored.etag == f"{ETAG}-2"
     assert server.methods()[-1] == "HEAD"
+
+
+@pytest.mark.parametrize(
+    ("there", "kind"),
+    [
+        (answer(404), Fault),
+        (answer(200, b"", {**OBJECT, "Content-Length": "7"}), Fault),
+        (answer(200, b"", {**OBJECT, "ETag": '"another"', "Content-Length": "7"}), Changed),
+    ],
+    ids=["nothing", "what was before", "another's"],
+)
+def test_a_success_that_names_nothing_is_none_unless_ours_is_there(
+    serve: Serve, there: bytes, kind: type[StoreError]
+) -> None:
+    was_put = threading.Event()
+
+    def handler(request: Request) -> Answer:
+        if request.method == "PUT":
+            was_put.set()
+            return answer(200)
+        before = answer(200, b"", {**OBJECT, "Content-Length": "7"})
+        return there if was_put.is_set() else before
+
+    store, _ = serve(handler)
+
+    with pytest.raises(kind):
+        store.put(KEY, BytesBody(b"content"), meta={TOKEN: "ours"}, if_match=ETAG)
+
+
+def test_a_store_that_has_other_bytes_than_were_sent_is_a_fault(serve: Serve) -> None:
+    other = {**OBJECT, "ETag": f'"{md5(b"CONTENT")}"'}
+    sent: dict[str, str] = {}
+
+    def handler(request: Request) -> Answer:
+        if request.method == "PUT":
+            sent.update((k, v) for k, v in request.headers.items() if k.startswith("x-amz-meta-"))
+            return answer(200, b"", other)
+        if sent:
+            return answer(200, b"", {**other, **sent, "Content-Length": "7"})
+        return answer(200 if request.path == "/bucket" else 404)
+
+    store, _ = serve(handler)
+    store._found = Findings(md5_etags=True)  # as a probe would have found
+
+    with pytest.raises(Fault, match="other bytes"):
+        store.put(KEY, BytesBody(b"content"), meta={TOKEN: "ours"}, if_match=None)
 
 
 def test_an_error_inside_a_completed_upload_is_the_error(serve: Serve) -> None:
