@@ -242,12 +242,16 @@ def test_a_file_that_lacks_its_bytes_is_not_believed(
     assert not path.exists()
 
 
-def test_a_file_that_cannot_be_opened_just_now_is_not_taken_for_lost(disk: Disk) -> None:
+@pytest.mark.parametrize("has_any", [False, True], ids=["none at all", "all are taken"])
+def test_a_file_that_cannot_be_opened_just_now_is_not_taken_for_lost(
+    disk: Disk, has_any: bool
+) -> None:
     entry = stored(disk)
     found = disk.cache.find(entry.ino)
     assert found is not None
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    os.close(next_free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free if has_any else 0, limits[1]))
     try:
         with pytest.raises(NoHandles):
             disk.cache.pin(found, 2)
@@ -259,21 +263,26 @@ def test_a_file_that_cannot_be_opened_just_now_is_not_taken_for_lost(disk: Disk)
     disk.cache.unpin(found, 3)
 
 
-@pytest.mark.parametrize("what", ["a directory", "a fifo"])
-def test_what_was_put_in_the_place_of_a_file_is_not_taken_for_it(disk: Disk, what: str) -> None:
+@pytest.mark.parametrize("what", ["a directory", "a fifo", "a link"])
+def test_what_was_put_in_the_place_of_a_file_is_not_taken_for_it(
+    disk: Disk, what: str, tmp_path: Path
+) -> None:
     entry = stored(disk)
     path = disk.cache.path_of(entry.id)
-    path.unlink()
+    elsewhere = path.rename(tmp_path / "elsewhere")
     if what == "a directory":
         path.mkdir()
-    else:
+    elif what == "a fifo":
         os.mkfifo(path)
+    else:
+        path.symlink_to(elsewhere)
     found = disk.cache.find(entry.ino)
     assert found is not None
     assert disk.cache.pin(found, 2) is None
     disk.delete(disk.cache.drop(found))
     assert disk.cache.used == 0
     assert list(disk.cache.strays()) == []
+    assert elsewhere.exists()
     if what == "a directory":  # is left to whoever made it
         path.rmdir()
 
