@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from cachefs.core.errors import CachefsError, NoEntry, errno_of
-from cachefs.core.types import Name, UploadMode
+from cachefs.core.errors import CachefsError, DiskFull, NoEntry, errno_of
+from cachefs.core.types import FetchMode, Name, UploadMode
 from cachefs.local.inodes import ROOT
 from tests.engine.ailing import Ailment, ail
 from tests.engine.rig import MIB, Rig, serving, store, until
@@ -224,3 +224,42 @@ async def _all_is_well(work: Workload) -> None:
     await rig.flush()
     assert all(work.is_kept(name, b"written again") for name in work.content)
     assert rig.service.status()["failed_tasks"] == 0
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_read_passes_a_full_disk_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    content = random.Random(1).randbytes(300_000)
+    async with serving(tmp_path / "c", fetch=FetchMode.DEMAND) as rig:
+        rig.store("file", content)
+        await rig.ino("file")
+        ailment = Ailment(random.Random(1))
+        with monkeypatch.context() as patch:
+            ail(patch, rig.service._disk.db, ailment)
+            ailment.each = 0 if is_open else 1
+            fh = await rig.open("file")
+            ailment.each = 1
+            assert await rig.read_fh(fh) == content
+            assert ailment.met
+            ailment.each = 0
+            await rig.close(fh)
+            rig.check()
+
+
+async def test_what_a_failed_write_left_behind_the_end_is_not_in_the_file_when_it_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path / "c") as rig:
+        ailment = Ailment(random.Random(1))
+        with monkeypatch.context() as patch:
+            ail(patch, rig.service._disk.db, ailment)
+            fh = await rig.create("file")
+            await rig.fs.write(fh, 0, b"begin")
+            ailment.each = 1
+            with pytest.raises(DiskFull):
+                await rig.fs.write(fh, 5, b"x" * 100_000)
+            ailment.each = 0
+            await rig.fs.write(fh, 200_000, b"end")
+            await rig.close(fh)
+        assert rig.objects() == {"file": b"begin".ljust(200_000, b"\0") + b"end"}

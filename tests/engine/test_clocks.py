@@ -1,6 +1,7 @@
 """The machine's clock is set by years, either way: nothing is lost, invented, or believed for years."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -123,6 +124,21 @@ async def test_what_a_fast_clock_saw_is_asked_for_again_after_a_restart(
     async with serving(tmp_path, memory) as rig:  # whose answers are good for an hour
         assert await rig.read("dir/file") == b"new"
         assert await rig.names("dir") == ["file", "other"]
+
+
+async def test_the_mode_of_a_directory_that_a_fast_clock_saw_is_asked_for_again_after_a_restart(
+    tmp_path: Path, clock: MachineClock
+) -> None:
+    seconds = itertools.count(1_700_000_000)  # the store's own clock is right
+    memory = MemoryStore(now_ns=lambda: next(seconds) * 10**9)
+    clock.set_ahead(1)
+    store(memory, "dir/", b"", {"mode": str(0o040755)})
+    async with serving(tmp_path, memory) as rig:
+        assert (await rig.fs.getattr(await rig.ino("dir"))).attrs.mode == 0o755
+    clock.set_ahead(0)
+    store(memory, "dir/", b"", {"mode": str(0o040700)})
+    async with serving(tmp_path, memory) as rig:  # whose answers are good for an hour
+        assert (await rig.fs.getattr(await rig.ino("dir"))).attrs.mode == 0o700
 
 
 async def test_nothing_is_kept_for_years_because_a_fast_clock_says_that_it_is_in_use(

@@ -11,7 +11,7 @@ from cachefs.core.source import Source, StoreKind
 from cachefs.core.types import Name
 from cachefs.engine.recovery import open_cache
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import LATER, serving, store
+from tests.engine.rig import LATER, serving, store, until
 
 
 @pytest.fixture
@@ -34,6 +34,18 @@ async def test_what_was_acknowledged_reaches_the_store(
         assert rig.objects() == {"new": b"acknowledged", "d/old": b"newer"}
         assert rig.cache.used == rig.disk_bytes()
         rig.check()
+
+
+async def test_what_was_being_uploaded_is_uploaded_by_itself(tmp_path: Path) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        await rig.write("new", b"acknowledged")
+        gate = rig.watched.gate("before", "put")
+        rig.service._uploader.hurry_all()
+        await gate.reached.wait()
+        image = rig.crash_image(tmp_path / "image")
+        gate.open()
+    async with serving(image, **LATER) as rig:  # in front of a store that never got it
+        await until(lambda: rig.objects() == {"new": b"acknowledged"})
 
 
 async def test_a_file_that_was_being_written_keeps_the_content_that_was_acknowledged(

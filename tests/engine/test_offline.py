@@ -1,5 +1,6 @@
 """A store that does not answer: what is believed meanwhile, who waits for whom and how long, and the return."""
 
+import errno
 import os
 import threading
 import time
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from pyfuse3 import FileNameT, FUSEError, InodeT, RequestContext
 
+from cachefs import fuse
 from cachefs.core.errors import Denied, Fault, NoEntry, StoreError, TimedOut, Unreachable
 from cachefs.core.types import Name, UploadMode
 from cachefs.engine import reach
@@ -278,6 +281,27 @@ async def test_who_waits_for_a_rename_waits_no_longer_than_the_operation_may(
                 with deadline.limited(0.1), pytest.raises(TimedOut):
                     await rig.unlink("a")
             gate.open()
+        await rig.fs.release(fh)
+        assert rig.objects() == {"b": b"content"}
+
+
+async def test_a_request_of_the_kernel_waits_no_longer_than_the_mount_lets_it(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"content")
+    async with serving(tmp_path / "c", memory) as rig:
+        fh = await rig.open("a")
+        door = fuse.Door(rig.fs, lambda: None, timeout_s=0.1)
+        gate = rig.watched.gate("before", "put", key="b")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.rename, "a", "b")
+            with trio.fail_after(20):
+                await gate.reached.wait()
+                with pytest.raises(FUSEError) as refused:
+                    await door.unlink(InodeT(ROOT), FileNameT(b"a"), RequestContext())
+            gate.open()
+        assert refused.value.errno == errno.EIO
         await rig.fs.release(fh)
         assert rig.objects() == {"b": b"content"}
 

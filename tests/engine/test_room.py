@@ -149,6 +149,22 @@ async def test_a_cache_full_of_open_files_still_serves_reads(tmp_path: Path) -> 
             await rig.fs.release(fh)
 
 
+async def test_a_cache_full_of_open_files_leaves_room_for_a_write(tmp_path: Path) -> None:
+    memory = _memory(4, 300_000)
+    async with serving(
+        tmp_path / "c", memory, cache_size=MIB, timeout_s=1, fetch=FetchMode.DEMAND
+    ) as rig:
+        handles = [await rig.open(f"f{number}") for number in range(4)]
+        for fh in handles:
+            for offset in range(0, 300_000, 4 * KIB):
+                await rig.fs.read(fh, offset, 4 * KIB)
+        await rig.write("new", b"new")
+        rig.check()
+        assert rig.objects()["new"] == b"new"
+        for fh in handles:
+            await rig.fs.release(fh)
+
+
 async def test_what_is_used_is_what_the_disk_says(tmp_path: Path) -> None:
     memory = _memory(2, 300_000)
     async with serving(tmp_path / "c", memory, **LATER) as rig:

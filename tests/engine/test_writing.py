@@ -230,6 +230,7 @@ async def test_a_writer_calls_an_upload_off_and_the_store_gets_the_last_bytes(
             gate.open()
 
         await together(write, let_go)
+        assert rig.objects() == {}, "what was under way was called off, and not waited for"
         await rig.close(fh)
         await rig.flush()
         assert rig.objects() == {"a": b"two"}
