@@ -16,6 +16,8 @@ from cachefs.core.types import ETag, FetchMode, Key, Name, ObjectInfo
 from cachefs.engine.filesystem import Changes
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
+from cachefs.remote.store import Sink
+from tests.contract.bodies import BytesSink
 from tests.engine.rig import MIB, serving, store, together
 
 
@@ -284,6 +286,35 @@ async def test_a_fault_in_the_middle_of_a_fetch_is_tried_again(
         rig.watched.fail("during", "get_range", Fault("cut"), times=2)
         assert await rig.read("a") == content
         rig.check()
+
+
+class DamagingStore(MemoryStore):
+    """Tells the MD5 of its objects, and sends the first range with another first byte."""
+
+    damaged = False
+
+    def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
+        sink = BytesSink()
+        info = super().get_range(key, extent, sink, if_match=if_match)
+        sent = bytearray(sink.content)
+        sent[0] ^= not self.damaged
+        self.damaged = True
+        into.write(memoryview(sent))
+        return replace(info, md5=str(info.etag))
+
+
+async def test_damage_of_one_part_is_an_error_before_the_end_and_all_is_fetched_again(
+    tmp_path: Path,
+) -> None:
+    memory = DamagingStore()
+    content = bytes(range(256)) * 4096 * 3
+    store(memory, "a", content)
+    async with serving(tmp_path / "c", memory, part_size=MIB) as rig:
+        fh = await rig.open("a")
+        with pytest.raises(Fault, match="damaged"):
+            await rig.read_fh(fh)
+        await rig.fs.release(fh)
+        assert await rig.read("a") == content
 
 
 async def test_a_fetch_that_fails_for_good_is_an_error_and_the_next_read_asks_again(
