@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from cachefs.config import Environment
@@ -42,9 +42,8 @@ class Registry:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check()
         path = self._path(registration.mountpoint)
-        for link in self._links_to(
-            path
-        ):  # of a daemon before, whose number may be another's by now
+        # Those of a daemon before: its number may be another's by now.
+        for link in self._links_to(path):
             link.unlink(missing_ok=True)
         fresh = path.with_suffix(f".{registration.pid}.new")
         fresh.write_text(json.dumps(asdict(registration)))
@@ -119,13 +118,15 @@ def process_start(pid: int) -> int | None:
     except OSError:
         return None
     # The second field is the name in parentheses, and may itself hold spaces and parentheses.
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    found = text.rpartition(")")[2].split()
+    return None if found[0] in "ZX" else int(found[19])
 
 
 def _read(path: Path) -> Registration | None:
     try:
-        return Registration(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        told = json.loads(path.read_text())
+        # A newer cachefs may tell more.
+        return Registration(**{each.name: told[each.name] for each in fields(Registration)})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         _log.debug("cannot read %s: %s", path, error)
         return None

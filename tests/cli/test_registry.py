@@ -1,5 +1,6 @@
 """Which mounts run: known while their daemons live, forgotten afterwards."""
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -48,6 +49,16 @@ def test_the_number_of_a_daemon_before_is_not_its_successors(registry: Registry)
     assert registry.serving("0:52") is None
     assert registry.serving("0:53") == registration("/mnt/a")
     assert registry.devices_of(registration("/mnt/a")) == ["0:53"]
+
+
+def test_what_a_newer_cachefs_tells_beside_is_no_reason_to_forget_its_mount(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.add(registration("/mnt/a"), "")
+    (file,) = tmp_path.glob("**/*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "more": [1]}))
+
+    assert registry.running() == [registration("/mnt/a")]
 
 
 def test_no_directory_means_no_mounts(registry: Registry, tmp_path: Path) -> None:
