@@ -246,14 +246,6 @@ def _match(attempt: Callable[[str], object], etag: ETag) -> Condition:
     return Condition(Support.REFUSED)
 
 
-def _create(existing: Callable[[], Answer], fresh: Callable[[], Answer]) -> Condition:
-    """Return how If-None-Match: * fares, on an object that is there and on one that is not."""
-    support = _refuses(existing)
-    if support is Support.ENFORCED and _refuses(fresh) is not Support.IGNORED:
-        return Condition(Support.REFUSED)
-    return Condition(support)
-
-
 def _weakest(*conditions: Condition) -> Support:
     return max((condition.support for condition in conditions), key=_STRENGTH.index)
 
