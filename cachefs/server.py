@@ -51,6 +51,10 @@ class Controlled(Protocol):
         """Take writes again, after a drain that did not end in an unmount."""
         ...
 
+    def entries(self, after: int) -> Sequence[Mapping[str, object]]:
+        """Return some files in the cache whose numbers follow *after*; none: there are no more."""
+        ...
+
     def dirty(self) -> Sequence[Mapping[str, object]]:
         """Return every file that waits for upload, with its id."""
         ...
@@ -160,6 +164,7 @@ class _Conversation:
             "status": self._status,
             "flush": self._flush,
             "drain": self._drain,
+            "entries": self._entries,
             "dirty": self._dirty,
             "export": self._export,
             "discard": self._discard,
@@ -259,6 +264,9 @@ class _Conversation:
         left = await self._service.drain(timeout_s=float(timeout_s))
         return {"left": left}
 
+    async def _entries(self, question: Mapping[str, object]) -> object:
+        return self._service.entries(_number(question, "after"))
+
     async def _dirty(self, question: Mapping[str, object]) -> object:
         return self._service.dirty()
 
@@ -278,12 +286,17 @@ class _Conversation:
 
 
 def _identity(question: Mapping[str, object]) -> int:
-    identity = question.get("id")
-    if not isinstance(identity, int) or isinstance(identity, bool):
-        raise UsageError("id must be a number")
-    if not 0 <= identity < _LARGEST_ID:
-        raise UsageError("no file has such an id")
-    return identity
+    return _number(question, "id")
+
+
+def _number(question: Mapping[str, object], name: str) -> int:
+    """Return the number of a file."""
+    number = question.get(name)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UsageError(f"{name} must be a number")
+    if not 0 <= number < _LARGEST_ID:
+        raise UsageError("no file has such a number")
+    return number
 
 
 def _is_path(value: object) -> bool:

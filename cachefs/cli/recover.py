@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+from cachefs.cli.caches import SOCKET_NAME, File, Live, cache_dirs, configured, opened
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import (
     EXIT_DONE,
@@ -16,63 +16,15 @@ from cachefs.cli.failures import (
     Failure,
     explain,
 )
-from cachefs.cli.live import every_mount
-from cachefs.cli.mounts import locate
 from cachefs.cli.output import complain, counted, human_size, printable, say, say_json, table
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.client import ControlClient, NoDaemon
-from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
+from cachefs.config import MountConfig, mount_config, read_config_file
 from cachefs.config.option import Group
 from cachefs.core.errors import CachefsError, InUse, UsageError
 
 _GROUPS: Final = (Group.CACHE, Group.WRITING, Group.REMOTE)
 _ACTIONS: Final = ("list", "upload", "export", "discard")
-_SOCKET: Final = "control.sock"
-_DATABASE: Final = "cachefs.sqlite3"
-_LONGEST_WAIT_S: Final = 7 * 86400.0
-
-File = Mapping[str, object]
-"""A file that waits: id, path, key, size, state, error."""
-
-
-class Waiting(Protocol):
-    """The files that wait in one cache directory, whoever holds it."""
-
-    def dirty(self) -> Sequence[File]:
-        """Return them."""
-        ...
-
-    def export(self, identity: int, target: Path) -> None:
-        """Write the bytes of one to *target*, which must not exist."""
-        ...
-
-    def discard(self, identity: int) -> None:
-        """Give up the changes of one."""
-        ...
-
-
-class Live:
-    """A cache directory whose daemon lives: everything goes through its socket."""
-
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
-
-    def dirty(self) -> Sequence[File]:
-        """Return the files that wait."""
-        answer = self._client.ask("dirty")
-        return answer if isinstance(answer, list) else []
-
-    def export(self, identity: int, target: Path) -> None:
-        """Have the daemon write the bytes of one to *target*."""
-        self._client.ask("export", id=identity, target=str(target), timeout_s=_LONGEST_WAIT_S)
-
-    def discard(self, identity: int) -> None:
-        """Have the daemon give up the changes of one."""
-        self._client.ask("discard", id=identity)
-
-    def upload(self, identity: int) -> None:
-        """Have the daemon store one."""
-        self._client.ask("upload", id=identity, timeout_s=_LONGEST_WAIT_S)
 
 
 def _configure(parser: Parser) -> None:
@@ -115,9 +67,9 @@ def _run(call: Call) -> int:
 
 def _list(call: Call) -> int:
     found = {}
-    for cache_dir in _cache_dirs(call):
+    for cache_dir in cache_dirs(call):
         try:
-            with _opened(cache_dir) as waiting:
+            with opened(cache_dir) as waiting:
                 found[cache_dir] = list(waiting.dirty())
         except InUse as error:  # a daemon that begins or ends; the others are told nevertheless
             complain(str(error))
@@ -157,7 +109,7 @@ def _row(file: File) -> tuple[str, ...]:
 def _upload(call: Call) -> int:
     cache_dir = _one_cache_dir(call)
     try:
-        with ControlClient(cache_dir / _SOCKET) as client:
+        with ControlClient(cache_dir / SOCKET_NAME) as client:
             live = Live(client)
             outcomes = [
                 (file, _attempt(live, file)) for file in _chosen_or_all(call, live.dirty())
@@ -210,7 +162,7 @@ def _export(call: Call) -> int:
     target = call.environment.absolute(call.arguments.to)
     cache_dir = _one_cache_dir(call)
     done, failures = [], 0
-    with _opened(cache_dir) as waiting:
+    with opened(cache_dir) as waiting:
         for file in _chosen(call, waiting.dirty()):
             to = target / _safe_relative(str(file.get("path")))
             try:
@@ -231,7 +183,7 @@ def _export(call: Call) -> int:
 
 def _discard(call: Call) -> int:
     cache_dir = _one_cache_dir(call)
-    with _opened(cache_dir) as waiting:
+    with opened(cache_dir) as waiting:
         chosen = _chosen(call, waiting.dirty())
         if not call.arguments.yes and not _agreed(chosen):
             raise UsageError(
@@ -244,20 +196,6 @@ def _discard(call: Call) -> int:
     elif not call.quiet:
         say(f"{counted(len(chosen), 'file')} discarded")
     return EXIT_DONE
-
-
-@contextmanager
-def _opened(cache_dir: Path) -> Iterator[Waiting]:
-    try:
-        client = ControlClient(cache_dir / _SOCKET)
-    except NoDaemon:
-        from cachefs.engine.recovery import open_cache
-
-        with open_cache(cache_dir) as cache:
-            yield cache
-        return
-    with client:
-        yield Live(client)
 
 
 def _chosen_or_all(call: Call, files: Sequence[File]) -> list[File]:
@@ -312,12 +250,12 @@ def _safe_relative(path: str) -> Path:
 
 
 def _one_cache_dir(call: Call) -> Path:
-    found = _cache_dirs(call)
+    found = cache_dirs(call)
     if len(found) == 1:
         return found[0]
     holding = []
     for cache_dir in found:
-        with _opened(cache_dir) as waiting:
+        with opened(cache_dir) as waiting:
             if waiting.dirty():
                 holding.append(cache_dir)
     if len(holding) == 1:
@@ -331,41 +269,6 @@ def _one_cache_dir(call: Call) -> Path:
     )
 
 
-def _cache_dirs(call: Call) -> list[Path]:
-    """Return the cache directories that are meant: the one that was named, or all that are known."""
-    given = next((s.value for s in reversed(call.given.settings) if s.name == "cache-dir"), None)
-    if given:
-        cache_dir = call.environment.absolute(given)
-        if not (cache_dir / _DATABASE).exists():
-            raise UsageError(
-                f"there is no cache in {cache_dir} — name the directory that holds {_DATABASE}"
-            )
-        return [cache_dir]
-    if call.arguments.of:
-        return [_of_mount(call)]
-    known = [Path(each.cache_dir) for each in every_mount(call.environment)]
-    file = read_config_file(call.environment)
-    known += [_configured(name, file, call.environment).cache_dir for name in file.mounts]
-    root = call.environment.cache_root
-    known += sorted(root.iterdir()) if root.is_dir() else []
-    return [cache_dir for cache_dir in dict.fromkeys(known) if (cache_dir / _DATABASE).exists()]
-
-
-def _of_mount(call: Call) -> Path:
-    place = locate(call.environment.absolute(call.arguments.of))
-    running = next(
-        (each for each in every_mount(call.environment) if each.mountpoint == str(place)), None
-    )
-    if running is not None:
-        return Path(running.cache_dir)
-    file = read_config_file(call.environment)
-    by_mountpoint = {section.mountpoint: name for name, section in file.mounts.items()}
-    target = by_mountpoint.get(call.arguments.of, call.arguments.of)
-    return mount_config(
-        target, None, call.given.settings, file=file, environment=call.environment
-    ).cache_dir
-
-
 def _config(call: Call, cache_dir: Path) -> MountConfig:
     """Return the configuration to upload with: of the mount that was named, or that keeps its cache there."""
     file = read_config_file(call.environment)
@@ -374,16 +277,12 @@ def _config(call: Call, cache_dir: Path) -> MountConfig:
             call.arguments.of, None, call.given.settings, file=file, environment=call.environment
         )
     for name in file.mounts:
-        config = _configured(name, file, call.environment)
+        config = configured(name, file, call.environment)
         if config.cache_dir == cache_dir:
             return config
     raise UsageError(
         f"where to upload {cache_dir} is not known — name the source by --of s3://BUCKET"
     )
-
-
-def _configured(name: str, file: ConfigFile, environment: Environment) -> MountConfig:
-    return mount_config(name, None, (), file=file, environment=environment)
 
 
 COMMAND = Command(_configure, _run, option_groups=_GROUPS)

@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cachefs.core.cached import CachedFile
 from cachefs.core.errors import CacheError, Damaged, UsageError
 from cachefs.core.intent import Intent, State
-from cachefs.core.keys import path_shown
 from cachefs.core.policy import Remains, Remedy, remedy
-from cachefs.core.types import EntryId, Key
-from cachefs.engine import rebuild
+from cachefs.core.types import EntryId
+from cachefs.engine import inventory, rebuild
 from cachefs.engine.conflict import beside
 from cachefs.engine.promise import read_promise
 from cachefs.engine.rebuild import ASIDE, Disk
@@ -236,15 +236,10 @@ def describe(disk: Disk, intent: Intent) -> dict[str, object]:
     """Return what the operator is told of one dirty entry."""
     entry = disk.cache.load(intent.entry)
     key = None if entry is None else disk.inodes.key_of(entry.ino)
-    if key is None:
-        key = _promised_key(disk.cache, intent.entry)
-    path = None if entry is None else disk.inodes.path_of(entry.ino)
-    if path is None:
-        path = path_shown(key) if key is not None else f"unknown-{intent.entry}".encode()
     return {
         "id": int(intent.entry),
-        "key": key,
-        "path": path.decode("utf-8", "surrogateescape"),
+        "key": inventory.promised_key(disk, intent.entry) if key is None else key,
+        "path": inventory.path_of(disk, intent.entry, entry),
         "size": 0 if entry is None else entry.size,
         "state": str(intent.state),
         "mtime": _mtime(disk.cache, intent.entry),
@@ -261,16 +256,15 @@ def _mtime(cache: Cache, entry_id: EntryId) -> float | None:
         return None
 
 
-def _promised_key(cache: Cache, entry_id: EntryId) -> Key | None:
-    promise = read_promise(cache.promise_path(entry_id))
-    return None if promise is None else promise.key
-
-
 class StoppedCache:
     """A cache directory without a daemon, for ``cachefs recover``."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
+
+    def entries(self) -> Iterator[CachedFile]:
+        """Yield every file in the cache."""
+        return inventory.everything(self._disk)
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every dirty entry: id, key, path, size, state, tries, error."""
@@ -308,7 +302,7 @@ def export(cache: Cache, entry_id: EntryId, target: Path) -> None:
 
 def put_beside(disk: Disk, entry: Entry, now_ns: int) -> None:
     """Give bytes that were set aside a name beside the file that they were meant for."""
-    key = _promised_key(disk.cache, entry.id)
+    key = inventory.promised_key(disk, entry.id)
     if key is None:
         raise UsageError("nothing tells where these bytes belong — export them instead")
     intended = disk.inodes.get(rebuild.place(disk.inodes, key, now_ns))

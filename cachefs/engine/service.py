@@ -25,7 +25,7 @@ from cachefs.core.types import (
     Name,
     UploadMode,
 )
-from cachefs.engine import recovery
+from cachefs.engine import inventory, recovery
 from cachefs.engine.attributes import Attributes
 from cachefs.engine.background import Background
 from cachefs.engine.clock import Clock
@@ -310,6 +310,10 @@ class Service:
             "known_inodes": self._disk.inodes.count(),
             "failed_tasks": self.background.failed,
         }
+
+    def entries(self, after: int) -> list[dict[str, object]]:
+        """Return some files in the cache whose numbers follow *after*; none: there are no more."""
+        return [each.to_json() for each in inventory.page(self._disk, after)]
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every file that the store does not have yet as it is here."""

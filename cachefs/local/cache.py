@@ -489,6 +489,14 @@ class Cache:
             if entry_id not in self._live:
                 yield Candidate(EntryId(entry_id), cost, used_ns)
 
+    def entries_after(self, entry_id: EntryId, limit: int) -> list[Entry]:
+        """Return up to *limit* entries, unpinned, whose numbers follow *entry_id*, the lowest first."""
+        rows = self._db.all(
+            "SELECT ino FROM entries WHERE id > ? ORDER BY id LIMIT ?", (entry_id, limit)
+        )
+        found = (self.find(Ino(ino)) for (ino,) in rows)
+        return [entry for entry in found if entry is not None]
+
     def all_ids(self) -> list[EntryId]:
         """Return the numbers of all entries."""
         return [EntryId(row[0]) for row in self._db.all("SELECT id FROM entries")]

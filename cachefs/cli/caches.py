@@ -1,0 +1,134 @@
+"""Cache directories, whoever holds them: a daemon behind its socket, or nobody."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from cachefs.cli.command import Call
+from cachefs.cli.live import every_mount
+from cachefs.cli.mounts import locate
+from cachefs.client import ControlClient, ControlError, NoDaemon
+from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
+from cachefs.core.cached import CachedFile
+from cachefs.core.errors import UsageError
+
+SOCKET_NAME: Final = "control.sock"
+_DATABASE: Final = "cachefs.sqlite3"
+_LONGEST_WAIT_S: Final = 7 * 86400.0
+
+File = Mapping[str, object]
+"""A file that waits: id, path, key, size, state, error."""
+
+
+class Held(Protocol):
+    """One cache directory."""
+
+    def entries(self) -> Iterator[CachedFile]:
+        """Yield every file in the cache."""
+        ...
+
+    def dirty(self) -> Sequence[File]:
+        """Return the files that wait for upload."""
+        ...
+
+    def export(self, identity: int, target: Path) -> None:
+        """Write the bytes of one to *target*, which must not exist."""
+        ...
+
+    def discard(self, identity: int) -> None:
+        """Give up the changes of one."""
+        ...
+
+
+class Live:
+    """A cache directory whose daemon lives: everything goes through its socket."""
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def entries(self) -> Iterator[CachedFile]:
+        """Yield every file in the cache. What comes and goes meanwhile may be among them."""
+        after = 0
+        while page := self._page(after):
+            yield from page
+            after = page[-1].id
+
+    def _page(self, after: int) -> list[CachedFile]:
+        answer = self._client.ask("entries", after=after)
+        try:
+            return [CachedFile.from_json(row) for row in answer]  # type: ignore[attr-defined]
+        except (KeyError, TypeError, ValueError):
+            raise ControlError("the daemon's answer is not one") from None
+
+    def dirty(self) -> Sequence[File]:
+        """Return the files that wait."""
+        answer = self._client.ask("dirty")
+        return answer if isinstance(answer, list) else []
+
+    def export(self, identity: int, target: Path) -> None:
+        """Have the daemon write the bytes of one to *target*."""
+        self._client.ask("export", id=identity, target=str(target), timeout_s=_LONGEST_WAIT_S)
+
+    def discard(self, identity: int) -> None:
+        """Have the daemon give up the changes of one."""
+        self._client.ask("discard", id=identity)
+
+    def upload(self, identity: int) -> None:
+        """Have the daemon store one."""
+        self._client.ask("upload", id=identity, timeout_s=_LONGEST_WAIT_S)
+
+
+@contextmanager
+def opened(cache_dir: Path) -> Iterator[Held]:
+    """Open a cache directory, through its daemon if one lives. Raise ``InUse`` if another process has it."""
+    try:
+        client = ControlClient(cache_dir / SOCKET_NAME)
+    except NoDaemon:
+        from cachefs.engine.recovery import open_cache
+
+        with open_cache(cache_dir) as cache:
+            yield cache
+        return
+    with client:
+        yield Live(client)
+
+
+def cache_dirs(call: Call) -> list[Path]:
+    """Return the cache directories that are meant: the one that was named, or all that are known."""
+    given = next((s.value for s in reversed(call.given.settings) if s.name == "cache-dir"), None)
+    if given:
+        cache_dir = call.environment.absolute(given)
+        if not (cache_dir / _DATABASE).exists():
+            raise UsageError(
+                f"there is no cache in {cache_dir} — name the directory that holds {_DATABASE}"
+            )
+        return [cache_dir]
+    if call.arguments.of:
+        return [_of_mount(call)]
+    known = [Path(each.cache_dir) for each in every_mount(call.environment)]
+    file = read_config_file(call.environment)
+    known += [configured(name, file, call.environment).cache_dir for name in file.mounts]
+    root = call.environment.cache_root
+    known += sorted(root.iterdir()) if root.is_dir() else []
+    return [cache_dir for cache_dir in dict.fromkeys(known) if (cache_dir / _DATABASE).exists()]
+
+
+def _of_mount(call: Call) -> Path:
+    place = locate(call.environment.absolute(call.arguments.of))
+    running = next(
+        (each for each in every_mount(call.environment) if each.mountpoint == str(place)), None
+    )
+    if running is not None:
+        return Path(running.cache_dir)
+    file = read_config_file(call.environment)
+    by_mountpoint = {section.mountpoint: name for name, section in file.mounts.items()}
+    target = by_mountpoint.get(call.arguments.of, call.arguments.of)
+    return mount_config(
+        target, None, call.given.settings, file=file, environment=call.environment
+    ).cache_dir
+
+
+def configured(name: str, file: ConfigFile, environment: Environment) -> MountConfig:
+    """Return the mount that the configuration file calls *name*."""
+    return mount_config(name, None, (), file=file, environment=environment)

@@ -1,0 +1,60 @@
+"""How a long job is shown while it runs: a bar on a terminal, nothing in a pipe."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+
+from cachefs.ops.events import Progress
+
+
+class Bar:
+    """A line on the terminal that follows a job."""
+
+    def __init__(self, bars: Bars | None, doing: str) -> None:
+        self._bars = bars
+        self._task = None if bars is None else bars.add_task(doing, total=None, files="0")
+
+    def show(self, progress: Progress) -> None:
+        """Show how far the job is."""
+        if self._bars is None or self._task is None:
+            return
+        self._bars.update(
+            self._task,
+            completed=progress.bytes,
+            total=progress.total_bytes,
+            files=_of(progress.files, progress.total_files),
+        )
+
+
+def _of(done: int, total: int | None) -> str:
+    return f"{done}" if total is None else f"{done}/{total}"
+
+
+@contextlib.contextmanager
+def bar(doing: str, *, quiet: bool) -> Iterator[Bar]:
+    """Show a bar for what is done in the block, called *doing*, unless nobody watches."""
+    if quiet or not sys.stderr.isatty():
+        yield Bar(None, doing)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[files]} files"),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield Bar(bars, doing)

@@ -1,0 +1,49 @@
+"""What operators are told of one file in the cache."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from cachefs.core.intent import State
+from cachefs.core.types import EntryId, ETag, Key
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """One cache entry: which object's bytes it has, how many, and who needs them."""
+
+    id: EntryId
+    path: str
+    """Relative to the mount; bytes that are no UTF-8 as surrogates. Of a file without a name: what it was for."""
+    key: Key | None
+    """None: the file has no name, because it was removed while open, or set aside."""
+    size: int
+    """Bytes of the whole file."""
+    cached: int
+    """Bytes of it that are here."""
+    cost: int
+    """Bytes of disk that it takes."""
+    etag: ETag | None
+    """The version that the bytes are, or grew from; None: the store has none."""
+    used_ns: int
+    """When it was last opened or closed, since the epoch."""
+    mtime_ns: int
+    state: State | None
+    """Of what the store is owed; None: nothing, the bytes are clean."""
+    pins: int
+    """Open handles, fetches and uploads that hold it at this moment."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every byte is here."""
+        return self.cached >= self.size
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as what JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` told. Raise ``KeyError``, ``TypeError`` or ``ValueError`` if it did not."""
+        state = row["state"]
+        return cls(**{**row, "state": None if state is None else State(state)})

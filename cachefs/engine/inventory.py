@@ -1,0 +1,58 @@
+"""What is in the cache, some files at a time, for those who look after it."""
+
+from collections.abc import Iterator
+
+from cachefs.core.cached import CachedFile
+from cachefs.core.keys import path_shown
+from cachefs.core.types import EntryId, Key
+from cachefs.engine.promise import read_promise
+from cachefs.engine.rebuild import Disk
+from cachefs.local.cache import Entry
+
+_PAGE = 500
+"""Files that are told of at a time, so that the loop serves between two."""
+
+
+def page(disk: Disk, after: int) -> list[CachedFile]:
+    """Return some files whose numbers follow *after*, the lowest first; an empty list if there are no more."""
+    return [_told(disk, entry) for entry in disk.cache.entries_after(EntryId(after), _PAGE)]
+
+
+def everything(disk: Disk) -> Iterator[CachedFile]:
+    """Yield every file."""
+    after = 0
+    while found := page(disk, after):
+        yield from found
+        after = found[-1].id
+
+
+def path_of(disk: Disk, entry_id: EntryId, entry: Entry | None) -> str:
+    """Return the path of an entry in the mount; of one without a name, that for which it was meant."""
+    path = None if entry is None else disk.inodes.path_of(entry.ino)
+    if path is None:
+        key = promised_key(disk, entry_id)
+        path = f"unknown-{entry_id}".encode() if key is None else path_shown(key)
+    return path.decode("utf-8", "surrogateescape")
+
+
+def promised_key(disk: Disk, entry_id: EntryId) -> Key | None:
+    """Return the key that the promise beside an entry names."""
+    promise = read_promise(disk.cache.promise_path(entry_id))
+    return None if promise is None else promise.key
+
+
+def _told(disk: Disk, entry: Entry) -> CachedFile:
+    inode, intent = disk.inodes.get(entry.ino), disk.journal.of(entry.id)
+    return CachedFile(
+        id=entry.id,
+        path=path_of(disk, entry.id, entry),
+        key=disk.inodes.key_of(entry.ino),
+        size=entry.size,
+        cached=entry.here.total,
+        cost=entry.cost,
+        etag=entry.etag,
+        used_ns=entry.used_ns,
+        mtime_ns=0 if inode is None else inode.mtime_ns,
+        state=None if intent is None else intent.state,
+        pins=entry.pins,
+    )

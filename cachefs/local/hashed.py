@@ -1,0 +1,192 @@
+"""What was hashed and verified in a directory, kept so that nothing unchanged is hashed again.
+
+One SQLite file for each directory and store. Losing it costs a hash of everything, and nothing else.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from cachefs.core.errors import CacheError
+from cachefs.core.types import ETag
+
+_SCHEMA: Final = 1
+_TABLE: Final = """
+CREATE TABLE files (
+    path        BLOB PRIMARY KEY,   -- relative to the root
+    size        INTEGER NOT NULL,   -- these three: of the file that was hashed; another file has others
+    mtime_ns    INTEGER NOT NULL,
+    inode       INTEGER NOT NULL,
+    md5         TEXT NOT NULL,
+    etag        TEXT,               -- the version at the store that was found to be these bytes; NULL: none was
+    verified_ns INTEGER             -- when that was
+) STRICT, WITHOUT ROWID
+"""
+_SETTLED_NS: Final = 2 * 10**9
+"""A file that was changed so shortly before its hash may change again within the same tick of its clock."""
+_COMMIT_EVERY: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """By what a file is known to be unchanged: any write, or another file in its place, changes one of these."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Return that of the file that *status* is of."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """One file as it was when it was hashed."""
+
+    path: str
+    """Relative; bytes that are no UTF-8 as surrogates."""
+    stamp: Stamp
+    md5: str
+    etag: ETag | None
+    """The version at the store that had the same bytes; None: none was found."""
+    verified_ns: int | None
+    """When that was found, since the epoch."""
+
+
+class HashMemory:
+    """The table of one directory. May be used from several threads; what was noted survives a kill, bar the last few."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create it, private to the user. One that cannot be read is begun anew.
+
+        Raise ``CacheError`` where the file can be neither read nor made.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        self._pending = 0
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._connection = self._opened()
+        except (OSError, sqlite3.Error) as error:
+            raise CacheError(
+                f"what was hashed cannot be kept in {path}: {error} — free it, or name another file"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def known(self, path: str, stamp: Stamp) -> Hashed | None:
+        """Return what is kept of *path*, if the file is still the one that was hashed."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT * FROM files WHERE path = ?", (os.fsencode(path),)
+            ).fetchone()
+        found = None if row is None else _hashed(row)
+        return found if found is not None and found.stamp == stamp else None
+
+    def note(self, path: str, stamp: Stamp, md5: str, *, now_ns: int) -> None:
+        """Keep the MD5 of a file, unless it was changed a moment ago: then a later change might not show."""
+        if now_ns - stamp.mtime_ns < _SETTLED_NS:
+            return
+        values = (os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.inode, md5)
+        self._write(
+            "INSERT INTO files (path, size, mtime_ns, inode, md5) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,"
+            " inode = excluded.inode, md5 = excluded.md5, etag = NULL, verified_ns = NULL",
+            values,
+        )
+
+    def verified(self, path: str, md5: str, etag: ETag, *, now_ns: int) -> None:
+        """Keep that version *etag* at the store has the bytes whose MD5 is *md5*."""
+        self._write(
+            "UPDATE files SET etag = ?, verified_ns = ? WHERE path = ? AND md5 = ?",
+            (etag, now_ns, os.fsencode(path), md5),
+        )
+
+    def doubt(self, path: str) -> None:
+        """Forget that a version at the store was found right."""
+        self._write(
+            "UPDATE files SET etag = NULL, verified_ns = NULL WHERE path = ?", (os.fsencode(path),)
+        )
+
+    def forget(self, path: str) -> None:
+        """Forget a file."""
+        self._write("DELETE FROM files WHERE path = ?", (os.fsencode(path),))
+
+    def all(self) -> Iterator[Hashed]:
+        """Yield all that is kept, in the order of the bytes of the paths, on a connection of its own."""
+        self.commit()
+        with closing(sqlite3.connect(self._path)) as connection:
+            for row in connection.execute("SELECT * FROM files ORDER BY path"):
+                yield _hashed(row)
+
+    def commit(self) -> None:
+        """Make what was noted durable against a kill."""
+        with self._lock:
+            self._commit()
+
+    def close(self) -> None:
+        """Keep all that was noted, and close the file."""
+        with self._lock:
+            self._commit()
+            self._connection.close()
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        with self._lock:
+            if not self._pending:
+                self._connection.execute("BEGIN")
+            self._connection.execute(statement, values)
+            self._pending += 1
+            if self._pending >= _COMMIT_EVERY:
+                self._commit()
+
+    def _commit(self) -> None:
+        if self._pending:
+            self._connection.execute("COMMIT")
+            self._pending = 0
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            os.replace(self._path, self._path.with_name(f"{self._path.name}.broken"))
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != _SCHEMA:
+                connection.execute("DROP TABLE IF EXISTS files")
+                connection.execute(_TABLE)
+                connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _hashed(row: tuple[bytes, int, int, int, str, str | None, int | None]) -> Hashed:
+    path, size, mtime_ns, inode, md5, etag, verified_ns = row
+    return Hashed(
+        os.fsdecode(path),
+        Stamp(size, mtime_ns, inode),
+        md5,
+        None if etag is None else ETag(etag),
+        verified_ns,
+    )

@@ -1,0 +1,39 @@
+"""Doing the same to many things at a time, in threads, without ever holding more than a few of them."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+T_in = TypeVar("T_in")
+T_out = TypeVar("T_out")
+
+
+def in_parallel(
+    do: Callable[[T_in], T_out],
+    items: Iterable[T_in],
+    *,
+    threads: int,
+    stop: Callable[[], None] = lambda: None,
+) -> Iterator[T_out]:
+    """Yield what *do* returns of each of *items*, as soon as it does: not in their order.
+
+    *items* is read in the caller's thread, at most ``2 * threads`` ahead of what was yielded, so that memory does not
+    grow with their number. What *do* or *items* raises ends all: it is raised here once those that were begun are over.
+    Where the caller leaves early (an exception, Ctrl-C, ``close()``), *stop* is called so that they end soon.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="cachefs-job") as pool:
+        waiting: set[Future[T_out]] = set()
+        try:
+            waiting.update(pool.submit(do, item) for item in itertools.islice(source, 2 * threads))
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                    waiting.update(pool.submit(do, item) for item in itertools.islice(source, 1))
+        except BaseException:
+            stop()
+            for future in waiting:
+                future.cancel()
+            raise
