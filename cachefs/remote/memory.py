@@ -204,12 +204,12 @@ class MemoryStore:
         objects: list[ObjectInfo] = []
         prefixes: list[Key] = []
         with self._lock:
-            keys = sorted(key for key in self._objects if key.startswith(prefix))
+            keys = sorted((key for key in self._objects if key.startswith(prefix)), key=_order)
             last = after
             for key in keys:
                 slash = -1 if deep else key.find("/", len(prefix))
                 shown = Key(key[: slash + 1]) if slash >= 0 else key
-                if last is not None and shown <= last:
+                if last is not None and _order(shown) <= _order(last):
                     continue
                 if len(objects) + len(prefixes) == self._page_size:
                     return Listing(tuple(objects), tuple(prefixes)), last
@@ -220,6 +220,11 @@ class MemoryStore:
                     info = self._objects[key].info
                     objects.append(replace(info, content_type=None, meta=None))
         return Listing(tuple(objects), tuple(prefixes)), None
+
+
+def _order(key: str) -> bytes:
+    """Return the bytes by which listings are sorted."""
+    return key.encode("utf-8", "surrogateescape")
 
 
 def _require_bearable(key: Key) -> None:
