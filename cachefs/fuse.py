@@ -292,6 +292,7 @@ class Door(pyfuse3.Operations):
                         token, FileNameT(name), _attributes(found), cookie
                     ):
                         return
+                    self._fs.shown(found)
 
     def _reply_dots(self, ino: Ino, cookie: int, token: ReaddirToken) -> bool:
         own = self._fs.directory(ino)

@@ -105,8 +105,13 @@ class FileSystem:
     def _tell(self, inode: Inode) -> Stat:
         """Return the attributes of *inode* for the kernel, which goes by its size from now on."""
         found = self.attributes.stat(inode)
-        self.files.tell_size(inode.ino, found.attrs.size)
+        self.shown(found)
         return found
+
+    def shown(self, found: Stat) -> None:
+        """Note that the kernel was told *found*, and goes by the size in it from now on."""
+        if found.attrs.kind is Kind.FILE:
+            self.files.tell_size(found.ino, found.attrs.size)
 
     async def getattr(self, ino: Ino) -> Stat:
         """Return the attributes of an inode, asking the store where what is known is too old."""
@@ -127,7 +132,10 @@ class FileSystem:
         await self._names.list_directory(ino)
 
     def readdir(self, ino: Ino, after: int, limit: int) -> list[tuple[Name, Stat]]:
-        """Return children in order of their numbers, from the first one above *after*."""
+        """Return children in order of their numbers, from the first one above *after*.
+
+        Which of them the kernel is told, the caller says by :meth:`shown`.
+        """
         found = self._inodes.children(ino, after=after, limit=limit)
         return [
             (child.name, self.attributes.stat(child)) for child in found if child.name is not None
@@ -170,7 +178,7 @@ class FileSystem:
         inode = await self._names.revalidate(ino, for_open=True)
         if inode.is_dir:
             raise IsDirectory("is a directory")
-        if flags & os.O_APPEND and not flags & os.O_TRUNC:
+        if not flags & os.O_TRUNC:
             self.files.require_told(inode)
         file = await self.files.acquire(ino)
         try:
@@ -196,6 +204,7 @@ class FileSystem:
         else:
             if flags & os.O_EXCL:
                 raise Exists("file exists")
+            self._tell(found)
             opened = await self.open(found.ino, flags)
             return opened, await self.getattr(found.ino)
         inode = self._mint(parent, name, Kind.FILE, mode=mode, uid=uid, gid=gid)

@@ -84,7 +84,7 @@ class OpenFiles:
         self._next_fh = 1
         # The version whose pages the kernel may still hold, for each inode it has had open.
         self._kernel_has: LRUCache[Ino, str] = LRUCache(_OPENS_REMEMBERED)
-        # The size that the kernel takes a file to have: it finds the end for an append.
+        # The size that the kernel takes a file to have: it cuts reads off there, and appends there.
         self._told: LRUCache[Ino, int] = LRUCache(_OPENS_REMEMBERED)
         self.opens = self.opens_cached = self.bytes_read = 0
         """Since the start; an open counts as cached when every byte was here."""
@@ -125,14 +125,16 @@ class OpenFiles:
         self._told[ino] = size
 
     def require_told(self, inode: Inode) -> None:
-        """Raise ``Stale`` unless the kernel knows how long the file is: before it is opened to append.
+        """Raise ``Stale`` unless the kernel knows how long the file is: before it is opened as it is.
 
-        It then looks the name up again. Its word for where the end is cannot be overruled at the write: pages
-        that it writes back from a mapping come through the same handle, and belong where they are.
+        It then looks the name up again. Its word for where the end is cannot be overruled: it reads no further, and
+        pages that it writes back from a mapping come through the same handle as what it appends, and belong where
+        they are. What it was told of an inode that has been open ever since has stayed true.
         """
         file = self._files.get(inode.ino)
         size = inode.size if file is None else file.size
-        if self._told.get(inode.ino, size) != size:
+        told = self._told.get(inode.ino)
+        if told != size and not (told is None and file is not None):
             raise Stale("the file has another length than the kernel takes it to have")
 
     def _hand_out(self, file: OpenFile, is_writer: bool) -> Fh:

@@ -177,7 +177,9 @@ class Rig:
         found: list[str] = []
         after = 0
         while page := self.fs.readdir(ino, after, 500):
-            found += [name.decode("utf-8", "surrogateescape") for name, _ in page]
+            for name, told in page:
+                self.fs.shown(told)
+                found.append(name.decode("utf-8", "surrogateescape"))
             after = page[-1][1].ino
         return sorted(found)
 

@@ -10,8 +10,10 @@ import trio.testing
 
 from cachefs.core.errors import Exists, Fault, Stale, TimedOut
 from cachefs.core.types import FetchMode, Fh
+from cachefs.engine import handles
 from cachefs.engine.filesystem import Changes
 from cachefs.engine.openfile import OpenFile
+from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import (
     FOREVER_ASKING,
@@ -109,19 +111,63 @@ async def test_a_page_written_back_through_a_handle_that_appends_stays_where_it_
         assert rig.objects() == {"a": b"M" * 4096 + b"x" * 5904 + b"appended"}
 
 
-async def test_the_kernel_knows_where_the_end_is_before_it_may_append(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+async def test_the_kernel_knows_how_long_a_file_is_before_it_may_open_it(
+    tmp_path: Path, flags: int
+) -> None:
     memory = MemoryStore()
     store(memory, "a", b"one")
     async with serving(tmp_path / "c", memory, **FOREVER_ASKING) as rig:
         ino = await rig.ino("a")
         rig.store("a", b"another")
-        await rig.names()
+        await rig.fs.opendir(ROOT)
         with pytest.raises(Stale):
-            await rig.fs.open(ino, os.O_WRONLY | os.O_APPEND)
-        fh = await rig.open("a", os.O_WRONLY | os.O_APPEND)  # which looks the name up first
+            await rig.fs.open(ino, flags)
+        fh = await rig.open("a", flags)  # which looks the name up first
+        await rig.fs.release(fh)
+
+
+async def test_what_is_appended_follows_the_newest_version(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"one")
+    async with serving(tmp_path / "c", memory, **FOREVER_ASKING) as rig:
+        await rig.ino("a")
+        rig.store("a", b"another")
+        fh = await rig.open("a", os.O_WRONLY | os.O_APPEND)
         await rig.fs.write(fh, 7, b" word")
         await rig.close(fh)
         assert rig.objects() == {"a": b"another word"}
+
+
+async def test_a_listing_tells_the_kernel_how_long_files_are(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"one")
+    async with serving(tmp_path / "c", memory) as rig:
+        await rig.fs.opendir(ROOT)
+        ((_, told),) = rig.fs.readdir(ROOT, 0, 10)
+        with pytest.raises(Stale):
+            await rig.fs.open(told.ino, os.O_RDONLY)
+        rig.fs.shown(told)
+        await rig.fs.release((await rig.fs.open(told.ino, os.O_RDONLY)).fh)
+
+
+async def test_an_open_is_refused_where_the_kernel_s_word_is_not_known_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "_OPENS_REMEMBERED", 1)
+    memory = MemoryStore()
+    store(memory, "a", b"one")
+    store(memory, "b", b"two")
+    async with serving(tmp_path / "c", memory) as rig:
+        ino = await rig.ino("a")
+        await rig.ino("b")
+        with pytest.raises(Stale):
+            await rig.fs.open(ino, os.O_RDONLY)
+        fh = await rig.open("a")
+        await rig.ino("b")
+        # While it is open its length changes only here.
+        await rig.fs.release((await rig.fs.open(ino, os.O_RDONLY)).fh)
+        await rig.fs.release(fh)
 
 
 async def test_truncating_shorter_and_longer_is_stored(tmp_path: Path) -> None:

@@ -94,6 +94,36 @@ def test_an_object_that_is_replaced_during_a_fetch_is_never_read_as_a_mixture(
         assert mount.do(programs.read_file, mount / "file") == NEW
 
 
+def _append_blindly(path: Path, line: bytes) -> None:
+    """Add *line*, without a question after the length."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+def _with_a_version_that_the_next_open_finds(store: LiveStore, mount: Mount) -> bytes:
+    """Let the kernel have a length from a listing that it may believe for long, and which is not true any more."""
+    store.put("log", b"one\n")
+    assert mount.do(os.listdir, mount.mountpoint) == ["log"]
+    newest = b"one\nof another machine\n"
+    store.put("log", newest)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        mount.do(programs.read_file, mount / "log")  # which asks for the version of the listing
+    return newest
+
+
+@pytest.mark.parametrize("store", STORES[:-1], indirect=True)
+def test_what_is_added_to_a_version_that_only_the_open_finds_follows_its_end(
+    store: LiveStore, mounting: Mounting
+) -> None:
+    with mounting(store.target(), "--metadata-ttl", "1h") as mount:
+        newest = _with_a_version_that_the_next_open_finds(store, mount)
+        mount.do(_append_blindly, mount / "log", b"two\n")
+        assert store.get("log") == newest + b"two\n"
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("store", ["moto", "swift"], indirect=True)
 def test_what_is_fetched_again_after_a_cut_is_of_the_same_version_or_an_error(
