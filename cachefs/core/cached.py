@@ -27,6 +27,14 @@ class CachedFile:
     """The version that the bytes are, or grew from; None: the store has none."""
     used_ns: int
     """When it was last opened or closed, since the epoch."""
+    made_ns: int
+    """When the first of it came here, since the epoch."""
+    hits: int
+    """How often programs have opened it since."""
+    fetch_ns: int
+    """For how long requests brought its bytes; 0: none of these bytes was fetched."""
+    is_pinned: bool
+    """The operator wants it kept."""
     mtime_ns: int
     state: State | None
     """Of what the store is owed; None: nothing, the bytes are clean."""

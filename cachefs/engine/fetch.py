@@ -21,7 +21,7 @@ from cachefs.core.errors import (
 )
 from cachefs.core.extents import Extent
 from cachefs.core.sums import Summing
-from cachefs.core.types import ETag, FetchMode, Key
+from cachefs.core.types import ETag, FetchMode, Key, ObjectInfo
 from cachefs.engine.background import Background
 from cachefs.engine.names import Names
 from cachefs.engine.reach import wait_for
@@ -78,6 +78,8 @@ class Stream:
     changes: int = 0
     """Changes of the bytes under way: no fetch may begin, for it could lay old bytes over new ones."""
     changed: trio.Event = field(default_factory=trio.Event)
+    measured_ns: int = 0
+    """Up to when, on the monotonic clock, the time that requests took is counted."""
 
     def begin_change(self) -> None:
         """Hold fetches back until :meth:`end_change`."""
@@ -88,6 +90,11 @@ class Stream:
         self.changes -= 1
         self.changed.set()
         self.changed = trio.Event()
+
+    def count(self, began_ns: int, ended_ns: int) -> None:
+        """Add the time of a request that brought bytes, but for what another one is counted for."""
+        self.entry.fetch_ns += max(0, ended_ns - max(began_ns, self.measured_ns))
+        self.measured_ns = max(self.measured_ns, ended_ns)
 
     def over(self, position: int) -> Fetch | None:
         """Return the fetch under way that will bring the byte at *position*."""
@@ -128,6 +135,8 @@ class _FileSink:
         self._position = fetch.extent.start
         self._summing = Summing(fetch.extent.start)
         self._summed: list[tuple[Extent, int]] = []
+        self.began_ns = 0
+        """When the request went, on the monotonic clock: not while it waited for a place."""
         self._token = trio.lowlevel.current_trio_token()
 
     def write(self, data: memoryview, /) -> None:
@@ -334,7 +343,7 @@ class Fetcher:
             try:
                 try:
                     info = await self._threads.transfer(
-                        self._store.get_range, asked, fetch.extent, sink, if_match=etag
+                        self._timed, asked, fetch.extent, sink, if_match=etag
                     )
                 finally:
                     sink.finish()
@@ -346,6 +355,7 @@ class Fetcher:
                     raise
             else:
                 self.fetched += fetch.extent.length
+                stream.count(sink.began_ns, time.monotonic_ns())
                 if info.size != stream.entry.size:
                     self._names.doubt(stream.entry.ino)
                     raise Fault(
@@ -358,6 +368,10 @@ class Fetcher:
                     stream.entry.trusted.add(fetch.extent)
                     fetch.reached = fetch.extent.stop
                 return
+
+    def _timed(self, key: Key, extent: Extent, sink: _FileSink, *, if_match: ETag) -> ObjectInfo:
+        sink.began_ns = time.monotonic_ns()
+        return self._store.get_range(key, extent, sink, if_match=if_match)
 
     async def _prove(self, stream: Stream, fetch: Fetch, md5: str) -> None:
         """Hold the object against *md5* if this fetch brings the last of it; raise ``Fault`` if it is another.

@@ -102,6 +102,7 @@ class OpenFiles:
     def opened(self, file: OpenFile, *, is_writer: bool) -> Opened:
         """Give out a handle on *file*, and tell whether the kernel may keep the pages it has."""
         self.opens += 1
+        file.entry.hits += 1
         self.opens_cached += file.entry.is_whole
         version = _version(file.entry)
         keep = self._kernel_has.get(file.ino) == version
@@ -110,6 +111,7 @@ class OpenFiles:
 
     def created(self, file: OpenFile) -> Opened:
         """Give out a handle on a file that has just been made."""
+        file.entry.hits += 1
         self._kernel_has[file.ino] = _version(file.entry)
         return Opened(self._hand_out(file, True), keep_cache=False)
 

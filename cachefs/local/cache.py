@@ -20,7 +20,7 @@ from typing import Final
 
 from cachefs.core.errors import CacheError, NoHandles, UsageError, disk_error, naming_shortages
 from cachefs.core.extents import Extent, ExtentMap
-from cachefs.core.policy import Candidate
+from cachefs.core.policy import SECOND_NS, Candidate
 from cachefs.core.sums import PieceSums, Summing
 from cachefs.core.types import EntryId, ETag, Ino
 from cachefs.local.db import Database
@@ -33,6 +33,7 @@ SEALED_SUFFIX: Final = ".sealed"
 _CHUNK: Final = 2**18
 _HANDLES_LEFT: Final = 256
 """Descriptors that cache files leave to everything else; of few, half."""
+_COLUMNS: Final = "id, ino, etag, size, extents, cost, used_ns, sums, made_ns, hits, fetch_ns"
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -66,6 +67,12 @@ class Entry:
     pins: int = 0
     dropped: bool = False
     """Its row is gone; the file goes when the last pin does."""
+    made_ns: int = 0
+    """When it was made, empty."""
+    hits: int = 0
+    """How often programs have opened it since."""
+    fetch_ns: int = 0
+    """For how long requests brought its bytes, those side by side counted once; 0: none of these bytes was fetched."""
     damages: int = 0
     """How often all bytes were given up since the start, because together they were not those of the object."""
 
@@ -244,10 +251,7 @@ class Cache:
         live = self._by_ino.get(ino)
         if live is not None:
             return live
-        row = self._db.one(
-            "SELECT id, ino, etag, size, extents, cost, used_ns, sums FROM entries WHERE ino = ?",
-            (ino,),
-        )
+        row = self._db.one(f"SELECT {_COLUMNS} FROM entries WHERE ino = ?", (ino,))
         if row is None:
             return None
         return Entry(
@@ -259,6 +263,9 @@ class Cache:
             cost=row[5],
             used_ns=row[6],
             sums=PieceSums.decode(row[7]),
+            made_ns=row[8],
+            hits=row[9],
+            fetch_ns=row[10],
         )
 
     def load(self, entry_id: EntryId) -> Entry | None:
@@ -276,10 +283,12 @@ class Cache:
         """Make an empty entry for *ino*, which must have none, and pin it."""
         self._require_handle()
         cursor = self._db.execute(
-            "INSERT INTO entries (ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, x'', 0, ?)",
-            (ino, etag, size, now_ns),
+            "INSERT INTO entries (ino, etag, size, extents, cost, used_ns, made_ns)"
+            " VALUES (?, ?, ?, x'', 0, ?, ?)",
+            (ino, etag, size, now_ns, now_ns),
         )
-        entry = Entry(EntryId(cursor.lastrowid or 0), ino, etag, size, ExtentMap(), 0, now_ns)
+        entry_id = EntryId(cursor.lastrowid or 0)
+        entry = Entry(entry_id, ino, etag, size, ExtentMap(), 0, now_ns, made_ns=now_ns)
         try:
             with naming_shortages():
                 entry.fd = os.open(
@@ -399,8 +408,8 @@ class Cache:
     def save(self, entry: Entry) -> None:
         """Bring the row in line with the entry."""
         self._db.execute(
-            "UPDATE entries SET etag = ?, size = ?, extents = ?, cost = ?, used_ns = ?, sums = ?"
-            " WHERE id = ?",
+            "UPDATE entries SET etag = ?, size = ?, extents = ?, cost = ?, used_ns = ?, sums = ?,"
+            " hits = ?, fetch_ns = ?, score = ? WHERE id = ?",
             (
                 entry.etag,
                 entry.size,
@@ -408,6 +417,9 @@ class Cache:
                 entry.cost,
                 entry.used_ns,
                 entry.sums.encode(),
+                entry.hits,
+                entry.fetch_ns,
+                entry.used_ns / SECOND_NS,
                 entry.id,
             ),
         )
@@ -479,10 +491,13 @@ class Cache:
         self._usage.doomed -= doomed.cost
 
     def evictable(self, limit: int) -> Iterator[Candidate]:
-        """Yield up to *limit* entries that are clean and unpinned, the longest unused first."""
+        """Yield up to *limit* entries that are clean, and pinned neither by the operator nor by anybody's use.
+
+        The longest unused first.
+        """
         rows = self._db.all(
-            "SELECT id, cost, used_ns FROM entries WHERE id NOT IN (SELECT entry FROM intents)"
-            " ORDER BY used_ns, id LIMIT ?",
+            "SELECT id, cost, used_ns FROM entries WHERE pinned = 0 AND queue = 0"
+            " AND id NOT IN (SELECT entry FROM intents) ORDER BY score, id LIMIT ?",
             (limit + len(self._live),),
         )
         for entry_id, cost, used_ns in rows:
@@ -507,12 +522,13 @@ class Cache:
     # ---- bytes that rot ---------------------------------------------------------------------
 
     def forget_sums(self, entry: Entry) -> None:
-        """Note that the entry's bytes are about to change."""
-        self._db.execute("UPDATE entries SET sums = x'' WHERE id = ?", (entry.id,))
+        """Note that the entry's bytes are about to change: neither their sums nor what it took to fetch them is known."""
+        self._db.execute("UPDATE entries SET sums = x'', fetch_ns = 0 WHERE id = ?", (entry.id,))
         known, entry.sums = entry.sums, PieceSums()
+        took_ns, entry.fetch_ns = entry.fetch_ns, 0
 
         def undo() -> None:
-            entry.sums = known
+            entry.sums, entry.fetch_ns = known, took_ns
 
         self._db.if_undone(undo)
 
@@ -767,7 +783,11 @@ class Cache:
 
     def age_future(self, now_ns: int) -> None:
         """Let nothing be kept for longer because a clock that was ahead says that it was used after *now_ns*."""
-        self._db.execute("UPDATE entries SET used_ns = ? WHERE used_ns > ?", (now_ns, now_ns))
+        self._db.execute(
+            "UPDATE entries SET used_ns = min(used_ns, ?1), made_ns = min(made_ns, ?1), score = min(score, ?1 / 1e9)"
+            " WHERE used_ns > ?1 OR made_ns > ?1",
+            (now_ns,),
+        )
 
     def remove_leftover(self, entry_id: EntryId) -> None:
         """Delete what stood beside an entry that is clean: its promise was kept just before the end."""
@@ -788,7 +808,8 @@ class Cache:
         """Make an entry of a dirty file that has no row, keeping its bytes and its number. Unpinned."""
         status = os.lstat(self.path_of(entry_id))
         self._db.execute(
-            "INSERT INTO entries (id, ino, etag, size, extents, cost, used_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO entries (id, ino, etag, size, extents, cost, used_ns, made_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 entry_id,
                 ino,
@@ -796,6 +817,7 @@ class Cache:
                 status.st_size,
                 ExtentMap([Extent(0, status.st_size)]).encode(),
                 status.st_blocks * 512,
+                now_ns,
                 now_ns,
             ),
         )

@@ -21,7 +21,7 @@ _DEEPEST: Final = 2048
 
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
-    " etag, content_type, meta, stored_ns, checked_ns, listed_ns"
+    " etag, content_type, meta, stored_ns, checked_ns, listed_ns, pinned"
 )
 
 
@@ -49,6 +49,8 @@ class Inode:
     """When the store took that version in; None: it did not say."""
     checked_ns: int
     listed_ns: int | None
+    pinned: int
+    """1: the operator wants the file kept here, cached or not."""
 
     @property
     def meta(self) -> Mapping[str, str] | None:
@@ -57,6 +59,11 @@ class Inode:
             None if self.meta_json is None else json.loads(self.meta_json)
         )
         return found
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the operator wants it kept here."""
+        return bool(self.pinned)
 
     @property
     def carries_posix(self) -> bool:

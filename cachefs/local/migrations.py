@@ -47,5 +47,28 @@ CREATE TABLE works (
 CREATE INDEX works_by_key ON works (key)
 """
 
-MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS, 2: _WORKS}
+_ORDER: Final = """
+ALTER TABLE inodes ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1));
+CREATE INDEX inodes_pinned ON inodes (ino, size) WHERE pinned = 1;
+DROP INDEX entries_by_use;
+ALTER TABLE entries ADD COLUMN made_ns INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entries ADD COLUMN hits INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entries ADD COLUMN fetch_ns INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entries ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entries ADD COLUMN queue INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entries ADD COLUMN score REAL NOT NULL DEFAULT 0;
+ALTER TABLE entries ADD COLUMN chances INTEGER NOT NULL DEFAULT 0;
+UPDATE entries SET made_ns = used_ns, hits = 1, score = used_ns / 1e9;
+CREATE INDEX entries_by_score ON entries (queue, score, id, cost) WHERE pinned = 0;
+CREATE TRIGGER entries_made AFTER INSERT ON entries
+BEGIN
+    UPDATE entries SET pinned = 1 WHERE id = new.id AND ino IN (SELECT ino FROM inodes WHERE pinned = 1);
+END;
+CREATE TRIGGER inodes_pinned_changed AFTER UPDATE OF pinned ON inodes
+BEGIN
+    UPDATE entries SET pinned = new.pinned WHERE ino = new.ino;
+END
+"""
+
+MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS, 2: _WORKS, 3: _ORDER}
 """Statements that lead from each version to the next. None is ever changed: older files are still about."""

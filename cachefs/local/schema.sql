@@ -7,6 +7,9 @@
 --   ended         id of the last session that came to its end
 --   source        which store it caches; another source is refused
 --   capabilities  JSON: what the last probe of the store found, shown by `status`
+--   limit         bytes that the last mount let the cache take
+--   policy        the policy that the columns `queue`, `score` and `chances` of `entries` are for; written by order.py
+--   inflation     GDSF's clock: the score of what it evicted last; written by order.py
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -32,13 +35,16 @@ CREATE TABLE inodes (
     meta         TEXT,                              -- JSON: all user metadata of that version; NULL: only a listing was seen
     stored_ns    INTEGER,                           -- Last-Modified of that version; NULL: not told
     checked_ns   INTEGER NOT NULL,                  -- when the store, or a change of ours, last confirmed this row
-    listed_ns    INTEGER                            -- directories: when all of it was last listed; NULL: never
+    listed_ns    INTEGER,                           -- directories: when all of it was last listed; NULL: never
+    pinned       INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1)) -- files: 1: the operator wants it kept here, cached or not
 ) STRICT;
 CREATE UNIQUE INDEX inodes_by_name ON inodes (parent, name);
 CREATE INDEX inodes_by_parent ON inodes (parent); -- in order of ino: the cookie of readdir
 CREATE INDEX inodes_by_component ON inodes (parent, component); -- a key looked up from the top
+CREATE INDEX inodes_pinned ON inodes (ino, size) WHERE pinned = 1;
 
--- Cached bytes: at most one entry for an inode, holding one version. Written by cache.py.
+-- Cached bytes: at most one entry for an inode, holding one version. Written by cache.py; while an entry is not in use,
+-- what the order of eviction needs (queue, score, chances) by order.py.
 CREATE TABLE entries (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,  -- also the name of its file below data/
     ino     INTEGER NOT NULL UNIQUE REFERENCES inodes ON DELETE RESTRICT,
@@ -47,10 +53,28 @@ CREATE TABLE entries (
     extents BLOB NOT NULL,                      -- which bytes are here, as core/extents.py writes them
     cost    INTEGER NOT NULL,                   -- bytes of disk that the file takes
     used_ns INTEGER NOT NULL,                   -- when it was last opened or closed
-    sums    BLOB NOT NULL DEFAULT x''           -- CRC-32 of its pieces, as core/sums.py writes them; of a dirty entry: of its acknowledged bytes, if any
+    sums    BLOB NOT NULL DEFAULT x'',          -- CRC-32 of its pieces, as core/sums.py writes them; of a dirty entry: of its acknowledged bytes, if any
+    made_ns  INTEGER NOT NULL DEFAULT 0,        -- when it was made, empty
+    hits     INTEGER NOT NULL DEFAULT 0,        -- how often programs have opened it since
+    fetch_ns INTEGER NOT NULL DEFAULT 0,        -- for how long requests brought its bytes, side by side counted once; 0: none did
+    pinned   INTEGER NOT NULL DEFAULT 0,        -- that of its inode, kept equal by the triggers below
+    queue    INTEGER NOT NULL DEFAULT 0,        -- S3-FIFO: 0 small, 1 main. Else 0
+    score    REAL NOT NULL DEFAULT 0,           -- within a queue the lowest goes first; what it means is the policy's
+    chances  INTEGER NOT NULL DEFAULT 0         -- S3-FIFO: hits in this queue, 3 at most. Else 0
 ) STRICT;
 
-CREATE INDEX entries_by_use ON entries (used_ns, id);
+-- Victims are read from its beginning, so that no eviction looks at all entries.
+CREATE INDEX entries_by_score ON entries (queue, score, id, cost) WHERE pinned = 0;
+
+-- An entry's copy of the pin, without which the index could not leave pinned ones out.
+CREATE TRIGGER entries_made AFTER INSERT ON entries
+BEGIN
+    UPDATE entries SET pinned = 1 WHERE id = new.id AND ino IN (SELECT ino FROM inodes WHERE pinned = 1);
+END;
+CREATE TRIGGER inodes_pinned_changed AFTER UPDATE OF pinned ON inodes
+BEGIN
+    UPDATE entries SET pinned = new.pinned WHERE ino = new.ino;
+END;
 
 -- Promises to the store: an entry is dirty exactly while it has a row here. Written by journal.py.
 CREATE TABLE intents (

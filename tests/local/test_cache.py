@@ -4,6 +4,7 @@ import os
 import resource
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -385,6 +386,33 @@ def test_only_what_is_clean_and_unpinned_is_offered_for_eviction(disk: Disk) -> 
         [*(each.id for each in clean), dirty.id, pinned.id]
     )
     disk.cache.unpin(pinned, 2)
+
+
+def test_what_the_operator_has_pinned_is_not_offered_whether_it_came_before_the_pin_or_after(
+    disk: Disk,
+) -> None:
+    here, coming = stored(disk, "here"), disk.mint("coming")
+    other = stored(disk, "other")
+    disk.inodes.update(here.ino, pinned=1)
+    disk.inodes.update(coming, pinned=1)
+    disk.cache.unpin(disk.cache.create(coming, etag=None, size=0, now_ns=1), 1)
+    assert [each.entry for each in disk.cache.evictable(10)] == [other.id]
+    disk.inodes.update(here.ino, pinned=0)
+    assert {each.entry for each in disk.cache.evictable(10)} == {here.id, other.id}
+
+
+def test_victims_are_read_from_an_index_whatever_the_number_of_entries(disk: Disk) -> None:
+    plans: list[str] = []
+    ask = disk.db.all
+
+    def explained(sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        plans.extend(str(row[3]) for row in ask(f"EXPLAIN QUERY PLAN {sql}", values))
+        return ask(sql, values)
+
+    disk.db.all = explained  # type: ignore[method-assign]
+    list(disk.cache.evictable(10))
+    assert any("USING INDEX entries_by_score" in step for step in plans)
+    assert not any("TEMP B-TREE" in step for step in plans)
 
 
 # ---- promises beside the files --------------------------------------------------------------

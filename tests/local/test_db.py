@@ -135,7 +135,9 @@ def test_only_the_owner_can_read_the_database(db: Database) -> None:
 
 def test_foreign_keys_are_enforced(db: Database) -> None:
     with pytest.raises(sqlite3.IntegrityError):
-        db.execute("INSERT INTO entries VALUES (1, 999, NULL, 0, x'', 0, 0, x'')")
+        db.execute(
+            "INSERT INTO entries (ino, size, extents, cost, used_ns) VALUES (999, 0, x'', 0, 0)"
+        )
 
 
 def test_a_second_connection_sees_what_is_committed_and_can_write(
@@ -350,7 +352,7 @@ def test_an_index_that_tells_of_other_rows_is_found_where_the_store_is_owed_anyt
     if is_owed:
         db.execute("INSERT INTO intents VALUES (1, 'token', 'queued', NULL, 0, 0, 0, NULL)")
     db.close()
-    change_behind_index(tmp_path, "entries_by_use", "UPDATE entries SET used_ns = 2")
+    change_behind_index(tmp_path, "entries_by_score", "UPDATE entries SET score = 2")
 
     assert reopened(tmp_path)[0] is is_owed
 
