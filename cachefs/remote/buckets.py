@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from cachefs.core.errors import NoBucket, NotFound, Unsupported
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import mapped
 from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
@@ -70,6 +71,15 @@ class Buckets:
         if store is None:
             raise NotFound(f"{key!r} is not there")
         return self._outer(name, store.head(inner)) if inner else _marker(name)
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """As the bucket's."""
+        name, inner = _split(key)
+        store = self._bucket(name) if inner else None
+        if store is None:
+            raise NotFound(f"{key!r} is not there")
+        found = store.fingerprint(inner)
+        return replace(found, info=self._outer(name, found.info))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
         """As the bucket's; at the root, the buckets."""
@@ -195,7 +205,7 @@ class Buckets:
         if not deep:
             yield Listing(prefixes=tuple(Key(f"{name}/") for name in names))
             return
-        for name in names:
+        for name in sorted(names, key=lambda name: f"{name}/".encode()):  # as their keys are
             yield from self.list(Key(f"{name}/"), deep=True)
 
     def _outer(self, name: str, info: ObjectInfo) -> ObjectInfo:

@@ -16,6 +16,7 @@ from threading import Event
 
 from cachefs.core.errors import Changed, Fault, NoBucket, Refused, Unsupported
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.file_listing import Lister
 from cachefs.remote.file_names import Place, Spot, place_of
@@ -97,6 +98,10 @@ class FileStore:
         """Return what is at *key*."""
         with translating(f"looking up {key!r}"), self._existing(key) as found:
             return describe(key, found.stat, found.record)
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """Return what is at *key*. A file system keeps no MD5: only the metadata may tell one."""
+        return Fingerprint(self.head(key))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """Yield pages of a thousand, in the order of the keys' bytes."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from cachefs.core.errors import BadKey, Changed, Fault, NotFound
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Ledger, Sink, Support
@@ -82,6 +83,13 @@ class MemoryStore:
         self._count("head")
         with self._lock:
             return self._get(key).info
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """Return what is at *key*, with its MD5, which is the ETag."""
+        self._count("fingerprint")
+        with self._lock:
+            info = self._get(key).info
+        return Fingerprint(info, md5=info.etag)
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """Yield the pages of the listing; each sees the store as it is when that page is asked for."""

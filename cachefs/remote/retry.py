@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from cachefs.core.errors import Fault, NotFound, StoreError, TimedOut, Unreachable
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote import deadline
 from cachefs.remote.pages import Pages
@@ -157,6 +158,10 @@ class Retrying:
     def head(self, key: Key) -> ObjectInfo:
         """As the store's."""
         return self._run("head", lambda: self._store.head(key))
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """As the store's."""
+        return self._run("fingerprint", lambda: self._store.fingerprint(key))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """As the store's, with a deadline for each page.

@@ -14,10 +14,12 @@ from cachefs.core.errors import (
     Fault,
     NoBucket,
     NotFound,
+    Refused,
     StoreError,
     Unsupported,
 )
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import CHECKSUMS, Fingerprint, parts_in
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.clocks import answered_at
@@ -25,7 +27,7 @@ from cachefs.remote.lines import Lines
 from cachefs.remote.pages import Pages
 from cachefs.remote.s3_client import Answer, S3Bucket, S3Client, said
 from cachefs.remote.s3_errors import OutOfRange, PartsGone, UploadGone, status_of
-from cachefs.remote.s3_fetch import Sums, is_encrypted, pour, size_of_whole
+from cachefs.remote.s3_fetch import Sums, hides_md5, is_encrypted, pour, size_of_whole
 from cachefs.remote.s3_multipart import (
     GuardedReader,
     Multipart,
@@ -41,6 +43,7 @@ from cachefs.remote.s3_values import (
     bare,
     encode_meta,
     in_base64,
+    in_hexadecimal,
     looks_like_md5,
     object_of,
     page_of,
@@ -138,6 +141,29 @@ class S3Store:
     def head(self, key: Key) -> ObjectInfo:
         """Return what is at *key*."""
         return _described(key, self._asked(key, self._bucket.head))
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """Return what is at *key*: its MD5, unless it was stored in parts or under a key of KMS or the client's own."""
+        answer = self._asked(
+            key, lambda key: self._bucket.call("head_object", Key=key, ChecksumMode="ENABLED")
+        )
+        info = _described(key, answer)
+        parts = parts_in(info.etag)
+        is_told = looks_like_md5(info.etag) and not hides_md5(answer)
+        return Fingerprint(
+            info,
+            md5=info.etag if is_told else None,
+            part_size=self._first_part(info) if parts and parts > 1 else None,
+            checksums=_checksums_of(answer),
+        )
+
+    def _first_part(self, info: ObjectInfo) -> int | None:
+        """Return how long the first part is; None where the store does not know of parts any more."""
+        with suppress(Refused, NotFound):
+            answer = self._bucket.call("head_object", Key=info.key, PartNumber=1)
+            length = answer.get("ContentLength")
+            return length if isinstance(length, int) and 0 < length < info.size else None
+        return None
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """Yield what lies below *prefix*."""
@@ -608,6 +634,14 @@ class S3Store:
 
 def _described(key: Key, answer: Answer) -> ObjectInfo:
     return object_of(key, answer, size=int(said(answer, "ContentLength")))
+
+
+def _checksums_of(answer: Answer) -> dict[str, str]:
+    """Return the checksums of all bytes that a HEAD tells; those of parts are others."""
+    if answer.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
+        return {}
+    told = {name: str(answer.get(f"Checksum{name.upper()}") or "") for name in CHECKSUMS}
+    return {name: found for name, text in told.items() if (found := in_hexadecimal(text))}
 
 
 def _answered_ns(answer: Answer) -> int:

@@ -70,6 +70,12 @@ def is_encrypted(answer: Answer) -> bool:
     return "ServerSideEncryption" in answer or "SSECustomerAlgorithm" in answer
 
 
+def hides_md5(answer: Answer) -> bool:
+    """Whether the store encrypted the object in a way in which its ETag is surely no MD5."""
+    kind = str(answer.get("ServerSideEncryption", ""))
+    return kind.startswith("aws:kms") or "SSECustomerAlgorithm" in answer
+
+
 def pour(body: StreamingBody, length: int, into: Sink, *, check: bool) -> str | None:
     """Write exactly *length* bytes into *into*; return their MD5, if it is to be checked."""
     digest = hashlib.md5(usedforsecurity=False) if check else None

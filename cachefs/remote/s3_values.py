@@ -56,6 +56,14 @@ def in_base64(md5: str) -> str:
     return base64.b64encode(bytes.fromhex(md5)).decode("ascii")
 
 
+def in_hexadecimal(text: str) -> str | None:
+    """Return what *text* has in base64; None: it is none (that of parts ends in their number)."""
+    try:
+        return base64.b64decode(text, validate=True).hex() or None
+    except ValueError:
+        return None
+
+
 def looks_like_md5(etag: ETag) -> bool:
     """Whether it could be the MD5 of the content."""
     return _MD5.fullmatch(etag) is not None

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import mapped
 from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
@@ -42,6 +43,11 @@ class Scoped:
     def head(self, key: Key) -> ObjectInfo:
         """As the store's."""
         return self._inner(self._store.head(self._outer(key)))
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """As the store's."""
+        found = self._store.fingerprint(self._outer(key))
+        return replace(found, info=self._inner(found.info))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
         """As the store's. The marker of the prefix itself, which has no key in here, is left out."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cachefs.core.errors import StoreFull
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 
 
@@ -175,6 +176,13 @@ class ObjectStore(Protocol):
 
     def head(self, key: Key) -> ObjectInfo:
         """Return what is at *key*, with its metadata."""
+        ...
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """Return what is at *key*, with all that the store tells of its content.
+
+        A HEAD; of what is made of parts, some more requests at most. No content is read.
+        """
         ...
 
     def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:

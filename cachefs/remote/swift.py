@@ -25,6 +25,7 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.headers import of_user
@@ -148,6 +149,16 @@ class SwiftStore:
     def head(self, key: Key) -> ObjectInfo:
         """Return what is at *key*."""
         return existing(key, self._lookup.look(key).found).info
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        """Return what is at *key*: its MD5, or the segments that it is made of and theirs."""
+        version = existing(key, self._lookup.look(key).found)
+        if not (version.is_slo or version.is_dlo):
+            return Fingerprint(
+                version.info, md5=version.info.etag if is_md5(version.info.etag) else None
+            )
+        parts = self._segments.parts_of(version)
+        return Fingerprint(version.info, parts=parts, is_joined=not parts)
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         """Yield the pages of the listing. Needs a HEAD for the directory's own marker, and for what looks empty."""

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
 from cachefs.core.errors import (
     Denied,
@@ -29,17 +30,19 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Part, is_md5
 from cachefs.core.types import Key
 from cachefs.remote.store import Body, UploadPaused, UploadStopped
 from cachefs.remote.swift_lookup import Lookup
 from cachefs.remote.swift_session import CalledOff, Session, Upload, quoted_path
-from cachefs.remote.swift_values import bare
+from cachefs.remote.swift_values import Version, bare
 from cachefs.remote.works import Works, mark_of
 
 _SEGMENT = 256 * 2**20
 """Longer segments would leave too little to do in parallel."""
 _MOST_SEGMENTS = 1000
 """In one manifest, unless the operator of the Swift allows more."""
+_PAGE = 1000
 _LONGEST_PREFIX = 900
 _CHUNK = 2**20
 _MAY_STILL_BE_MADE_S = 120
@@ -60,6 +63,8 @@ class Segment:
     """The range of the segment that counts; empty: all of it."""
     inline: str = ""
     """Bytes that the manifest itself holds, in base64; there is no object then."""
+    is_manifest: bool = False
+    """It is itself made of segments, so that its ETag is no MD5 of its bytes."""
 
     @property
     def entry(self) -> dict[str, object]:
@@ -387,6 +392,43 @@ class Segments:
         except (KeyError, TypeError, ValueError) as error:
             raise Fault(f"the manifest of {name!r} makes no sense") from error
 
+    def parts_of(self, version: Version) -> tuple[Part, ...]:
+        """Return the parts of a large object; nothing where the store does not tell them, or their MD5s."""
+        try:
+            segments = self.manifest_of(version.name) if version.is_slo else self._dynamic(version)
+        except Unsupported:
+            return ()
+        parts = tuple(Part(segment.size, segment.etag) for segment in segments)
+        are_plain = all(
+            not each.inline and not each.part and not each.is_manifest for each in segments
+        )
+        is_told = are_plain and all(is_md5(each.md5) for each in parts)
+        return parts if is_told and sum(each.size for each in parts) == version.info.size else ()
+
+    def _dynamic(self, version: Version) -> list[Segment]:
+        """Return the segments of a dynamic large object: what its manifest's prefix lists at this moment."""
+        container, _, prefix = unquote(version.headers["X-Object-Manifest"]).partition("/")
+        found: list[Segment] = []
+        while True:
+            query = {"prefix": prefix, "format": "json", "limit": str(_PAGE)}
+            answer = self._session.ask(
+                "GET",
+                quoted_path(container),
+                f"listing the segments of {version.name!r}",
+                query=query | ({"marker": found[-1].name} if found else {}),
+            )
+            try:
+                page = (
+                    [_listed_segment(container, row) for row in answer.json()]
+                    if answer.content
+                    else []
+                )
+            except (KeyError, TypeError, ValueError):
+                raise Fault("the list of segments is not what it should be") from None
+            found += page
+            if len(page) < _PAGE:
+                return found
+
     def are_of(self, name: str, segments: Sequence[Segment]) -> bool:
         """Whether *segments* are those that the object *name* is made of."""
         try:
@@ -517,4 +559,12 @@ def _segment_of(entry: Mapping[str, Any]) -> Segment:
     container, _, name = path.removeprefix("/").partition("/")
     size = int(entry["size_bytes"] if "size_bytes" in entry else entry["bytes"])
     etag = bare(str(entry.get("etag") or entry.get("hash") or ""))
-    return Segment(container, name, size, etag, part=str(entry.get("range") or ""))
+    part, is_manifest = str(entry.get("range") or ""), bool(entry.get("sub_slo"))
+    return Segment(container, name, size, etag, part=part, is_manifest=is_manifest)
+
+
+def _listed_segment(container: str, row: Mapping[str, Any]) -> Segment:
+    is_manifest = bool(row.get("slo_etag"))
+    return Segment(
+        container, str(row["name"]), int(row["bytes"]), str(row["hash"]), is_manifest=is_manifest
+    )

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from cachefs.core.errors import Fault, StoreError
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
@@ -73,6 +74,9 @@ class FaultyStore:
 
     def head(self, key: Key) -> ObjectInfo:
         return self._faulty.run("head", lambda: self._store.head(key))
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        return self._faulty.run("fingerprint", lambda: self._store.fingerprint(key))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
         return _FaultyPages(self._store.list(prefix, deep=deep), self._faulty)

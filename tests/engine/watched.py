@@ -8,6 +8,7 @@ from typing import TypeVar
 import trio
 
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.pages import Pages
 from cachefs.remote.store import Body, Capabilities, Ledger, ObjectStore, Sink
@@ -160,6 +161,9 @@ class WatchedStore:
 
     def head(self, key: Key) -> ObjectInfo:
         return self._run(Call("head", key), lambda: self.store.head(key))
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        return self._run(Call("fingerprint", key), lambda: self.store.fingerprint(key))
 
     def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
         return _WatchedPages(

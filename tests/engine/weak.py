@@ -8,6 +8,7 @@ from pathlib import Path
 from cachefs.core import descent
 from cachefs.core.errors import Changed, NotFound
 from cachefs.core.extents import Extent
+from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.engine.service import open_service
 from cachefs.remote.lines import Lines
@@ -54,6 +55,9 @@ class WeakStore:
 
     def head(self, key: Key) -> ObjectInfo:
         return descent.read(self.memory.head(key))
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        return self.memory.fingerprint(key)
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         return self.memory.list(prefix, deep=deep)
