@@ -74,6 +74,11 @@ class ControlClient:
         except OSError:
             return True
 
+    def wake(self) -> None:
+        """Let whoever is waiting for an answer in another thread go, by ``NoDaemon``. Nothing can be asked any more."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()

@@ -55,6 +55,20 @@ class Controlled(Protocol):
         """Return some files in the cache whose numbers follow *after*; none: there are no more."""
         ...
 
+    def presence(self, paths: Sequence[str]) -> Sequence[tuple[int | None, int]]:
+        """Return size (None: not known) and cached bytes of each of *paths*, without asking the store."""
+        ...
+
+    async def look(self, path: str, /) -> Mapping[str, object]:
+        """Tell how much of the file *path* is here, and fetch nothing."""
+        ...
+
+    async def preheat(
+        self, path: str, /, *, used_ns: int, may_evict: bool
+    ) -> Mapping[str, object]:
+        """Fetch some of what is missing of the file *path*, which counts as last used at *used_ns*."""
+        ...
+
     def dirty(self) -> Sequence[Mapping[str, object]]:
         """Return every file that waits for upload, with its id."""
         ...
@@ -165,6 +179,9 @@ class _Conversation:
             "flush": self._flush,
             "drain": self._drain,
             "entries": self._entries,
+            "presence": self._presence,
+            "look": self._look,
+            "preheat": self._preheat,
             "dirty": self._dirty,
             "export": self._export,
             "discard": self._discard,
@@ -267,6 +284,22 @@ class _Conversation:
     async def _entries(self, question: Mapping[str, object]) -> object:
         return self._service.entries(_number(question, "after"))
 
+    async def _presence(self, question: Mapping[str, object]) -> object:
+        paths = question.get("paths")
+        if not isinstance(paths, list) or not all(map(_is_path, paths)):
+            raise UsageError("presence: paths must be a list of paths")
+        return self._service.presence(paths)
+
+    async def _look(self, question: Mapping[str, object]) -> object:
+        return await self._service.look(_path(question))
+
+    async def _preheat(self, question: Mapping[str, object]) -> object:
+        return await self._service.preheat(
+            _path(question),
+            used_ns=_number(question, "used_ns"),
+            may_evict=question.get("evict") is True,
+        )
+
     async def _dirty(self, question: Mapping[str, object]) -> object:
         return self._service.dirty()
 
@@ -290,13 +323,21 @@ def _identity(question: Mapping[str, object]) -> int:
 
 
 def _number(question: Mapping[str, object], name: str) -> int:
-    """Return the number of a file."""
+    """Return a number that a file, or a moment, may have."""
     number = question.get(name)
     if not isinstance(number, int) or isinstance(number, bool):
         raise UsageError(f"{name} must be a number")
     if not 0 <= number < _LARGEST_ID:
         raise UsageError("no file has such a number")
     return number
+
+
+def _path(question: Mapping[str, object]) -> str:
+    """Return the path of a file, relative to the root of the mount."""
+    path = question.get("path")
+    if not isinstance(path, str) or not _is_path(path):
+        raise UsageError("path must be the path of a file")
+    return path
 
 
 def _is_path(value: object) -> bool:

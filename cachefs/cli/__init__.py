@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "umount": "upload what waits, then unmount",
     "status": "tell what is mounted, cached, waiting and wrong",
     "flush": "upload changed files now",
+    "preheat": "fetch files into the cache before programs ask for them",
     "recover": "list, upload, export or discard what a crash left behind",
     "demo": "a guided tour on a store in a temporary directory",
 }

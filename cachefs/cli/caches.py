@@ -12,6 +12,7 @@ from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
 from cachefs.core.cached import CachedFile
 from cachefs.core.errors import UsageError
+from cachefs.core.heat import Presence
 
 SOCKET_NAME: Final = "control.sock"
 _DATABASE: Final = "cachefs.sqlite3"
@@ -26,6 +27,10 @@ class Held(Protocol):
 
     def entries(self) -> Iterator[CachedFile]:
         """Yield every file in the cache."""
+        ...
+
+    def presence(self, paths: Sequence[str]) -> Sequence[Presence]:
+        """Return how much of each file is in the cache, as far as that is known without asking the store."""
         ...
 
     def dirty(self) -> Sequence[File]:
@@ -59,6 +64,14 @@ class Live:
         try:
             return [CachedFile.from_json(row) for row in answer]  # type: ignore[attr-defined]
         except (KeyError, TypeError, ValueError):
+            raise ControlError("the daemon's answer is not one") from None
+
+    def presence(self, paths: Sequence[str]) -> Sequence[Presence]:
+        """Return how much of each file is in the cache, as far as that is known without asking the store."""
+        answer = self._client.ask("presence", paths=list(paths))
+        try:
+            return [Presence(size, int(cached)) for size, cached in answer]  # type: ignore[attr-defined]
+        except (TypeError, ValueError):
             raise ControlError("the daemon's answer is not one") from None
 
     def dirty(self) -> Sequence[File]:
@@ -99,7 +112,7 @@ def cache_dirs(call: Call) -> list[Path]:
     given = next((s.value for s in reversed(call.given.settings) if s.name == "cache-dir"), None)
     if given:
         cache_dir = call.environment.absolute(given)
-        if not (cache_dir / _DATABASE).exists():
+        if not has_cache(cache_dir):
             raise UsageError(
                 f"there is no cache in {cache_dir} — name the directory that holds {_DATABASE}"
             )
@@ -111,7 +124,61 @@ def cache_dirs(call: Call) -> list[Path]:
     known += [configured(name, file, call.environment).cache_dir for name in file.mounts]
     root = call.environment.cache_root
     known += sorted(root.iterdir()) if root.is_dir() else []
-    return [cache_dir for cache_dir in dict.fromkeys(known) if (cache_dir / _DATABASE).exists()]
+    return [cache_dir for cache_dir in dict.fromkeys(known) if has_cache(cache_dir)]
+
+
+def has_cache(cache_dir: Path) -> bool:
+    """Whether there is a cache in *cache_dir*."""
+    return (cache_dir / _DATABASE).exists()
+
+
+def one_cache_dir(call: Call) -> Path:
+    """Return the one cache directory that is meant. Raise ``UsageError``, which names them, if there are several."""
+    found = [_of_mount(call)] if call.arguments.of else cache_dirs(call)
+    if not found:
+        raise UsageError("no cache directory is known — name a mount, or its --cache-dir")
+    if len(found) > 1:
+        running = {each.cache_dir for each in every_mount(call.environment)}
+        mounted = [each for each in found if str(each) in running]
+        if len(mounted) != 1:
+            raise UsageError(
+                f"there are {len(found)} cache directories: {', '.join(map(str, found))} — name a mount, or"
+                " one of them by --cache-dir"
+            )
+        return mounted[0]
+    return found[0]
+
+
+def config_of(call: Call, cache_dir: Path, *, how: str) -> MountConfig:
+    """Return the configuration of what was named, or of the configured mount that keeps its cache in *cache_dir*.
+
+    Raise ``UsageError`` if nothing tells which store it caches, and that it can be named by *how*.
+    """
+    file = read_config_file(call.environment)
+    if call.arguments.of:
+        return mount_config(
+            _configured_name(call, file),
+            None,
+            call.given.settings,
+            file=file,
+            environment=call.environment,
+        )
+    for name in file.mounts:
+        config = configured(name, file, call.environment)
+        if config.cache_dir == cache_dir:
+            return config
+    raise UsageError(f"which store {cache_dir} caches is not known — name the source by {how}")
+
+
+def _configured_name(call: Call, file: ConfigFile) -> str:
+    """Return the name in the configuration of what was named, if that is a mountpoint."""
+    named = str(call.arguments.of)
+    places = {
+        str(call.environment.absolute(section.mountpoint)): name
+        for name, section in file.mounts.items()
+        if section.mountpoint
+    }
+    return places.get(str(call.environment.absolute(named)), named)
 
 
 def _of_mount(call: Call) -> Path:
@@ -122,8 +189,7 @@ def _of_mount(call: Call) -> Path:
     if running is not None:
         return Path(running.cache_dir)
     file = read_config_file(call.environment)
-    by_mountpoint = {section.mountpoint: name for name, section in file.mounts.items()}
-    target = by_mountpoint.get(call.arguments.of, call.arguments.of)
+    target = _configured_name(call, file)
     return mount_config(
         target, None, call.given.settings, file=file, environment=call.environment
     ).cache_dir

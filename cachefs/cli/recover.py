@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cachefs.cli.caches import SOCKET_NAME, File, Live, cache_dirs, configured, opened
+from cachefs.cli.caches import SOCKET_NAME, File, Live, cache_dirs, config_of, opened
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import (
     EXIT_DONE,
@@ -19,7 +19,6 @@ from cachefs.cli.failures import (
 from cachefs.cli.output import complain, counted, human_size, printable, say, say_json, table
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.client import ControlClient, NoDaemon
-from cachefs.config import MountConfig, mount_config, read_config_file
 from cachefs.config.option import Group
 from cachefs.core.errors import CachefsError, InUse, UsageError
 
@@ -120,7 +119,9 @@ def _upload(call: Call) -> int:
         )  # the SDKs and the event loop, only where they are needed
 
         outcomes = upload(
-            _config(call, cache_dir), call.environment, lambda files: _chosen_or_all(call, files)
+            config_of(call, cache_dir, how="--of s3://BUCKET"),
+            call.environment,
+            lambda files: _chosen_or_all(call, files),
         )
     return _tell_uploads(call, outcomes)
 
@@ -266,22 +267,6 @@ def _one_cache_dir(call: Call) -> Path:
         )
     raise UsageError(
         f"files wait in {' and '.join(map(str, holding))} — choose one by --cache-dir"
-    )
-
-
-def _config(call: Call, cache_dir: Path) -> MountConfig:
-    """Return the configuration to upload with: of the mount that was named, or that keeps its cache there."""
-    file = read_config_file(call.environment)
-    if call.arguments.of:
-        return mount_config(
-            call.arguments.of, None, call.given.settings, file=file, environment=call.environment
-        )
-    for name in file.mounts:
-        config = configured(name, file, call.environment)
-        if config.cache_dir == cache_dir:
-            return config
-    raise UsageError(
-        f"where to upload {cache_dir} is not known — name the source by --of s3://BUCKET"
     )
 
 

@@ -251,10 +251,27 @@ class Fetcher:
                 self._begin(stream, part, reservation)
                 start = part.stop
 
-    async def ensure(self, stream: Stream, extent: Extent, *, is_for_write: bool = False) -> bool:
+    async def bring(self, stream: Stream, extent: Extent, *, may_evict: bool) -> bool:
+        """Fetch what is missing of *extent*, several parts at a time. Return False if there is no room for it.
+
+        *may_evict*: other files may go for it.
+        """
+        stream.window = self._part_size
+        self._run_ahead(stream, extent)
+        return await self.ensure(stream, extent, may_evict=may_evict)
+
+    async def ensure(
+        self,
+        stream: Stream,
+        extent: Extent,
+        *,
+        is_for_write: bool = False,
+        may_evict: bool = True,
+    ) -> bool:
         """Wait until all of *extent* is here. Return False if the cache, or its disk, has no room for it.
 
         *is_for_write*: the bytes are to be changed, so the writers' share of the room is theirs.
+        *may_evict*: other files may go for it.
 
         Raise ``Stale`` if the store no longer has this version, or the store's error.
         """
@@ -271,7 +288,9 @@ class Fetcher:
             running = stream.over(gaps[0].start)
             if running is None:
                 spare = 0 if is_for_write else self._room.writers_share
-                if not await self._ask_for(stream, gaps[0], extent, spare=spare):
+                if not await self._ask_for(
+                    stream, gaps[0], extent, spare=spare, may_evict=may_evict
+                ):
                     return False
                 continue
             await _wait_moved(running)
@@ -282,7 +301,9 @@ class Fetcher:
                 raise running.error
         return True
 
-    async def _ask_for(self, stream: Stream, gap: Extent, extent: Extent, *, spare: int) -> bool:
+    async def _ask_for(
+        self, stream: Stream, gap: Extent, extent: Extent, *, spare: int, may_evict: bool
+    ) -> bool:
         """Start the fetch of *gap* and as much behind it as seems right.
 
         Return False if there is no room for it that leaves *spare* bytes.
@@ -296,7 +317,11 @@ class Fetcher:
             stop = min(stream.entry.size, -(-gap.stop // BLOCK) * BLOCK)
         for reach in (stop, min(stream.entry.size, max(gap.stop, start + BLOCK))):
             need = blocks_of(Extent(start, reach)) + SLACK
-            reservation = await self._room.make(need, spare=spare)
+            reservation = (
+                await self._room.make(need, spare=spare)
+                if may_evict
+                else self._room.try_reserve(need, spare=spare)
+            )
             if reservation is None:
                 continue
             # Others may have asked meanwhile: fetch only what is still missing, from the first such byte.

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 from cachefs.core.cached import CachedFile
+from cachefs.core.heat import Presence
 from cachefs.core.keys import path_shown
-from cachefs.core.types import EntryId, Key
+from cachefs.core.types import EntryId, Key, Kind, Name
 from cachefs.engine.promise import read_promise
 from cachefs.engine.rebuild import Disk
 from cachefs.local.cache import Entry
+from cachefs.local.inodes import ROOT, Inode
 
 _PAGE = 500
 """Files that are told of at a time, so that the loop serves between two."""
@@ -39,6 +41,22 @@ def promised_key(disk: Disk, entry_id: EntryId) -> Key | None:
     """Return the key that the promise beside an entry names."""
     promise = read_promise(disk.cache.promise_path(entry_id))
     return None if promise is None else promise.key
+
+
+def presence(disk: Disk, path: str) -> Presence:
+    """Return how much of the file *path* (relative to the root) is here, without asking the store."""
+    inode: Inode | None = disk.inodes.get(ROOT)
+    for part in path.encode("utf-8", "surrogateescape").split(b"/"):
+        inode = None if inode is None else disk.inodes.child(inode.ino, Name(part))
+    if inode is None or inode.kind is not Kind.FILE:
+        return Presence(None, 0)
+    entry = disk.cache.find(inode.ino)
+    if entry is None:
+        return Presence(inode.size, 0)
+    is_dirty = disk.journal.of(entry.id) is not None
+    if not is_dirty and (entry.etag != inode.etag or entry.size != inode.size):
+        return Presence(inode.size, 0)
+    return Presence(entry.size, entry.here.total)
 
 
 def _told(disk: Disk, entry: Entry) -> CachedFile:

@@ -551,6 +551,10 @@ class OpenFile:
                 return
             promise = replace(promise, key=key, base=self.entry.etag)
 
+    async def bring(self, extent: Extent, *, may_evict: bool) -> bool:
+        """Fetch what is missing of *extent*. Return False if the cache has no room for it; see ``Fetcher.bring``."""
+        return await self._rooms.fetcher.bring(self._stream, extent, may_evict=may_evict)
+
     async def make_whole(self) -> None:
         """Fetch what is missing, if the cache has room for it."""
         await self._rooms.fetcher.ensure(self._stream, Extent(0, self.entry.size))

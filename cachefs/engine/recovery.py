@@ -5,13 +5,14 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cachefs.core.cached import CachedFile
 from cachefs.core.errors import CacheError, Damaged, UsageError
+from cachefs.core.heat import Presence
 from cachefs.core.intent import Intent, State
 from cachefs.core.policy import Remains, Remedy, remedy
 from cachefs.core.types import EntryId
@@ -265,6 +266,10 @@ class StoppedCache:
     def entries(self) -> Iterator[CachedFile]:
         """Yield every file in the cache."""
         return inventory.everything(self._disk)
+
+    def presence(self, paths: Sequence[str]) -> list[Presence]:
+        """Return how much of each file is in the cache, as far as that is known without asking the store."""
+        return [inventory.presence(self._disk, path) for path in paths]
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every dirty entry: id, key, path, size, state, tries, error."""

@@ -36,6 +36,7 @@ from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.leftovers import DurableLedger, Leftovers
 from cachefs.engine.names import Forget, Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
+from cachefs.engine.preheat import Preheater
 from cachefs.engine.reach import Reach
 from cachefs.engine.rebuild import Disk
 from cachefs.engine.rename import Renamer
@@ -218,6 +219,7 @@ class Service:
         )
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
+        self._preheater = Preheater(self._names, files, rooms)
         self.fs = FileSystem(
             store,
             disk.db,
@@ -314,6 +316,22 @@ class Service:
     def entries(self, after: int) -> list[dict[str, object]]:
         """Return some files in the cache whose numbers follow *after*; none: there are no more."""
         return [each.to_json() for each in inventory.page(self._disk, after)]
+
+    def presence(self, paths: Sequence[str]) -> list[tuple[int | None, int]]:
+        """Return size (None: not known) and cached bytes of each of *paths*, without asking the store."""
+        found = (inventory.presence(self._disk, path) for path in paths)
+        return [(each.size, each.cached) for each in found]
+
+    async def look(self, path: str) -> dict[str, object]:
+        """Tell how much of the file *path* is here, as the store has it now, and fetch nothing."""
+        with deadline.limited(self._settings.timeout_s):
+            return (await self._preheater.look(path)).to_json()
+
+    async def preheat(self, path: str, *, used_ns: int, may_evict: bool) -> dict[str, object]:
+        """Fetch some of what is missing of the file *path*; see :meth:`Preheater.heat`."""
+        with deadline.limited(self._settings.timeout_s):
+            heated = await self._preheater.heat(path, used_ns=used_ns, may_evict=may_evict)
+        return heated.to_json()
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every file that the store does not have yet as it is here."""

@@ -424,6 +424,13 @@ class Cache:
             ),
         )
 
+    def age(self, ino: Ino, used_ns: int) -> None:
+        """Take the entry of *ino*, if it has one and nobody has it pinned, for last used at *used_ns*."""
+        entry = None if ino in self._by_ino else self.find(ino)
+        if entry is not None:
+            entry.used_ns = used_ns
+            self.save(entry)
+
     def drop(self, entry: Entry) -> Doomed | None:
         """Forget the entry; SQLite refuses (IntegrityError) if its bytes are promised to the store.
 

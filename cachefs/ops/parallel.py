@@ -1,7 +1,7 @@
 """Doing the same to many things at a time, in threads, without ever holding more than a few of them."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ def in_parallel(
     *,
     threads: int,
     stop: Callable[[], None] = lambda: None,
-) -> Iterator[T_out]:
+) -> Generator[T_out, None, None]:
     """Yield what *do* returns of each of *items*, as soon as it does: not in their order.
 
     *items* is read in the caller's thread, at most ``2 * threads`` ahead of what was yielded, so that memory does not

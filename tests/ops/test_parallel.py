@@ -25,7 +25,7 @@ def test_no_more_is_read_ahead_than_twice_the_threads() -> None:
     results = in_parallel(lambda n: n, endless(), threads=3)
     list(islice(results, 10))
     assert read <= 10 + 6
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_several_are_done_at_the_same_time() -> None:
@@ -55,5 +55,5 @@ def test_leaving_early_tells_those_under_way_to_stop() -> None:
 
     results = in_parallel(do, range(8), threads=2, stop=stopped.set)
     assert next(results) == 0
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert stopped.is_set()
