@@ -419,6 +419,7 @@ async def _tell_kernel(service: Service) -> None:
     """
     async for what in service.changes:
         if what.name is None:
+            service.fs.files.forget_told(what.ino)
             _forget_attributes(InodeT(what.ino))
         else:
             pyfuse3.invalidate_entry_async(

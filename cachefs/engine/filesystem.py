@@ -105,13 +105,14 @@ class FileSystem:
     def _tell(self, inode: Inode) -> Stat:
         """Return the attributes of *inode* for the kernel, which goes by its size from now on."""
         found = self.attributes.stat(inode)
-        self.shown(found)
+        if inode.kind is Kind.FILE:
+            self.files.tell_size(inode.ino, found.attrs.size)
         return found
 
     def shown(self, found: Stat) -> None:
-        """Note that the kernel was told *found*, and goes by the size in it from now on."""
+        """Note that the kernel was told *found* without a question for just this, and goes by its size from now on."""
         if found.attrs.kind is Kind.FILE:
-            self.files.tell_size(found.ino, found.attrs.size)
+            self.files.tell_size(found.ino, found.attrs.size, is_looked_up=False)
 
     async def getattr(self, ino: Ino) -> Stat:
         """Return the attributes of an inode, asking the store where what is known is too old."""
@@ -120,7 +121,9 @@ class FileSystem:
             raise Stale("the file is gone")
         if not inode.is_dir and self.files.find(ino) is None:
             inode = await self._names.revalidate(ino)
-        return self._tell(inode)
+        found = self.attributes.stat(inode)
+        self.shown(found)
+        return found
 
     @property
     def negative_ttl_s(self) -> float:

@@ -86,6 +86,8 @@ class OpenFiles:
         self._kernel_has: LRUCache[Ino, str] = LRUCache(_OPENS_REMEMBERED)
         # The size that the kernel takes a file to have: it cuts reads off there, and appends there.
         self._told: LRUCache[Ino, int] = LRUCache(_OPENS_REMEMBERED)
+        # Inodes of which it was told to forget the attributes: answers that were under way then it does not take.
+        self._forgotten: LRUCache[Ino, None] = LRUCache(_OPENS_REMEMBERED)
         self.opens = self.opens_cached = self.bytes_read = 0
         """Since the start; an open counts as cached when every byte was here."""
 
@@ -122,9 +124,19 @@ class OpenFiles:
         if had:
             self._kernel_has[entry.ino] = _version(entry)
 
-    def tell_size(self, ino: Ino, size: int) -> None:
-        """Note the size that the kernel was told, or has made itself by writing."""
+    def tell_size(self, ino: Ino, size: int, *, is_looked_up: bool = True) -> None:
+        """Note the size that the kernel was told, or has made itself by writing.
+
+        *is_looked_up*: it has asked for the name, or changed the file, so it takes the answer.
+        """
         self._told[ino] = size
+        if is_looked_up:
+            self._forgotten.pop(ino, None)
+
+    def forget_told(self, ino: Ino) -> None:
+        """Note that the kernel was told to forget the attributes of an inode."""
+        self._told.pop(ino, None)
+        self._forgotten[ino] = None
 
     def require_told(self, inode: Inode) -> None:
         """Raise ``Stale`` unless the kernel knows how long the file is: before it is opened as it is.
@@ -135,7 +147,7 @@ class OpenFiles:
         """
         file = self._files.get(inode.ino)
         size = inode.size if file is None else file.size
-        told = self._told.get(inode.ino)
+        told = None if inode.ino in self._forgotten else self._told.get(inode.ino)
         if told != size and not (told is None and file is not None):
             raise Stale("the file has another length than the kernel takes it to have")
 

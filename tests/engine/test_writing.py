@@ -151,6 +151,20 @@ async def test_a_listing_tells_the_kernel_how_long_files_are(tmp_path: Path) -> 
         await rig.fs.release((await rig.fs.open(told.ino, os.O_RDONLY)).fh)
 
 
+async def test_what_a_listing_told_while_the_kernel_was_made_to_forget_is_not_relied_on(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"one")
+    async with serving(tmp_path / "c", memory) as rig:
+        ino = await rig.ino("a")
+        rig.fs.files.forget_told(ino)
+        await rig.names()  # an answer that may have been on its way
+        with pytest.raises(Stale):
+            await rig.fs.open(ino, os.O_RDONLY)
+        await rig.fs.release(await rig.open("a"))  # which looks the name up first
+
+
 async def test_an_open_is_refused_where_the_kernel_s_word_is_not_known_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
