@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "status": "tell what is mounted, cached, waiting and wrong",
     "flush": "upload changed files now",
     "preheat": "fetch files into the cache before programs ask for them",
+    "verify": "tell whether the store has what is here, by checksum",
     "recover": "list, upload, export or discard what a crash left behind",
     "demo": "a guided tour on a store in a temporary directory",
 }

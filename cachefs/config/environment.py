@@ -48,6 +48,13 @@ class Environment:
         return self._xdg("XDG_CACHE_HOME", ".cache") / "cachefs"
 
     @property
+    def state_root(self) -> Path:
+        """Where jobs keep what they remember from one run to the next."""
+        if self.is_root and not self.get("XDG_STATE_HOME"):
+            return Path("/var/lib/cachefs")
+        return self._xdg("XDG_STATE_HOME", ".local/state") / "cachefs"
+
+    @property
     def runtime_dir(self) -> Path:
         """Where running mounts are registered."""
         if self.is_root:

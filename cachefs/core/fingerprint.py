@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from cachefs.core import metadata
 from cachefs.core.types import ETag, ObjectInfo
 
 _MIB: Final = 2**20
@@ -61,8 +62,14 @@ class Fingerprint:
 
     @property
     def stored_md5(self) -> str | None:
-        """The MD5 that whoever stored it has put into the metadata."""
-        return stored_md5(self.info.meta or {})
+        """The MD5 that whoever stored it has put into the metadata.
+
+        Tools that write other bytes carry metadata on that they do not know: where we stored a proof, it tells.
+        """
+        meta = self.info.meta or {}
+        if metadata.TOKEN in meta and metadata.token_of(self.info) is None:
+            return None
+        return stored_md5(meta)
 
 
 def is_md5(text: str) -> bool:

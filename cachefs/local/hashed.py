@@ -1,19 +1,20 @@
 """What was hashed and verified in a directory, kept so that nothing unchanged is hashed again.
 
-One SQLite file for each directory and store. Losing it costs a hash of everything, and nothing else.
+One SQLite file for each directory and store; of a cache directory it is ``hashed.sqlite3`` in there, and its paths
+are those of :func:`cached_path`. Losing it costs a hash of everything, and nothing else.
 """
 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from cachefs.core.errors import CacheError
-from cachefs.core.types import ETag
+from cachefs.core.types import EntryId, ETag
 
 _SCHEMA: Final = 1
 _TABLE: Final = """
@@ -30,6 +31,8 @@ CREATE TABLE files (
 _SETTLED_NS: Final = 2 * 10**9
 """A file that was changed so shortly before its hash may change again within the same tick of its clock."""
 _COMMIT_EVERY: Final = 256
+_AT_ONCE: Final = 500
+"""Paths in one question: SQLite takes 999 parameters, or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,11 @@ class Hashed:
     """The version at the store that had the same bytes; None: none was found."""
     verified_ns: int | None
     """When that was found, since the epoch."""
+
+
+def cached_path(entry_id: EntryId) -> str:
+    """Return under which path the bytes of a cache entry are kept, whose file no rename in the mount touches."""
+    return f"data/{entry_id}"
 
 
 class HashMemory:
@@ -93,6 +101,52 @@ class HashMemory:
             ).fetchone()
         found = None if row is None else _hashed(row)
         return found if found is not None and found.stamp == stamp else None
+
+    def known_all(self, files: Mapping[str, Stamp]) -> dict[str, Hashed]:
+        """Return by path what is kept of those of *files* that are still the ones that were hashed."""
+        found: dict[str, Hashed] = {}
+        paths = [os.fsencode(path) for path in files]
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            with self._lock:
+                rows = self._connection.execute(
+                    f"SELECT * FROM files WHERE path IN ({marks})", some
+                ).fetchall()
+            for row in map(_hashed, rows):
+                if row.stamp == files[row.path]:
+                    found[row.path] = row
+        return found
+
+    def keep(self, rows: Iterable[Hashed], *, now_ns: int) -> None:
+        """Keep *rows*, but for those of files that were changed a moment ago, as :meth:`note` has it."""
+        settled = [
+            (
+                os.fsencode(row.path),
+                row.stamp.size,
+                row.stamp.mtime_ns,
+                row.stamp.inode,
+                row.md5,
+                row.etag,
+                row.verified_ns,
+            )
+            for row in rows
+            if now_ns - row.stamp.mtime_ns >= _SETTLED_NS
+        ]
+        if settled:
+            self._write_all("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", settled)
+
+    def forget_all(self, paths: Iterable[str]) -> None:
+        """Forget files."""
+        doomed = [(os.fsencode(path),) for path in paths]
+        if doomed:
+            self._write_all("DELETE FROM files WHERE path = ?", doomed)
+
+    def count(self) -> int:
+        """Return how many files are kept."""
+        with self._lock:
+            (number,) = self._connection.execute("SELECT count(*) FROM files").fetchone()
+        return int(number)
 
     def note(self, path: str, stamp: Stamp, md5: str, *, now_ns: int) -> None:
         """Keep the MD5 of a file, unless it was changed a moment ago: then a later change might not show."""
@@ -142,11 +196,14 @@ class HashMemory:
             self._connection.close()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        self._write_all(statement, [values])
+
+    def _write_all(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         with self._lock:
             if not self._pending:
                 self._connection.execute("BEGIN")
-            self._connection.execute(statement, values)
-            self._pending += 1
+            self._connection.executemany(statement, rows)
+            self._pending += len(rows)
             if self._pending >= _COMMIT_EVERY:
                 self._commit()
 

@@ -1,10 +1,11 @@
 """Doing the same to many things at a time, in threads, without ever holding more than a few of them."""
 
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+T = TypeVar("T")
 T_in = TypeVar("T_in")
 T_out = TypeVar("T_out")
 
@@ -37,3 +38,16 @@ def in_parallel(
             for future in waiting:
                 future.cancel()
             raise
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield *items*, each of which is asked for in a thread while the one before it is being used.
+
+    Where the caller leaves early, what was asked for is waited for.
+    """
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1, thread_name_prefix="cachefs-ahead") as pool:
+        coming = pool.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, source, end)
+            yield item  # type: ignore[misc]  # it is not the end

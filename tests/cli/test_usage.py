@@ -19,7 +19,7 @@ def test_every_command_has_help(command: str) -> None:
     assert all(word in text for word in ("-v", "--verbose", "-q", "--quiet", "--help"))
 
 
-@pytest.mark.parametrize("command", ["umount", "status", "flush", "preheat", "recover"])
+@pytest.mark.parametrize("command", ["umount", "status", "flush", "verify", "preheat", "recover"])
 def test_every_command_that_reports_can_report_in_json(command: str) -> None:
     assert "--json" in build_parser(command).format_help()
 
@@ -51,7 +51,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     [
         (
             "",
-            "no command given — one of mount, umount, status, flush, preheat, recover, demo; see cachefs --help",
+            "no command given — one of mount, umount, status, flush, preheat, verify, recover, demo; see cachefs --help",
         ),
         ("mont", "unknown command mont — did you mean mount?"),
         ("frobnicate", "unknown command frobnicate — see cachefs --help"),
@@ -109,6 +109,19 @@ def test_the_version_is_told(tmp_path: Path) -> None:
             "--timeout soon is not a duration — for example --timeout 60s",
         ),
         ("flush .", "HOME is in no running cachefs mount — cachefs status lists them"),
+        ("verify --dir none s3://b", "none is no directory — name the one to verify"),
+        (
+            "verify --dir . s3://b --threads 0",
+            "--threads 0 is not a number from 1 to 64 — for example --threads 4",
+        ),
+        (
+            "verify --dir . s3://b --older-than soon",
+            "--older-than soon is not a duration — for example --older-than 7d",
+        ),
+        (
+            "verify --dir . s3://b --json --combined",
+            "--json and --combined are two forms of the same — choose one",
+        ),
         ("recover export", "export needs a directory to copy to — for example --to ./rescued"),
         (
             "recover list --cache-dir none",

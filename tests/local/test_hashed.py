@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cachefs.core.errors import CacheError
-from cachefs.core.types import ETag
-from cachefs.local.hashed import HashMemory, Stamp
+from cachefs.core.types import EntryId, ETag
+from cachefs.local.hashed import Hashed, HashMemory, Stamp, cached_path
 
 _OLD = Stamp(size=3, mtime_ns=1_000, inode=7)
 _NOW = 10**18
@@ -114,3 +114,33 @@ def test_where_it_cannot_be_made_that_is_said_in_one_line(tmp_path: Path) -> Non
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CacheError, match="cannot be kept"):
         HashMemory(tmp_path / "file" / "below" / "hashed.sqlite3")
+
+
+def test_many_are_known_at_once_as_one_by_one(path: Path) -> None:
+    names = [f"{number}\udcff" for number in range(1200)]
+    with HashMemory(path) as memory:
+        rows = [Hashed(name, _OLD, "md5", ETag("e"), _NOW) for name in names]
+        memory.keep(rows, now_ns=_NOW)
+        asked = dict.fromkeys(names, _OLD) | {names[7]: replace(_OLD, size=9), "other": _OLD}
+
+        known = memory.known_all(asked)
+
+        assert known == {row.path: row for row in rows if row.path != names[7]}
+        assert memory.count() == 1200
+        memory.forget_all(names[:1000])
+        assert memory.count() == 200
+
+
+def test_what_is_kept_anew_replaces_what_was_and_what_just_changed_is_not_kept(path: Path) -> None:
+    fresh = replace(_OLD, mtime_ns=_NOW - 10**9)
+    with HashMemory(path) as memory:
+        memory.keep([Hashed("a", _OLD, "md5", ETag("e"), _NOW)], now_ns=_NOW)
+        memory.keep(
+            [Hashed("a", _OLD, "md5", None, None), Hashed("b", fresh, "md5", ETag("e"), _NOW)],
+            now_ns=_NOW,
+        )
+        assert [(row.path, row.etag) for row in memory.all()] == [("a", None)]
+
+
+def test_the_bytes_of_a_cache_entry_are_kept_by_the_name_of_their_file() -> None:
+    assert cached_path(EntryId(17)) == "data/17"

@@ -1,0 +1,263 @@
+"""A directory held against the store, file by file: one listing, and the hash of what changed since the last run."""
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final
+
+from cachefs.core.errors import CachefsError, Changed, Fault, NoBucket, Unreachable
+from cachefs.core.fingerprint import is_md5
+from cachefs.core.types import Key, ObjectInfo
+from cachefs.local.hashed import Hashed, HashMemory, Stamp
+from cachefs.ops.compare import Comparer, FileContent, Moved, Stopped, Verdict
+from cachefs.ops.events import Progress
+from cachefs.ops.findings import Finding, State
+from cachefs.ops.globs import Chosen
+from cachefs.ops.merge import LocalFile, Unread, files, merged, walk
+from cachefs.ops.parallel import ahead, in_parallel
+from cachefs.remote.store import ObjectStore
+
+_BATCH: Final = 64
+"""Files that a thread takes at a time: less would cost more in handing over than in looking."""
+_LARGE: Final = 8 * 2**20
+"""Bytes of a batch that end it."""
+_TRIES: Final = 3
+_MOST_FAULTS: Final = 3
+"""So many one after the other, each after retries for a whole ``--timeout``, and the store is not there."""
+
+Pair = tuple[LocalFile | Unread | None, ObjectInfo | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one batch has come to."""
+
+    findings: tuple[Finding, ...]
+    bytes: int
+
+
+class DirectoryCheck:
+    """The files below a directory, each with its object."""
+
+    def __init__(
+        self,
+        root: str,
+        store: ObjectStore,
+        memory: HashMemory,
+        comparer: Comparer,
+        *,
+        chosen: Chosen,
+        threads: int,
+        is_one_way: bool = False,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """*is_one_way*: what only the store has is not looked at."""
+        self._root = root
+        self._store = store
+        self._memory = memory
+        self._comparer = comparer
+        self._chosen = chosen
+        self._threads = threads
+        self._is_one_way = is_one_way
+        self._now_ns = now_ns
+        self._losses = Losses()
+        self._unread: tuple[str, ...] = ()
+        self._files = 0
+
+    def run(self) -> Generator[Finding | Progress, None, None]:
+        """Yield what is found of each file, those of a thread together, and how far it is.
+
+        Raise ``StoreError`` if the listing fails and ``OSError`` if the root cannot be read: what was yielded holds.
+        """
+        done = size = 0
+        judged = in_parallel(
+            self._judge, self._batches(), threads=self._threads, stop=self._comparer.stop
+        )
+        with closing(judged):
+            for batch in judged:
+                yield from batch.findings
+                done += len(batch.findings)
+                size += batch.bytes
+                yield Progress(done, size)
+        self._forget_gone()
+
+    def _batches(self) -> Iterator[list[Pair]]:
+        batch: list[Pair] = []
+        size = 0
+        for pair in self._pairs():
+            batch.append(pair)
+            size += pair[0].status.st_size if isinstance(pair[0], LocalFile) else 0
+            if len(batch) == _BATCH or size >= _LARGE:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _pairs(self) -> Iterator[Pair]:
+        """Yield each file that is chosen with its object, and what either side lacks."""
+        here = walk(self._root)
+        there = files(ahead(self._store.list(Key(""), deep=True)))
+        sides = merged(here, there, left_key=lambda one: one.path, right_key=lambda one: one.key)
+        for local, remote in sides:
+            if isinstance(local, Unread) and local.path.endswith("/"):
+                self._unread = (local.path,)
+            path = local.path if local is not None else remote.key if remote is not None else ""
+            if path not in self._chosen:
+                continue
+            if local is None and (self._is_one_way or path.startswith(self._unread)):
+                continue
+            yield local, remote
+
+    def _judge(self, batch: list[Pair]) -> Judged:
+        here = {
+            local.path: Stamp.of(local.status)
+            for local, _ in batch
+            if isinstance(local, LocalFile)
+        }
+        self._files += len(here)
+        known = self._memory.known_all(here)
+        findings: list[Finding] = []
+        learned: list[Hashed] = []
+        for local, remote in batch:
+            if local is None:
+                assert remote is not None
+                findings.append(self._only_there(remote))
+            elif isinstance(local, Unread):
+                findings.append(Finding(local.path, State.ERROR, why(local.error)))
+            else:
+                finding, row = self._look(local, remote, known.get(local.path))
+                findings.append(finding)
+                if row is not None:
+                    learned.append(row)
+        self._memory.keep(learned, now_ns=self._now_ns())
+        return Judged(tuple(findings), sum(stamp.size for stamp in here.values()))
+
+    def _look(
+        self, local: LocalFile, remote: ObjectInfo | None, known: Hashed | None
+    ) -> tuple[Finding, Hashed | None]:
+        """Return what is found of a file, looking again where it changes under our eyes."""
+        for _ in range(_TRIES):
+            try:
+                return self._look_once(local, remote, known)
+            except FileNotFoundError:
+                return self._gone(local, remote), None
+            except Stopped:
+                raise
+            except (Moved, Changed):
+                path = os.path.join(os.fsencode(self._root), os.fsencode(local.path))
+                known = None
+                try:
+                    local = replace(local, status=os.lstat(path))
+                except FileNotFoundError:
+                    return self._gone(local, remote), None
+            except (OSError, CachefsError) as error:
+                self._losses.bear(error)
+                return _found(local, State.ERROR, why(error)), None
+        return _found(local, State.ERROR, "it changes while it is read"), None
+
+    def _look_once(
+        self, local: LocalFile, remote: ObjectInfo | None, known: Hashed | None
+    ) -> tuple[Finding, Hashed | None]:
+        content = self._content(local)
+        if remote is None:
+            # A listing may lag behind: only the store's answer about the object itself is definite.
+            told = self._comparer.confirmed(Key(local.path))
+            self._losses.forget()
+            if told is None:
+                content.require_unmoved()
+                believed = self._comparer.believed(known)
+                md5 = believed.md5 if believed is not None else None
+                return _found(local, State.MISSING_REMOTE, local_md5=md5), None
+            remote = told.info
+        recalled = self._comparer.recall(content, remote, known)
+        if recalled is not None:
+            return _judged(local, recalled), None
+        verdict, row = self._comparer.compare(content, remote, known)
+        self._losses.forget()
+        if not verdict.is_same:
+            content.require_unmoved()
+        return _judged(local, verdict), row
+
+    def _content(self, local: LocalFile) -> FileContent:
+        path = os.path.join(os.fsencode(self._root), os.fsencode(local.path))
+        return FileContent(local.path, path, Stamp.of(local.status), local.is_link)
+
+    def _gone(self, local: LocalFile, remote: ObjectInfo | None) -> Finding:
+        """Return what is found of a file that was there a moment ago."""
+        if remote is None:
+            return Finding(local.path, State.ERROR, "it vanished while it was looked at")
+        return self._only_there(remote)
+
+    @staticmethod
+    def _only_there(remote: ObjectInfo) -> Finding:
+        md5 = remote.etag if is_md5(remote.etag) else None
+        return Finding(
+            remote.key,
+            State.MISSING_LOCAL,
+            remote_md5=md5,
+            size=remote.size,
+            mtime_ns=remote.mtime_ns,
+        )
+
+    def _forget_gone(self) -> None:
+        """Forget files that are there no more, where more are remembered than were seen."""
+        if self._memory.count() <= self._files:
+            return
+        root = os.fsencode(self._root)
+        gone = (
+            row.path
+            for row in self._memory.all()
+            if not os.path.lexists(os.path.join(root, os.fsencode(row.path)))
+        )
+        while some := list(islice(gone, 1000)):
+            self._memory.forget_all(some)
+
+
+class Losses:
+    """Tells one file's bad luck from a store that is not there any more. May be used from several threads."""
+
+    def __init__(self) -> None:
+        self._faults = 0
+
+    def bear(self, error: Exception) -> None:
+        """Take *error* for that of one file. Raise it where the next file would fare no better."""
+        if isinstance(error, Fault):
+            self._faults += 1
+        if isinstance(error, Unreachable | NoBucket) or self._faults >= _MOST_FAULTS:
+            raise error
+
+    def forget(self) -> None:
+        """Note that the store has answered."""
+        self._faults = 0
+
+
+def why(error: Exception) -> str:
+    """Return *error* in words, for one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _judged(local: LocalFile, verdict: Verdict) -> Finding:
+    if verdict.remote is None:
+        return _found(local, State.MISSING_REMOTE, local_md5=verdict.local_md5)
+    states = {True: State.SAME, False: State.DIFFERS, None: State.UNVERIFIABLE}
+    return replace(
+        _found(local, states[verdict.is_same], verdict.reason, local_md5=verdict.local_md5),
+        remote_md5=verdict.remote_md5,
+    )
+
+
+def _found(
+    local: LocalFile, state: State, reason: str = "", *, local_md5: str | None = None
+) -> Finding:
+    return Finding(
+        local.path,
+        state,
+        reason,
+        local_md5=local_md5,
+        size=local.status.st_size,
+        mtime_ns=local.status.st_mtime_ns,
+    )
