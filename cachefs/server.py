@@ -69,6 +69,10 @@ class Controlled(Protocol):
         """Fetch some of what is missing of the file *path*, which counts as last used at *used_ns*."""
         ...
 
+    def history(self, after: int) -> Mapping[str, object]:
+        """Return what is remembered of the opens of some files that follow *after*, and where to go on."""
+        ...
+
     def dirty(self) -> Sequence[Mapping[str, object]]:
         """Return every file that waits for upload, with its id."""
         ...
@@ -179,6 +183,7 @@ class _Conversation:
             "flush": self._flush,
             "drain": self._drain,
             "entries": self._entries,
+            "history": self._history,
             "presence": self._presence,
             "look": self._look,
             "preheat": self._preheat,
@@ -283,6 +288,9 @@ class _Conversation:
 
     async def _entries(self, question: Mapping[str, object]) -> object:
         return self._service.entries(_number(question, "after"))
+
+    async def _history(self, question: Mapping[str, object]) -> object:
+        return self._service.history(_number(question, "after"))
 
     async def _presence(self, question: Mapping[str, object]) -> object:
         paths = question.get("paths")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cachefs.cli.command import Call
 from cachefs.cli.live import every_mount
@@ -13,6 +13,7 @@ from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, r
 from cachefs.core.cached import CachedFile
 from cachefs.core.errors import UsageError
 from cachefs.core.heat import Presence
+from cachefs.core.history import Accessed
 
 SOCKET_NAME: Final = "control.sock"
 _DATABASE: Final = "cachefs.sqlite3"
@@ -31,6 +32,10 @@ class Held(Protocol):
 
     def presence(self, paths: Sequence[str]) -> Sequence[Presence]:
         """Return how much of each file is in the cache, as far as that is known without asking the store."""
+        ...
+
+    def history(self) -> Iterator[Accessed]:
+        """Yield every file that programs have opened, as far as it is remembered."""
         ...
 
     def dirty(self) -> Sequence[File]:
@@ -73,6 +78,18 @@ class Live:
             return [Presence(size, int(cached)) for size, cached in answer]  # type: ignore[attr-defined]
         except (TypeError, ValueError):
             raise ControlError("the daemon's answer is not one") from None
+
+    def history(self) -> Iterator[Accessed]:
+        """Yield every file that programs have opened, as far as it is remembered."""
+        after: int | None = 0
+        while after is not None:
+            answer: Any = self._client.ask("history", after=after)
+            try:
+                files = [Accessed.from_json(row) for row in answer["files"]]
+                after = None if answer["after"] is None else int(answer["after"])
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise ControlError("the daemon's answer is not one") from None
+            yield from files
 
     def dirty(self) -> Sequence[File]:
         """Return the files that wait."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import BinaryIO, Final, Self, TypeVar
 
@@ -32,13 +33,14 @@ from cachefs.config.option import Group
 from cachefs.config.quantities import parse_patience, parse_size
 from cachefs.core.errors import CachefsError, Fault, UsageError
 from cachefs.core.heat import Heated, Presence
+from cachefs.core.history import Accessed
 from cachefs.core.policy import LOW_WATER
 from cachefs.local.ordering import Ordering
 from cachefs.ops import preheat
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.globs import chosen
 from cachefs.ops.manifest import rows
-from cachefs.ops.preheat import Budget, Ready, Share, Stopped, Wanted
+from cachefs.ops.preheat import Budget, By, Ready, Share, Stopped, Wanted
 
 _GROUPS: Final = (Group.CACHE, Group.READING, Group.REMOTE)
 _MOST_THREADS: Final = 32
@@ -50,10 +52,14 @@ T = TypeVar("T")
 
 
 def _configure(parser: Parser) -> None:
-    parser.usage = "cachefs preheat [MOUNT] (--from-dir DIR | --list FILE) [options]"
+    parser.usage = (
+        "cachefs preheat [MOUNT] [--by last|frequency|yesterday] [options]\n"
+        "       cachefs preheat [MOUNT] --from-dir DIR | --list FILE [options]"
+    )
     parser.description = (
         "Fetches files into the cache before programs ask for them: whole, in the order that is named, until\n"
-        "the budget or the room is used up. What is cached already is not fetched again.\n\n"
+        "the budget or the room is used up. What is cached already is not fetched again. The order is that of\n"
+        "the opens that the cache remembers, of the times of access in another tree, or of a list.\n\n"
         "MOUNT is a mountpoint, a [mounts.NAME] or a source; it can be left out where there is only one. A running\n"
         "mount does the fetching. Where none runs, the cache directory is opened for as long as this takes, so\n"
         "that a mount which starts later finds it warm. Nothing is evicted for it, unless --evict says so.\n\n"
@@ -61,6 +67,13 @@ def _configure(parser: Parser) -> None:
     )
     parser.add_argument("of", metavar="MOUNT", nargs="?", help="which cache to fill")
     order = parser.add_argument_group("what to fetch, in which order")
+    order.add_argument(
+        "--by",
+        choices=[each.value for each in By],
+        help="of what was opened in this cache: last: the last opened first (the default). frequency: the most often "
+        "opened first. yesterday: what was opened yesterday, the most often opened first. With --list, last: by the "
+        "atime that the list has",
+    )
     order.add_argument(
         "--from-dir",
         metavar="DIR",
@@ -73,11 +86,6 @@ def _configure(parser: Parser) -> None:
         "JSON lines, or a JSON object of paths",
     )
     order.add_argument("-0", "--null", action="store_true", help="paths of --list end in NUL")
-    order.add_argument(
-        "--by",
-        choices=("list", "last"),
-        help="list: in the order of the list. last: the last read first, by the atime that the list has",
-    )
     order.add_argument("--include", metavar="PATTERN", action="append", default=[], help=_PATTERN)
     order.add_argument(
         "--exclude", metavar="PATTERN", action="append", default=[], help="leave these out"
@@ -164,26 +172,51 @@ Totals = tuple[int | None, int | None]
 def _ordered(call: Call) -> Iterator[tuple[Iterator[Wanted], Totals]]:
     """Yield the files that are wanted, in their order, and how many they are, if that is known."""
     arguments = call.arguments
-    if (arguments.from_dir is None) == (arguments.list is None):
-        raise UsageError("name what to fetch: either --from-dir DIR or --list FILE")
-    if arguments.list is None and (arguments.by or arguments.null):
-        raise UsageError("--by and --null say how to read --list — leave them out with --from-dir")
+    _check_order(call)
     paths = chosen(arguments.include, arguments.exclude)
     with contextlib.ExitStack() as stack:
+        ordering = stack.enter_context(Ordering())
         if arguments.list is not None:
             stream = stack.enter_context(_stream(call, arguments.list))
             named = rows(stream, name=arguments.list, null=arguments.null)
-            if arguments.by != "last":
+            if arguments.by is None:
                 yield preheat.listed(named, paths, now_ns=time.time_ns()), (None, None)
                 return
-            ordering = stack.enter_context(Ordering())
             preheat.listed_by_access(named, paths, ordering)
-        else:
-            ordering = stack.enter_context(Ordering())
+        elif arguments.from_dir is not None:
             root = call.environment.absolute(arguments.from_dir)
             for failed in preheat.tree(root, paths, ordering):
                 complain(f"cannot look at {printable(failed.path)}: {failed.error}")
+        else:
+            today = date.today().toordinal()
+            by = By(arguments.by or By.LAST)
+            with _history(call) as history:
+                preheat.remembered(history, by, paths, ordering, today=today)
         yield preheat.in_order(ordering), ordering.totals()
+
+
+def _check_order(call: Call) -> None:
+    arguments = call.arguments
+    if arguments.from_dir is not None and (arguments.list is not None or arguments.by):
+        raise UsageError(
+            "--from-dir is an order of its own — leave out --list and --by, or --from-dir"
+        )
+    if arguments.list is not None and arguments.by not in {None, By.LAST}:
+        raise UsageError(f"--by {arguments.by} is of the history — with --list, only --by last")
+    if arguments.null and arguments.list is None:
+        raise UsageError("--null says how to read --list — pass one, or leave it out")
+
+
+@contextlib.contextmanager
+def _history(call: Call) -> Iterator[Iterator[Accessed]]:
+    """Yield what the cache remembers of opens."""
+    cache_dir = one_cache_dir(call)
+    if not has_cache(cache_dir):
+        raise UsageError(
+            f"there is no cache in {cache_dir} that remembers opens — name an order by --from-dir or --list"
+        )
+    with opened(cache_dir) as held:
+        yield held.history()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import trio
 
 from cachefs.core import mediatypes, metadata
 from cachefs.core.errors import (
+    CacheError,
     Changed,
     Exists,
     IsDirectory,
@@ -520,10 +521,22 @@ class FileSystem:
             new_parent,
             new_name,
             no_replace=no_replace,
-            replaced=self.files.unname,
+            replaced=self._replaced_by(source.ino),
         )
         self._touch_directory(parent)
         self._touch_directory(new_parent)
+
+    def _replaced_by(self, ino: Ino) -> Callable[[Ino], Awaitable[None]]:
+        """Return what takes an inode out of the tree whose name *ino* has taken."""
+
+        async def unname(replaced: Ino) -> None:
+            with contextlib.suppress(
+                CacheError
+            ):  # the history is the least that a full disk costs
+                self._rooms.history.inherit(ino, replaced)
+            await self.files.unname(replaced)
+
+        return unname
 
     async def _check_replacement(self, source: Inode, target: Inode) -> None:
         if source.is_dir and not target.is_dir:

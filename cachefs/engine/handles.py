@@ -104,7 +104,7 @@ class OpenFiles:
     def opened(self, file: OpenFile, *, is_writer: bool) -> Opened:
         """Give out a handle on *file*, and tell whether the kernel may keep the pages it has."""
         self.opens += 1
-        file.entry.hits += 1
+        self._count(file)
         self.opens_cached += file.entry.is_whole
         version = _version(file.entry)
         keep = self._kernel_has.get(file.ino) == version
@@ -113,9 +113,13 @@ class OpenFiles:
 
     def created(self, file: OpenFile) -> Opened:
         """Give out a handle on a file that has just been made."""
-        file.entry.hits += 1
+        self._count(file)
         self._kernel_has[file.ino] = _version(file.entry)
         return Opened(self._hand_out(file, True), keep_cache=False)
+
+    def _count(self, file: OpenFile) -> None:
+        file.entry.hits += 1
+        self._rooms.history.note(file.ino, self._names.wall_ns())
 
     def follow(self, entry: Entry, etag: ETag | None) -> None:
         """Give an entry another version with the same bytes; the kernel's pages stay good."""

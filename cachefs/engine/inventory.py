@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from cachefs.core.cached import CachedFile
 from cachefs.core.heat import Presence
+from cachefs.core.history import Accessed, HistoryPage
 from cachefs.core.keys import path_shown
 from cachefs.core.types import EntryId, Key, Kind, Name
 from cachefs.engine.promise import read_promise
 from cachefs.engine.rebuild import Disk
 from cachefs.local.cache import Entry
+from cachefs.local.history import Accesses
 from cachefs.local.inodes import ROOT, Inode
 
 _PAGE = 500
@@ -57,6 +59,29 @@ def presence(disk: Disk, path: str) -> Presence:
     if not is_dirty and (entry.etag != inode.etag or entry.size != inode.size):
         return Presence(inode.size, 0)
     return Presence(entry.size, entry.here.total)
+
+
+def history(disk: Disk, after: int) -> HistoryPage:
+    """Return what is remembered of the opens of some files whose inodes' numbers follow *after*."""
+    found = disk.history.page(after, _PAGE)
+    files = [told for each in found if (told := _remembered(disk, each)) is not None]
+    return HistoryPage(files, found[-1].ino if found else None)
+
+
+def _remembered(disk: Disk, accesses: Accesses) -> Accessed | None:
+    """Return it with the file's path; None: it has none any more."""
+    inode, path = disk.inodes.get(accesses.ino), disk.inodes.path_of(accesses.ino)
+    if inode is None or path is None:
+        return None
+    entry = disk.cache.find(accesses.ino)
+    return Accessed(
+        path.decode("utf-8", "surrogateescape"),
+        inode.size if entry is None else entry.size,
+        accesses.opens,
+        accesses.used_ns,
+        accesses.days,
+        fetch_ns=0 if entry is None else entry.fetch_ns,
+    )
 
 
 def _told(disk: Disk, entry: Entry) -> CachedFile:

@@ -43,6 +43,7 @@ from cachefs.engine.through import PassThrough
 from cachefs.engine.upload import Uploader
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
 from cachefs.local.db import Database
+from cachefs.local.history import History
 from cachefs.local.journal import Journal
 from cachefs.remote import deadline
 
@@ -104,6 +105,7 @@ class Rooms:
     buffer: ReadBuffer
     timeout_s: float
     db: Database
+    history: History
 
 
 def _pwrite_all(fd: int, data: bytes, offset: int) -> None:

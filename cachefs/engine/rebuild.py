@@ -18,6 +18,7 @@ from cachefs.engine.promise import Promise, read_promise
 from cachefs.local.cache import PROMISE_SUFFIX, Cache, Entry
 from cachefs.local.db import Database
 from cachefs.local.directory import Sessions
+from cachefs.local.history import History
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.local.journal import Journal
 
@@ -39,6 +40,7 @@ class Disk:
     inodes: InodeTable
     cache: Cache
     journal: Journal
+    history: History
     sessions: Sessions
     was_cut_off: bool
     """The last daemon did not come to its end: what it knew of the store last, the tables may not."""

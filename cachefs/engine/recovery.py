@@ -13,6 +13,7 @@ from pathlib import Path
 from cachefs.core.cached import CachedFile
 from cachefs.core.errors import CacheError, Damaged, UsageError
 from cachefs.core.heat import Presence
+from cachefs.core.history import Accessed
 from cachefs.core.intent import Intent, State
 from cachefs.core.policy import Remains, Remedy, remedy
 from cachefs.core.types import EntryId
@@ -23,6 +24,7 @@ from cachefs.engine.rebuild import ASIDE, Disk
 from cachefs.local.cache import Cache, Entry
 from cachefs.local.db import Database
 from cachefs.local.directory import CacheDirectory, Sessions, boot_id
+from cachefs.local.history import History
 from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal
 
@@ -63,6 +65,7 @@ def open_disk(
 def close_disk(disk: Disk) -> None:
     """Close a cache directory at the end of all that is done in it."""
     with suppress(CacheError):  # damaged, or locked by others: the next start finds out
+        disk.history.save_all()
         disk.sessions.end()
     disk.db.close()
 
@@ -74,7 +77,15 @@ def _recovered(directory: Path, db: Database, *, limit: int, min_free: int) -> D
     inodes = InodeTable(db, is_dirty=journal.is_dirty)
     inodes.make_root(now_ns)
     cache = Cache(db, directory, limit=limit, min_free=min_free)
-    disk = Disk(db, inodes, cache, journal, sessions, was_cut_off=not sessions.ended_well)
+    disk = Disk(
+        db,
+        inodes,
+        cache,
+        journal,
+        History(db),
+        sessions,
+        was_cut_off=not sessions.ended_well,
+    )
     _recover(disk, now_ns)
     return disk
 
@@ -270,6 +281,14 @@ class StoppedCache:
     def presence(self, paths: Sequence[str]) -> list[Presence]:
         """Return how much of each file is in the cache, as far as that is known without asking the store."""
         return [inventory.presence(self._disk, path) for path in paths]
+
+    def history(self) -> Iterator[Accessed]:
+        """Yield every file that programs have opened, as far as it is remembered."""
+        after: int | None = 0
+        while after is not None:
+            found = inventory.history(self._disk, after)
+            yield from found.files
+            after = found.after
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every dirty entry: id, key, path, size, state, tries, error."""

@@ -56,6 +56,7 @@ from cachefs.remote.retry import Retrying
 _log = logging.getLogger(__name__)
 
 _CHECKPOINT_S = 1
+_REMEMBER_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,7 @@ class Service:
             ReadBuffer(),
             settings.timeout_s,
             disk.db,
+            disk.history,
         )
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
@@ -257,6 +259,7 @@ class Service:
         self.background.keep("renames", self._unfinished.run)
         self.background.keep("second looks", self._second.run)
         self.background.keep("checkpoints", self._checkpoint)
+        self.background.keep("history", self._remember)
         self.background.keep("late closes", self.fs.files.close_late)
         if not self._settings.read_only:
             self.background.keep("leftovers", self._leftovers.run)
@@ -276,6 +279,15 @@ class Service:
                 self._disk.cache.save_late()
             if self._disk.db.wal_bytes() > WAL_KEPT:
                 await self._threads.disk(Database.checkpoint, self._disk.db.path)
+
+    async def _remember(self) -> None:
+        """Write down what was opened, a little at a time."""
+        history, is_behind = self._disk.history, False
+        while True:
+            await trio.sleep(0.01 if is_behind else _REMEMBER_S)
+            is_behind = False
+            with contextlib.suppress(CacheError):  # a full disk: it is kept, and counted on
+                is_behind = history.save() or history.tidy(self._names.wall_ns())
 
     # ---- what operators ask -----------------------------------------------------------------
 
@@ -332,6 +344,11 @@ class Service:
         with deadline.limited(self._settings.timeout_s):
             heated = await self._preheater.heat(path, used_ns=used_ns, may_evict=may_evict)
         return heated.to_json()
+
+    def history(self, after: int) -> dict[str, object]:
+        """Return what is remembered of the opens of some files: ``{"files": […], "after": where to go on, or null}``."""
+        found = inventory.history(self._disk, after)
+        return {"files": [each.to_json() for each in found.files], "after": found.after}
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every file that the store does not have yet as it is here."""

@@ -18,7 +18,7 @@ from cachefs.core.errors import CacheError, Damaged, DiskFailed, DiskFull, Usage
 from cachefs.local.migrations import MIGRATIONS
 
 NAME: Final = "cachefs.sqlite3"
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 _BUSY_MS: Final = 5000
 _STILL_BUSY_MS: Final = 50
 """How long a lock of another program is waited for that was not let go within ``_BUSY_MS``: nobody is served meanwhile."""

@@ -70,5 +70,21 @@ BEGIN
 END
 """
 
-MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS, 2: _WORKS, 3: _ORDER}
+_HISTORY: Final = """
+CREATE TABLE accesses (
+    ino     INTEGER PRIMARY KEY REFERENCES inodes ON DELETE CASCADE,
+    opens   INTEGER NOT NULL,
+    used_ns INTEGER NOT NULL
+) STRICT;
+CREATE INDEX accesses_by_use ON accesses (used_ns);
+CREATE TABLE access_days (
+    ino   INTEGER NOT NULL REFERENCES accesses ON DELETE CASCADE,
+    day   INTEGER NOT NULL,
+    opens INTEGER NOT NULL,
+    PRIMARY KEY (ino, day)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX access_days_by_day ON access_days (day)
+"""
+
+MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS, 2: _WORKS, 3: _ORDER, 4: _HISTORY}
 """Statements that lead from each version to the next. None is ever changed: older files are still about."""

@@ -76,6 +76,25 @@ BEGIN
     UPDATE entries SET pinned = new.pinned WHERE ino = new.ino;
 END;
 
+-- What programs have opened, whether or not it is cached. Written by history.py, some seconds later; goes with the inode.
+CREATE TABLE accesses (
+    ino     INTEGER PRIMARY KEY REFERENCES inodes ON DELETE CASCADE,
+    opens   INTEGER NOT NULL,
+    used_ns INTEGER NOT NULL                    -- when it was opened last, by the clock on the wall
+) STRICT;
+
+CREATE INDEX accesses_by_use ON accesses (used_ns); -- those at its beginning are forgotten where there are too many
+
+-- The same for each of the last days.
+CREATE TABLE access_days (
+    ino   INTEGER NOT NULL REFERENCES accesses ON DELETE CASCADE,
+    day   INTEGER NOT NULL,                     -- days since the first of January of the year 1, which is day 1
+    opens INTEGER NOT NULL,
+    PRIMARY KEY (ino, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX access_days_by_day ON access_days (day);
+
 -- Promises to the store: an entry is dirty exactly while it has a row here. Written by journal.py.
 CREATE TABLE intents (
     entry  INTEGER PRIMARY KEY REFERENCES entries ON DELETE RESTRICT,

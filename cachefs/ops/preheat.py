@@ -9,11 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
 from cachefs.core.errors import CachefsError, Fault, NoRoom, UsageError
 from cachefs.core.heat import Heat, Heated, Presence
+from cachefs.core.history import Accessed
 from cachefs.local.ordering import Ordered, Ordering
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.globs import Chosen
@@ -25,6 +27,9 @@ _FAULTS: Final = 8
 _RESTARTS: Final = 3
 """So often a file may be lost from the cache, or replaced at the store, while it is fetched."""
 _BATCH: Final = 200
+_SPREAD: Final = 2**34
+"""More than the seconds since the epoch will be in this century, so that a rank holds both."""
+_MOST_OPENS: Final = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +326,42 @@ def listed_by_access(rows: Iterable[Row], chosen: Chosen, into: Ordering) -> Non
         if row.path in chosen:
             used_ns = 0 if row.atime is None else max(0, int(row.atime * 1e9))
             into.add(Ordered(row.path, used_ns, row.size, used_ns))
+
+
+class By(StrEnum):
+    """By what the history of opens is ordered."""
+
+    LAST = "last"
+    """The last opened first."""
+    FREQUENCY = "frequency"
+    """The most often opened first."""
+    YESTERDAY = "yesterday"
+    """What was opened yesterday, the most often opened first; nothing else."""
+
+
+def remembered(
+    history: Iterable[Accessed], by: By, chosen: Chosen, into: Ordering, *, today: int
+) -> None:
+    """Put the files of *history* into *into*. *today*: the number of the day (``datetime.date.toordinal``)."""
+    for each in history:
+        if each.path not in chosen:
+            continue
+        opens = {
+            By.LAST: 1,
+            By.FREQUENCY: each.opens,
+            By.YESTERDAY: each.days.get(today - 1, 0),
+        }[by]
+        if opens:
+            # Of two that were opened equally often the one that was opened last comes first.
+            rank = min(opens, _MOST_OPENS) * _SPREAD + min(each.used_ns // 10**9, _SPREAD - 1)
+            into.add(
+                Ordered(
+                    each.path,
+                    each.used_ns if by is By.LAST else rank,
+                    each.size,
+                    each.used_ns,
+                )
+            )
 
 
 def in_order(ordering: Ordering) -> Iterator[Wanted]:

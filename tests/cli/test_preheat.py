@@ -85,8 +85,14 @@ def test_nothing_is_there_before_the_first_mount(bucket: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("", "name what to fetch: either --from-dir DIR or --list FILE"),
-        ("--list a --from-dir b", "name what to fetch: either --from-dir DIR or --list FILE"),
+        ("--list a --from-dir b", "--from-dir is an order of its own — leave out --list and --by, or --from-dir"),
+        ("--from-dir a --by last", "--from-dir is an order of its own — leave out --list and --by, or --from-dir"),
+        ("--list a --by frequency", "--by frequency is of the history — with --list, only --by last"),
+        ("-0", "--null says how to read --list — pass one, or leave it out"),
+        (
+            "--cache-dir none",
+            "there is no cache in HOME/none that remembers opens — name an order by --from-dir or --list",
+        ),
         ("--list none", "--list none cannot be read: No such file or directory — name a list of files"),
         ("--list a --bytes lots", "--bytes lots is not a size — for example --bytes 50GiB"),
         ("--list a --until soon", "--until soon is not a duration — for example --until 30m"),

@@ -55,3 +55,7 @@ def test_what_was_preheated_is_read_without_the_store_and_an_interrupt_ends_in_a
         assert store.asked(proxy, "GET") == []
         checked = cachefs(*words, mount.mountpoint, "--check", env=mount.env)
         assert checked.stdout.startswith("4 of 4 files cached (100.0%), 1.0 MiB of 1.0 MiB")
+        by_history = cachefs(
+            "preheat", mount.mountpoint, "--by", "frequency", "--check", env=mount.env
+        )
+        assert by_history.stdout == checked.stdout
