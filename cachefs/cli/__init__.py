@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "flush": "upload changed files now",
     "preheat": "fetch files into the cache before programs ask for them",
     "verify": "tell whether the store has what is here, by checksum",
+    "push": "store a directory in a bucket: what is new or changed, or what a list names",
     "recover": "list, upload, export or discard what a crash left behind",
     "demo": "a guided tour on a store in a temporary directory",
 }

@@ -26,6 +26,11 @@ class Bar:
         self._bars = bars
         self._task = None if bars is None else bars.add_task(doing, total=None, files="0")
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody watches."""
+        return self._bars is not None
+
     def show(self, progress: Progress) -> None:
         """Show how far the job is."""
         if self._bars is None or self._task is None:
@@ -56,5 +61,11 @@ def bar(doing: str, *, quiet: bool) -> Iterator[Bar]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    # What is written to stdout goes above the bar, but only where both are on the terminal: in a pipe it is the result.
+    with Bars(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    ) as bars:
         yield Bar(bars, doing)

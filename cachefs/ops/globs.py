@@ -24,6 +24,22 @@ class Chosen:
             return False
         return not self.exclude.match_file(path)
 
+    def may_hold(self, directory: str) -> bool:
+        """Whether anything below *directory*, which has a slash behind, may be what the job is about.
+
+        Nothing is below a directory that is excluded, as in ``.gitignore``.
+        """
+        return self.takes_all or not self.exclude.match_file(directory)
+
+    def takes(self, path: str) -> bool:
+        """Whether the job is about *path* although nobody has walked down to it: no directory above it is excluded."""
+        if path not in self:
+            return False
+        parts = path.removesuffix("/").split("/")[:-1]
+        return all(
+            self.may_hold("/".join(parts[:depth]) + "/") for depth in range(1, len(parts) + 1)
+        )
+
 
 def chosen(include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Chosen:
     """Return the paths that the patterns of ``--include`` and ``--exclude`` leave.

@@ -265,9 +265,13 @@ class Retrying:
         """As the store's, tried but once: nobody waits for it, and it is asked for again."""
         self._run("abandon", lambda: self._store.abandon(key, work), once=True)
 
+    def give_up(self) -> None:
+        """End all waiting for a next try, now and from now on: whoever asked is about to end."""
+        self._closed.set()
+
     def close(self) -> None:
         """End all waiting for a next try, and close the store."""
-        self._closed.set()
+        self.give_up()
         self._store.close()
 
     def _run(

@@ -19,7 +19,9 @@ def test_every_command_has_help(command: str) -> None:
     assert all(word in text for word in ("-v", "--verbose", "-q", "--quiet", "--help"))
 
 
-@pytest.mark.parametrize("command", ["umount", "status", "flush", "verify", "preheat", "recover"])
+@pytest.mark.parametrize(
+    "command", ["umount", "status", "flush", "verify", "preheat", "push", "recover"]
+)
 def test_every_command_that_reports_can_report_in_json(command: str) -> None:
     assert "--json" in build_parser(command).format_help()
 
@@ -51,7 +53,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     [
         (
             "",
-            "no command given — one of mount, umount, status, flush, preheat, verify, recover, demo; see cachefs --help",
+            "no command given — one of mount, umount, status, flush, preheat, verify, push, recover, demo; see cachefs --help",
         ),
         ("mont", "unknown command mont — did you mean mount?"),
         ("frobnicate", "unknown command frobnicate — see cachefs --help"),

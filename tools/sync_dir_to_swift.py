@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Stores a directory in a bucket or container: `cachefs push` under the name that operators know it by."""
+
+import sys
+
+from cachefs.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["push", *sys.argv[1:]]))
