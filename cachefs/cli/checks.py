@@ -135,10 +135,9 @@ def check_apart(config: MountConfig, mountpoint: Path) -> None:
         raise UsageError(
             f"the source {source} and the cache directory {cache_dir} lie in one another — keep them apart"
         )
-    if config.log_file and locate(config.log_file).is_relative_to(mountpoint):
-        raise UsageError(
-            f"the log file {config.log_file} lies in the mountpoint — keep them apart"
-        )
+    for what, file in (("log file", config.log_file), ("trace", config.trace)):
+        if file and locate(file).is_relative_to(mountpoint):
+            raise UsageError(f"the {what} {file} lies in the mountpoint — keep them apart")
 
 
 def check_cache_dir(cache_dir: Path, environment: Environment) -> None:

@@ -59,6 +59,7 @@ def settings_of(config: MountConfig, cache_disk_size: int) -> ServiceSettings:
         gid=config.gid,
         file_mode=config.file_mode,
         dir_mode=config.dir_mode,
+        trace=config.trace,
     )
 
 

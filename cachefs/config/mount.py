@@ -51,6 +51,7 @@ class MountConfig:
     dir_mode: int
     log_file: Path | None
     log_format: LogFormat
+    trace: Path | None
     foreground: bool
     kernel_options: tuple[str, ...] = ()
 
@@ -161,6 +162,7 @@ def _frozen(
     store = _store_options(values, source, environment)
     cache_dir = values.get(options.CACHE_DIR)
     log_file = values.get(options.LOG_FILE)
+    trace = values.get(options.TRACE)
     unmasked = ~values.require(options.UMASK)
     return MountConfig(
         source=source,
@@ -190,6 +192,7 @@ def _frozen(
         dir_mode=values.require(options.DIR_MODE) & unmasked,
         log_file=environment.absolute(log_file) if log_file else None,
         log_format=values.require(options.LOG_FORMAT),
+        trace=environment.absolute(trace) if trace else None,
         foreground=values.require(options.FOREGROUND),
         kernel_options=kernel_options,
     )

@@ -431,6 +431,14 @@ LOG_FORMAT: Final = Option(
     default="text",
     metavar="text|json",
 )
+TRACE: Final = Option(
+    "trace",
+    parse_text,
+    "File to which a line is appended for every open, for cachefs simulate.",
+    Group.RUNNING,
+    example="/var/log/cachefs-trace.csv",
+    metavar="FILE",
+)
 FOREGROUND: Final = Option(
     "foreground",
     parse_switch,
@@ -483,6 +491,7 @@ MOUNT_OPTIONS: Final[tuple[Option[object], ...]] = (
     CLOUD,
     LOG_FILE,
     LOG_FORMAT,
+    TRACE,
     FOREGROUND,
 )
 """All of them, in the order in which they are shown."""

@@ -10,6 +10,7 @@ from cachetools import LRUCache
 
 from cachefs.core.errors import CacheError, DiskFull, Fault, Stale, StoreError, TimedOut
 from cachefs.core.policy import SECOND_NS
+from cachefs.core.traceline import TraceLine
 from cachefs.core.types import ETag, Fh, Ino, UploadMode
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.reach import wait_for
@@ -36,6 +37,12 @@ class Handle:
     is_writer: bool
     damages: int
     """Those of the entry when it was opened: what was read through an older handle may have been wrong."""
+    opened_ns: int
+    """When, by the clock on the wall."""
+    was_whole: bool
+    """Whether every byte was here when it was opened."""
+    fetch_ns: int
+    """What fetching had taken by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +166,33 @@ class OpenFiles:
         fh = Fh(self._next_fh)
         self._next_fh += 1
         file.writers += is_writer
-        self._handles[fh] = Handle(file, is_writer, file.entry.damages)
+        entry = file.entry
+        self._handles[fh] = Handle(
+            file,
+            is_writer,
+            entry.damages,
+            self._names.wall_ns(),
+            entry.is_whole,
+            entry.fetch_ns,
+        )
         return fh
+
+    def _trace(self, handle: Handle) -> None:
+        """Note an open that is over; of one whose name has gone there is nothing to tell."""
+        trace, file = self._rooms.trace, handle.file
+        key = self._inodes.key_of(file.ino) if trace.is_on else None
+        if key is not None:
+            took_ns = max(0, file.entry.fetch_ns - handle.fetch_ns)
+            trace.note(
+                TraceLine(
+                    handle.opened_ns,
+                    key,
+                    file.size,
+                    handle.was_whole,
+                    took_ns,
+                    handle.is_writer,
+                )
+            )
 
     async def acquire(self, ino: Ino) -> OpenFile:
         """Return the open file of *ino*, opening it if need be, with one more handle counted."""
@@ -226,6 +258,7 @@ class OpenFiles:
         """Close a handle. What was written and not flushed is sealed for upload."""
         handle = self._handles.pop(fh)
         handle.file.writers -= handle.is_writer
+        self._trace(handle)
         try:
             if handle.is_writer and not handle.file.writers:
                 await self._seal(handle.file, delay_s=self._closing.upload_delay_s)

@@ -40,6 +40,7 @@ from cachefs.engine.room import Room
 from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
+from cachefs.engine.trace import Trace
 from cachefs.engine.upload import Uploader
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
 from cachefs.local.db import Database
@@ -106,6 +107,7 @@ class Rooms:
     timeout_s: float
     db: Database
     history: History
+    trace: Trace
 
 
 def _pwrite_all(fd: int, data: bytes, offset: int) -> None:

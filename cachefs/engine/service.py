@@ -44,6 +44,7 @@ from cachefs.engine.room import Room
 from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
+from cachefs.engine.trace import Trace
 from cachefs.engine.unfinished import Unfinished
 from cachefs.engine.upload import Defaults, Uploader
 from cachefs.local.cache import Entry
@@ -83,6 +84,8 @@ class ServiceSettings:
     gid: int
     file_mode: int
     dir_mode: int
+    trace: Path | None = None
+    """The file to which every open is appended; None: none."""
 
 
 class Service:
@@ -105,6 +108,7 @@ class Service:
         held: set[Ino] = set()
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
         self._threads = Threads(transfers=settings.transfers, timeout_s=settings.timeout_s)
+        self._trace = Trace(settings.trace, self._threads)
         self._reach = Reach(store, self._threads)
         self._threads.asked = self._reach.notice
         self._room = Room(disk.cache, self._threads)
@@ -218,6 +222,7 @@ class Service:
             settings.timeout_s,
             disk.db,
             disk.history,
+            self._trace,
         )
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
@@ -260,6 +265,8 @@ class Service:
         self.background.keep("second looks", self._second.run)
         self.background.keep("checkpoints", self._checkpoint)
         self.background.keep("history", self._remember)
+        if self._trace.is_on:
+            self.background.keep("trace", self._trace.run)
         self.background.keep("late closes", self.fs.files.close_late)
         if not self._settings.read_only:
             self.background.keep("leftovers", self._leftovers.run)
@@ -323,6 +330,7 @@ class Service:
             "unfinished_renames": len({move.batch for move in self._disk.journal.moves()}),
             "known_inodes": self._disk.inodes.count(),
             "failed_tasks": self.background.failed,
+            "trace": self._trace.status(),
         }
 
     def entries(self, after: int) -> list[dict[str, object]]:
@@ -487,6 +495,10 @@ class Service:
         self._store.close()  # which ends its waits between tries
         self.background.stop()
 
+    def finish(self) -> None:
+        """Write down what is left to write when nothing is served any more. Blocks."""
+        self._trace.finish()
+
     def resume(self) -> None:
         """Take writes again, after a drain that left something behind."""
         self.fs.is_closing = self._is_ending
@@ -531,6 +543,7 @@ async def _serving(
                 await service.begin()
                 yield service
             finally:
+                service.finish()
                 service.end()
 
 

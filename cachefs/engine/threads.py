@@ -23,7 +23,7 @@ _PAUSE_S = 0.05
 class Threads:
     """Two pools of worker threads. A thread gets descriptors, bytes and frozen values, and gives one back.
 
-    A thread that has begun is never abandoned (but for :meth:`glance`): what it does to the disk or the store
+    A thread that has begun is never abandoned (but for :meth:`glance` and :meth:`beside`): what it does to the disk or the store
     would go on unseen.
     """
 
@@ -70,6 +70,10 @@ class Threads:
 
     async def glance(self, work: Callable[[], None]) -> None:
         """Run a request that changes nothing; when it is cancelled, it is left to itself."""
+        await self._begin(work, trio.CapacityLimiter(1), may_abandon=True)
+
+    async def beside(self, work: Callable[[], None]) -> None:
+        """Run work that no request waits for, on a disk that need not be ours; when it is cancelled, it is left to itself."""
         await self._begin(work, trio.CapacityLimiter(1), may_abandon=True)
 
     async def _begin(
