@@ -169,6 +169,7 @@ def _run(call: Call) -> int:
             throttle=throttle,
             end_waiting=store.give_up,
             likely_parts=(config.store.part_size,),
+            large=min(config.store.multipart_threshold, config.store.segment_limit),
         )
         report = _Report(call, config.source, f"{root} to {store.description}")
         named = None

@@ -86,11 +86,13 @@ class Push:
         end_waiting: Callable[[], None] = lambda: None,
         first_pause_s: float = 0.25,
         likely_parts: Sequence[int] = (),
+        large: int = 32 * 2**20,
     ) -> None:
         """*end_waiting* makes requests that wait for their next try give up, because the job ends.
 
         *first_pause_s*: how long a file that changes while it is read is left alone; the next time twice as long.
-        *likely_parts*: sizes of parts in which an object may have been stored.
+        *likely_parts*: sizes of parts in which an object may have been stored. *large*: bytes from which an upload may go
+        in parts, and be continued by the next run.
         """
         self._tree = tree
         self._store = store
@@ -112,6 +114,7 @@ class Push:
             stop=self._stop,
             first_pause_s=first_pause_s,
             likely_parts=likely_parts,
+            large=large,
         )
         self._kind_here = lru_cache(maxsize=1024)(self._look_here)
         self._aside: list[Event] = []

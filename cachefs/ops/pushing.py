@@ -26,8 +26,6 @@ from cachefs.ops.throttle import Throttle
 from cachefs.ops.tree import Found, Tree
 from cachefs.remote.store import Body, ObjectStore, UploadPaused
 
-_LARGE: Final = 32 * 2**20
-"""Bytes from which an upload may go in parts, and be continued by the next run."""
 _TRIES: Final = 4
 _BY_READING: Final = ("atime",)
 """What of the metadata reading a file changes."""
@@ -102,11 +100,14 @@ class Pusher:
         stop: threading.Event,
         first_pause_s: float,
         likely_parts: Sequence[int],
+        large: int,
     ) -> None:
         """*first_pause_s*: how long a file that changes is left alone; the next time twice as long.
 
-        *likely_parts*: sizes of parts in which an object may have been stored.
+        *likely_parts*: sizes of parts in which an object may have been stored. *large*: bytes from which an upload may go
+        in parts, and be continued by the next run.
         """
+        self._large = large
         self._first_pause_s = first_pause_s
         self._tree = tree
         self._store = store
@@ -288,7 +289,7 @@ class Pusher:
         if kept is not None and kept.md5 is not None:
             return kept.md5 == body.md5
         if (
-            is_md5(theirs.etag) and body.size < _LARGE
+            is_md5(theirs.etag) and body.size < self._large
         ):  # a larger one may be the MD5 of segments' MD5s
             return False
         known = Hashed(content.name, content.stamp, content.md5, None, None)
@@ -311,7 +312,7 @@ class Pusher:
         token = Token(secrets.token_hex(16))
         attrs = replace(attrs_of(found), size=body.size)
         meta = metadata.encode(attrs, token, others)
-        if body.size >= _LARGE:
+        if body.size >= self._large:
             meta = self._as_begun(found, meta)
         if isinstance(body, BytesBody):
             self._throttle.take(body.size)
@@ -327,7 +328,7 @@ class Pusher:
             )
         except Changed:
             info = self._own(found, meta, body.size)
-        if body.size >= _LARGE:
+        if body.size >= self._large:
             self._memory.end_begun(found.key)
         return info
 

@@ -554,6 +554,7 @@ def test_a_file_that_vanishes_before_it_is_opened_is_passed_by(world: World) -> 
             stop=threading.Event(),
             first_pause_s=0,
             likely_parts=(),
+            large=32 * MIB,
         )
         assert pusher.bring(found, None) == Skipped("b", "it has vanished")
 
