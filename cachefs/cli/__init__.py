@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "verify": "tell whether the store has what is here, by checksum",
     "push": "store a directory in a bucket: what is new or changed, or what a list names",
     "recover": "list, upload, export or discard what a crash left behind",
+    "sync": "copy what is new in one bucket to another, on any two stores",
     "demo": "a guided tour on a store in a temporary directory",
 }
 """Every verb, with what it does."""

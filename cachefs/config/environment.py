@@ -68,8 +68,12 @@ class Environment:
         """The configuration files to look for, first found wins."""
         if given := self.get("CACHEFS_CONFIG"):
             return (self.absolute(given),)
-        home = self._xdg("XDG_CONFIG_HOME", ".config")
-        return (home / "cachefs" / "config.toml", Path("/etc/cachefs/config.toml"))
+        return (self.config_dir / "config.toml", Path("/etc/cachefs/config.toml"))
+
+    @property
+    def config_dir(self) -> Path:
+        """Where the user's own configuration lies."""
+        return self._xdg("XDG_CONFIG_HOME", ".config") / "cachefs"
 
     def absolute(self, path: str) -> Path:
         """Return *path* made absolute, ``~`` expanded, ``..`` and ``.`` taken out by name only."""

@@ -38,6 +38,8 @@ class StoreOptions:
     endpoint_url: str | None = None
     region: str | None = None
     profile: str | None = None
+    credentials_file: str | None = None
+    """S3: where *profile* has its keys; None: where the AWS tools keep theirs."""
     no_sign_request: bool = False
     force_path_style: bool = False
     checksums: str = "when_required"

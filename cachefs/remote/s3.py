@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, quote, urlencode
 
 from cachefs.core import descent, metadata
@@ -37,7 +37,7 @@ from cachefs.remote.s3_multipart import (
     parts_of,
     split,
 )
-from cachefs.remote.s3_probe import Condition, Findings, probe
+from cachefs.remote.s3_probe import Condition, Findings, decodes_twice, probe
 from cachefs.remote.s3_served import TAGS, params_of, served_of
 from cachefs.remote.s3_values import (
     bare,
@@ -79,12 +79,24 @@ def bucket_names(client: S3Client) -> list[str]:
         token = {"ContinuationToken": str(answer["ContinuationToken"])}
 
 
+@dataclass(frozen=True, slots=True)
+class _Original:
+    """The version that a copy is made of."""
+
+    bucket: S3Bucket
+    key: Key
+    etag: ETag
+    told: Answer
+    """What a HEAD says of it, with the content type that the copy is to have."""
+
+
 class S3Store:
     """The objects of one bucket.
 
     *home* is the prefix that the credentials may be bound to: :meth:`check` lists it, and :meth:`probe`
-    writes below it. *client* is to be shared between buckets. Copies of more than *copy_limit* bytes go in
-    parts; a page of a listing has *page_size* entries.
+    writes below it. *client* is to be shared between buckets. *origin* names the bucket, of the same server and
+    for the same credentials, that :meth:`copy` takes its sources from; None: this one. Copies of more than
+    *copy_limit* bytes go in parts; a page of a listing has *page_size* entries.
 
     Until :meth:`probe` ran, every condition of a write is checked by HEAD.
     """
@@ -96,18 +108,22 @@ class S3Store:
         *,
         home: str = "",
         client: S3Client | None = None,
+        origin: str | None = None,
         copy_limit: int = _COPY_LIMIT,
         page_size: int = 1000,
     ) -> None:
         self._options = options
         self._home = home
         self._bucket = S3Bucket(client or S3Client(options), bucket)
+        self._origin = self._bucket if origin is None else S3Bucket(self._bucket.client, origin)
         self._copy_limit = copy_limit
         self._copy_part = min(copy_limit, _COPY_PART)
         self._page_size = page_size
         self._found = Findings()
         self._etags = Sums()
         self._knows_ranges = False
+        self._decodes_twice: bool | None = None
+        """Whether the name of a part's source has to be encoded once more; None: nobody needed to know."""
         self._lock = threading.Lock()
         self._team: Team | None = None
         self._works = Works()
@@ -140,12 +156,13 @@ class S3Store:
 
     def head(self, key: Key) -> ObjectInfo:
         """Return what is at *key*."""
-        return _described(key, self._asked(key, self._bucket.head))
+        return _described(key, _asked(self._bucket, lambda: self._bucket.head(key)))
 
     def fingerprint(self, key: Key) -> Fingerprint:
         """Return what is at *key*: its MD5, unless it was stored in parts or under a key of KMS or the client's own."""
-        answer = self._asked(
-            key, lambda key: self._bucket.call("head_object", Key=key, ChecksumMode="ENABLED")
+        bucket = self._bucket
+        answer = _asked(
+            bucket, lambda: bucket.call("head_object", Key=key, ChecksumMode="ENABLED")
         )
         info = _described(key, answer)
         parts = parts_in(info.etag)
@@ -233,7 +250,7 @@ class S3Store:
         about = {"Metadata": encode_meta(meta), **params_of(meta), **self._chosen()}
         if content_type is not None:
             about["ContentType"] = content_type
-        tags = self._tags(key) if TAGS in meta and if_match is not None else {}
+        tags = _tags(self._bucket, key) if TAGS in meta and if_match is not None else {}
         try:
             answer = self._put(key, body, about | tags, if_match, is_looked=is_looked)
         except NotFound as error:
@@ -291,33 +308,29 @@ class S3Store:
         replaces: ETag | None,
         content_type: str | None = None,
     ) -> ObjectInfo:
-        """Copy within the bucket, whatever the size."""
+        """Copy within the store, whatever the size."""
         require_bearable(target)
-        there = self._head(source)
-        info = self._same(_described(source, there), if_match)
-        if content_type is not None:
-            there["ContentType"] = content_type
+        origin = self._original(self._origin, source, if_match, content_type)
+        info = _described(source, origin.told)
         is_looked = not self._found.copy_target.enforced and info.size <= self._copy_limit
         meta = dict(info.meta or {})
         if is_looked:
             meta = self._grown(target, meta, info.size, replaces)
-        wanted = replace(info, key=target, content_type=there.get("ContentType"), meta=meta)
-        return self._copied(wanted, source, there, if_match, replaces, is_looked=is_looked)
+        wanted = replace(info, key=target, meta=meta)
+        return self._copied(wanted, origin, replaces, is_looked=is_looked)
 
     def set_meta(
         self, key: Key, meta: Mapping[str, str], *, content_type: str | None, if_match: ETag
     ) -> ObjectInfo:
         """Copy the object onto itself with other metadata, which is how S3 has it."""
-        there = self._head(key)
-        info = self._same(_described(key, there), if_match)
-        if content_type is not None:
-            there["ContentType"] = content_type
+        origin = self._original(self._bucket, key, if_match, content_type)
+        info = _described(key, origin.told)
         if info.line:
             meta = descent.kept(meta, info)
-        wanted = replace(info, meta=dict(meta), content_type=there.get("ContentType"))
+        wanted = replace(info, meta=dict(meta))
         # Nobody needs to ask again for what the HEAD has just said of the object itself.
         is_looked = not self._found.copy_target.enforced
-        return self._copied(wanted, key, there, if_match, if_match, is_looked=is_looked)
+        return self._copied(wanted, origin, if_match, is_looked=is_looked)
 
     def delete(self, key: Key, *, if_match: ETag | None = None) -> None:
         """Remove the object. S3 does not say whether there was one."""
@@ -352,19 +365,15 @@ class S3Store:
             team.close()
         self._bucket.client.close()
 
-    def _head(self, key: Key) -> Answer:
-        """Return all that a HEAD says, and not only what :meth:`head` tells."""
-        return self._asked(key, lambda key: self._bucket.call("head_object", Key=key))
-
-    def _asked(self, key: Key, head: Callable[[Key], Answer]) -> Answer:
-        try:
-            return head(key)
-        except NotFound:
-            # The answer to a HEAD has no body, so a missing bucket looks like a missing object.
-            if time.monotonic() - self._bucket.seen_s > _BUCKET_TRUSTED_S:
-                with suppress(Denied):
-                    self._bucket.call("head_bucket")
-            raise
+    def _original(
+        self, bucket: S3Bucket, key: Key, if_match: ETag, content_type: str | None
+    ) -> "_Original":
+        """Return what a copy begins with, if it is still that version; *content_type*: the copy's own."""
+        told = _head(bucket, key)
+        self._same(_described(key, told), if_match)
+        if content_type is not None:
+            told["ContentType"] = content_type
+        return _Original(bucket, key, if_match, told)
 
     def _is_other(self, etag: ETag, answer: Answer, body: Body) -> bool:
         """Whether *etag*, of what *answer* says was stored, stands for other bytes than those of *body*."""
@@ -427,20 +436,10 @@ class S3Store:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def _tags(self, key: Key) -> dict[str, object]:
-        """Return the tags of *key* as a parameter; none where they may not be read."""
-        with suppress(Denied, NotFound, Unsupported):
-            found = self._bucket.call("get_object_tagging", Key=key).get("TagSet", ())
-            pairs = [(tag["Key"], tag["Value"]) for tag in found]
-            return {
-                "Tagging": urlencode(pairs, quote_via=quote)
-            }  # not every store knows + for a blank
-        return {}
-
     def _retag(self, key: Key, tags: Mapping[str, object]) -> None:
         """Put back what the store has dropped of *tags*: some do, of a copy, or of what was sent in parts."""
         pairs = parse_qsl(str(tags.get("Tagging", "")), keep_blank_values=True)
-        if not pairs or self._head(key).get("TagCount"):
+        if not pairs or _head(self._bucket, key).get("TagCount"):
             return
         tag_set = [{"Key": name, "Value": value} for name, value in pairs]
         with suppress(Denied, NotFound, Unsupported):
@@ -570,30 +569,34 @@ class S3Store:
     def _copied(
         self,
         wanted: ObjectInfo,
-        source: Key,
-        there: Answer,
-        if_match: ETag,
+        original: "_Original",
         replaces: ETag | None,
         *,
         is_looked: bool,
     ) -> ObjectInfo:
-        """Make *wanted* out of the bytes of *source*, of which *there* is the HEAD.
+        """Make *wanted* out of the bytes of *original*.
 
         *is_looked*: what it replaces was looked at just now.
         """
-        found = self._found
+        found, there = self._found, original.told
         about = params_of(served_of(there))
         about |= {name: there[name] for name in _CARRIED if name in there} | self._chosen()
         about["Metadata"] = encode_meta(wanted.meta or {})
-        tags = self._tags(source) if there.get("TagCount") else {}
-        origin: dict[str, object] = {"CopySource": {"Bucket": self._bucket.name, "Key": source}}
+        tags = _tags(original.bucket, original.key) if there.get("TagCount") else {}
+        origin: dict[str, object] = {
+            "CopySource": {"Bucket": original.bucket.name, "Key": original.key}
+        }
         if found.copy_source.enforced:
-            origin["CopySourceIfMatch"] = found.copy_source.spelled(if_match)
+            origin["CopySourceIfMatch"] = found.copy_source.spelled(original.etag)
 
         def condition(match: Condition, create: Condition) -> dict[str, object]:
             return self._condition(wanted.key, replaces, match=match, create=create)
 
         if wanted.size > self._copy_limit:
+            origin["CopySource"] = {
+                "Bucket": original.bucket.name,
+                "Key": self._spelled_for_parts(original.key),
+            }
             answer = self._copy_parts(
                 wanted, about | tags, origin, lambda: condition(found.parts, found.parts_create)
             )
@@ -614,6 +617,14 @@ class S3Store:
         stored = replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer), line=())
         return descent.read(stored)
 
+    def _spelled_for_parts(self, key: Key) -> str:
+        """Return *key* as the source of parts, which some stores read otherwise than that of a whole copy."""
+        if "%" not in key and "?versionId=" not in key:
+            return key
+        if self._decodes_twice is None:
+            self._decodes_twice = decodes_twice(self._bucket, self._home)
+        return quote(key) if self._decodes_twice else key
+
     def _copy_parts(
         self,
         wanted: ObjectInfo,
@@ -630,6 +641,33 @@ class S3Store:
             raise
         upload.end()
         return answer
+
+
+def _head(bucket: S3Bucket, key: Key) -> Answer:
+    """Return all that a HEAD says, and not only what :meth:`S3Store.head` tells."""
+    return _asked(bucket, lambda: bucket.call("head_object", Key=key))
+
+
+def _asked(bucket: S3Bucket, head: Callable[[], Answer]) -> Answer:
+    try:
+        return head()
+    except NotFound:
+        # The answer to a HEAD has no body, so a missing bucket looks like a missing object.
+        if time.monotonic() - bucket.seen_s > _BUCKET_TRUSTED_S:
+            with suppress(Denied):
+                bucket.call("head_bucket")
+        raise
+
+
+def _tags(bucket: S3Bucket, key: Key) -> dict[str, object]:
+    """Return the tags of *key* as a parameter; none where they may not be read."""
+    with suppress(Denied, NotFound, Unsupported):
+        found = bucket.call("get_object_tagging", Key=key).get("TagSet", ())
+        pairs = [(tag["Key"], tag["Value"]) for tag in found]
+        return {
+            "Tagging": urlencode(pairs, quote_via=quote)
+        }  # not every store knows + for a blank
+    return {}
 
 
 def _described(key: Key, answer: Answer) -> ObjectInfo:

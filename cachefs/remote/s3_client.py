@@ -100,7 +100,9 @@ class S3Client:
         with self._lock:
             if self._sdk is None:
                 if not self._options.no_sign_request:
-                    self._chain = Chain(self._options.profile)
+                    self._chain = Chain(
+                        self._options.profile, credentials_file=self._options.credentials_file
+                    )
                 self._sdk = _new_client(self._options, self._chain)
                 self._heads = LeanHeads(self._sdk, lambda: self._generation)
             return self._sdk
@@ -157,6 +159,8 @@ class _Provider:
 def _new_client(options: StoreOptions, chain: Chain | None) -> Any:  # noqa: ANN401
     inner = botocore.session.Session()
     inner.register_component("credential_provider", _Provider(chain))
+    if options.credentials_file is not None:
+        inner.set_config_variable("credentials_file", options.credentials_file)
     session = boto3.session.Session(
         botocore_session=inner, profile_name=options.profile, region_name=options.region
     )

@@ -53,6 +53,7 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
         self,
         profile: str | None,
         *,
+        credentials_file: str | None = None,
         patience_s: float = _PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +63,8 @@ class Chain(Credentials):  # type: ignore[misc]  # botocore has no types
         self._lock = threading.Lock()
         self._fetching = threading.Lock()
         session = botocore.session.Session(profile=profile)
+        if credentials_file is not None:
+            session.set_config_variable("credentials_file", credentials_file)
         # As seen from here: the process may go to another directory.
         self._files = {
             name: os.path.abspath(os.path.expanduser(path))

@@ -284,6 +284,7 @@ class Team:
     def __init__(self, size: int) -> None:
         self._size = size
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="cachefs-part")
+        self._is_over = threading.Event()
 
     def work(
         self,
@@ -301,6 +302,9 @@ class Team:
         running: dict[Future[str], int] = {}
         failure: BaseException | None = None
         while True:
+            if failure is None and self._is_over.is_set():
+                failure = UploadStopped()
+                stop.set()
             while failure is None and len(running) < self._size and (number := next(waiting, 0)):
                 running[self._pool.submit(send, number, stop)] = number
             if not running:
@@ -319,5 +323,6 @@ class Team:
             raise failure
 
     def close(self) -> None:
-        """End the threads, once they are done."""
+        """End the threads, once they are done with what they have begun; whoever waits for more gets ``UploadStopped``."""
+        self._is_over.set()
         self._pool.shutdown()

@@ -89,6 +89,37 @@ def probe(bucket: S3Bucket, prefix: str) -> Findings:
             run.clean_up(pool)
 
 
+def decodes_twice(bucket: S3Bucket, prefix: str) -> bool:
+    """Return whether the store undoes the percent-encoding of a part's CopySource twice, as radosgw does.
+
+    It would copy ``a b`` where ``a%20b`` is meant. Asked with objects below *prefix*, which are removed again.
+    """
+    name = f"{prefix}.cachefs-probe-{secrets.token_hex(8)}"
+    source, target = f"{name}-%41", {"Key": f"{name}-target"}
+    bucket.call("put_object", Key=source, Body=_CONTENT)
+    try:
+        upload = {
+            **target,
+            "UploadId": said(bucket.call("create_multipart_upload", **target), "UploadId"),
+        }
+        try:
+            bucket.call(
+                "upload_part_copy",
+                **upload,
+                PartNumber=1,
+                CopySource={"Bucket": bucket.name, "Key": source},
+            )
+        except NotFound:
+            return True
+        finally:
+            with suppress(StoreError):
+                bucket.call("abort_multipart_upload", **upload)
+    finally:
+        with suppress(StoreError):
+            bucket.call("delete_object", Key=source)
+    return False
+
+
 class _Probe:
     def __init__(self, bucket: S3Bucket, name: str) -> None:
         self._bucket = bucket

@@ -12,11 +12,15 @@ from cachefs.remote.works import KeyedLedger
 
 
 class Scoped:
-    """What of *store* lies below *prefix* (which ends in ``/``), with the prefix taken off the keys."""
+    """What of *store* lies below *prefix* (which ends in ``/``), with the prefix taken off the keys.
 
-    def __init__(self, store: ObjectStore, prefix: str) -> None:
+    *origin* is the prefix of the sources of :meth:`copy`, where they lie in another bucket; None: *prefix*.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str, *, origin: str | None = None) -> None:
         self._store = store
         self._prefix = prefix
+        self._origin = prefix if origin is None else origin
 
     @property
     def capabilities(self) -> Capabilities:
@@ -88,7 +92,7 @@ class Scoped:
         outer = self._outer
         return self._inner(
             self._store.copy(
-                outer(source),
+                Key(self._origin + source),
                 outer(target),
                 if_match=if_match,
                 replaces=replaces,

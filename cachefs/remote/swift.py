@@ -63,7 +63,8 @@ class SwiftStore:
     """The objects of the container *bucket*.
 
     *environ* holds the credentials (``OS_*``, ``ST_*``) unless *options* name a cloud. *session*: the
-    connections of a store that is already open. Nothing is asked before the first call.
+    connections of a store that is already open. *origin* names the container of the same account that :meth:`copy`
+    takes its sources from; None: this one. Nothing is asked before the first call.
     """
 
     def __init__(
@@ -73,14 +74,17 @@ class SwiftStore:
         *,
         environ: Mapping[str, str],
         session: Session | None = None,
+        origin: str | None = None,
         page_size: int = _PAGE,
     ) -> None:
         self._bucket = bucket
+        self._origin = origin or bucket
         self._options = options
         self._environ = environ
         self._page_size = page_size
         self._session = session or Session(options, environ)
         self._lookup = Lookup(self._session, bucket)
+        self._originals = self._lookup if origin is None else Lookup(self._session, origin)
         self._works = Works()
         self._segments = Segments(
             self._session,
@@ -234,7 +238,7 @@ class SwiftStore:
             # What is sent again for the same object goes on, although its line is another.
             return self._put_large(key, body, name, look, headers, _headers(about, kind))
         extent = Extent(0, body.size)
-        etag = md5_of(body, extent)
+        etag = body.md5 or md5_of(body.reader(extent))
 
         def send(conditions: Mapping[str, str]) -> str:
             self._session.ask(
@@ -259,7 +263,7 @@ class SwiftStore:
     ) -> ObjectInfo:
         """Copy within the store. The copy of a large object gets segments of its own."""
         require_bearable(target)
-        version = existing(source, self._lookup.look(source, newest=True).found)
+        version = existing(source, self._originals.look(source, newest=True).found)
         require(source, version, if_match)
         look = self._lookup.look(target, newest=True)
         require(target, look.found, replaces)
@@ -271,7 +275,7 @@ class SwiftStore:
             raise Unsupported(
                 f"{source!r} is too long for Swift to copy, and no static large object"
             )
-        headers = copy_source(self._bucket, version.name, if_match)
+        headers = copy_source(self._origin, version.name, if_match)
         meta = self._grown(target, version.info.meta or {}, version.info.size, look)
         if descent.LINE in meta:
             headers |= encode_meta({descent.LINE: meta[descent.LINE]})
@@ -418,7 +422,8 @@ class SwiftStore:
     def _copy_large(
         self, source: Key, version: Version, target: Key, name: str, look: Look, kind: str
     ) -> ObjectInfo:
-        made = self._segments.copy(target, self._segments.manifest_of(version.name), name)
+        segments = self._segments.manifest_of(version.name, self._origin)
+        made = self._segments.copy(target, segments, name)
         _, described = self._described(target, version.info.meta or {}, version.info.size, look)
         headers = {
             **described,
@@ -427,7 +432,7 @@ class SwiftStore:
         }
 
         def confirm() -> None:
-            require(source, self._lookup.look(source, newest=True).found, version.info.etag)
+            require(source, self._originals.look(source, newest=True).found, version.info.etag)
 
         return self._replace_large(target, name, look, made, headers, before=confirm)
 

@@ -32,7 +32,7 @@ from cachefs.core.errors import (
 from cachefs.core.extents import Extent
 from cachefs.core.fingerprint import Part, is_md5
 from cachefs.core.types import Key
-from cachefs.remote.store import Body, UploadPaused, UploadStopped
+from cachefs.remote.store import Body, Reader, UploadPaused, UploadStopped
 from cachefs.remote.swift_lookup import Lookup
 from cachefs.remote.swift_session import CalledOff, Session, Upload, quoted_path
 from cachefs.remote.swift_values import Version, bare
@@ -118,10 +118,9 @@ class Made:
     """Whether some of them were sent quite some time ago."""
 
 
-def md5_of(body: Body, extent: Extent) -> str:
-    """Return the MD5 of a part of *body*, which Swift checks what arrives against."""
+def md5_of(reader: Reader) -> str:
+    """Return the MD5 of all that *reader* reads, which Swift checks what arrives against."""
     digest = hashlib.md5(usedforsecurity=False)
-    reader = body.reader(extent)
     while chunk := reader.read(_CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
@@ -186,7 +185,10 @@ class Segments:
         def send(number: int) -> Segment:
             segment = planned[number]
             extent = Extent(number * length, number * length + segment.size)
-            etag = md5_of(body, extent)
+            reader = body.reader(
+                extent
+            )  # a body that comes from afar keeps what it reads as long as this is kept
+            etag = md5_of(reader)
             if there.get(segment.name) == (segment.size, etag):
                 return replace(segment, etag=etag)
             self._session.ask(
@@ -377,11 +379,11 @@ class Segments:
 
     # ---- manifests --------------------------------------------------------------------------
 
-    def manifest_of(self, name: str) -> list[Segment]:
-        """Return the segments that the static large object *name* is made of."""
+    def manifest_of(self, name: str, container: str | None = None) -> list[Segment]:
+        """Return the segments that the static large object *name* is made of; *container*: if another than ours."""
         answer = self._session.ask(
             "GET",
-            quoted_path(self._container, name),
+            quoted_path(container or self._container, name),
             f"reading the manifest of {name!r}",
             query={"multipart-manifest": "get", "format": "json"},
         )

@@ -53,7 +53,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     [
         (
             "",
-            "no command given — one of mount, umount, status, flush, preheat, verify, push, recover, demo; see cachefs --help",
+            "no command given — one of mount, umount, status, flush, preheat, verify, push, recover, sync, demo; see cachefs --help",
         ),
         ("mont", "unknown command mont — did you mean mount?"),
         ("frobnicate", "unknown command frobnicate — see cachefs --help"),

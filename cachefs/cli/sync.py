@@ -1,0 +1,232 @@
+"""``cachefs sync``: bucket to bucket, on any two stores."""
+
+import argparse
+import fcntl
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cachefs.cli import sync_configure
+from cachefs.cli.command import Call, Command, add_json
+from cachefs.cli.failures import EXIT_DONE, EXIT_INTERRUPTED, explain
+from cachefs.cli.jobs import bar
+from cachefs.cli.output import complain
+from cachefs.cli.parser import Parser, show_mount_options
+from cachefs.cli.sync_report import Report
+from cachefs.cli.sync_sides import End, ends, job_id, opened
+from cachefs.config.option import Group
+from cachefs.config.quantities import parse_size
+from cachefs.core.errors import CachefsError, Denied, InUse, UsageError
+from cachefs.core.source import StoreKind
+from cachefs.local.ledger import FileLedger
+from cachefs.ops.bucketsync import Event, carried_out, compared, require_few, sweep
+from cachefs.ops.events import Progress
+from cachefs.ops.globs import Chosen, chosen
+from cachefs.ops.sync_copy import Copier
+from cachefs.ops.sync_plan import Plan, by_time
+from cachefs.ops.throttle import Throttle
+from cachefs.remote.retry import Retrying
+
+_GROUPS: Final = (Group.REMOTE,)
+_ACTIONS: Final = ("configure", "dryrun", "copy", "sync", "help")
+_MOST_DELETED: Final = 1000
+
+
+def _configure(parser: Parser) -> None:
+    parser.usage = "cachefs sync configure|dryrun|copy|sync|help [FROM TO] [options]"
+    parser.description = (
+        "Brings the bucket TO up to the bucket FROM, on any two stores (s3://, swift://, file://, REMOTE:BUCKET), each a\n"
+        "bucket or a prefix in one. Without FROM and TO it is the two that were configured.\n\n"
+        "  configure   ask for the buckets and the keys, and keep them\n"
+        "  dryrun      write lists of what would be done: new.txt, modified.txt, duplicate_stores.txt\n"
+        "  copy        copy what is new and modified\n"
+        "  sync        copy, then delete what FROM no longer has\n"
+        "  help        show this\n\n"
+        "A file is modified if FROM's is newer than TO's, or not as long. Nothing is overwritten or deleted but what\n"
+        "the listing showed. A run that was cut off is simply run again: it goes on where it was.\n"
+        "The exit code of dryrun is 1 if there is anything to do, that of the others if anything failed."
+    )
+    parser.add_argument("action", metavar="COMMAND", choices=_ACTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("source", metavar="FROM", nargs="?", help="the bucket to copy from")
+    parser.add_argument("target", metavar="TO", nargs="?", help="the bucket to copy to")
+    parser.add_argument(
+        "--out", metavar="DIR", default="out", help="where the lists and the report go [out]"
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="as dryrun")
+    parser.add_argument(
+        "--max-delete",
+        metavar="N",
+        default=str(_MOST_DELETED),
+        help=f"sync: do nothing at all if more than N objects would be deleted [{_MOST_DELETED}]",
+    )
+    parser.add_argument(
+        "--include", metavar="PATTERN", action="append", default=[], help="only keys that match"
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="not keys that match: patterns as in .gitignore, for both buckets",
+    )
+    parser.add_argument(
+        "--limit-rate",
+        metavar="SIZE",
+        help="bytes in a second through this machine, such as 10MiB",
+    )
+    parser.add_argument(
+        "--settings", metavar="FILE", help="what configure writes [~/.config/cachefs/sync.ini]"
+    )
+    sync_configure.declare(parser)
+    add_json(parser)
+    show_mount_options(parser, _GROUPS)
+    parser.set_defaults(show_help=parser.print_help)
+
+
+def _run(call: Call) -> int:
+    arguments = call.arguments
+    if arguments.action == "help":
+        arguments.show_help()
+        return EXIT_DONE
+    if arguments.action == "configure":
+        return sync_configure.run(call)
+    wanted = _Wanted(
+        is_dry=arguments.action == "dryrun" or arguments.dry_run,
+        deleting=arguments.action == "sync",
+        most_deleted=_number(arguments.max_delete),
+        rate=_rate(arguments.limit_rate),
+        chosen=chosen(arguments.include, arguments.exclude),
+    )
+    source, target = ends(call)
+    with _output(call) as out, Plan(out) as plan, Report(call, out, plan) as report:
+        try:
+            return _Sync(call, wanted, source, target, out, plan, report).run()
+        except KeyboardInterrupt:
+            report.done(is_whole=False)
+            return EXIT_INTERRUPTED
+        except CachefsError as error:
+            report.done(is_whole=False)
+            return _failed(call, error, source, target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the words asked for."""
+
+    is_dry: bool
+    deleting: bool
+    most_deleted: int
+    rate: int | None
+    chosen: Chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Sync:
+    """One run."""
+
+    call: Call
+    wanted: _Wanted
+    source: End
+    target: End
+    out: Path
+    plan: Plan
+    report: Report
+
+    def run(self) -> int:
+        """Do it all, and return the exit code."""
+        is_within = self.source.shares_server(self.target)
+        origin = self.source.source if is_within else None
+        with opened(self.source) as near, opened(self.target, copies_from=origin) as far:
+            rule, picked = by_time, self.wanted.chosen
+            self._follow(compared(near, far, self.plan, chosen=picked, rule=rule), "comparing")
+            self.plan.write_lists(self.out)
+            if self.wanted.is_dry:
+                return self.report.planned()
+            if self.wanted.deleting:
+                require_few(self.plan, self.wanted.most_deleted)
+            if any(self.plan.files.values()):
+                self._carry_out(near, far, is_within=is_within)
+        return self.report.done()
+
+    def _carry_out(self, near: Retrying, far: Retrying, *, is_within: bool) -> None:
+        where = self.call.environment.state_root / "sync"
+        name = job_id(self.source, self.target, self.call)
+        what = f"a sync from {self.source.source} to {self.target.source}"
+        with FileLedger(where / f"{name}.sqlite3", job=what) as ledger:
+            far.keep_ledger(ledger)
+            if far.probe().writable is False:
+                raise Denied(f"nothing may be written to {self.target.source}")
+            copier = Copier(
+                near,
+                far,
+                is_within=is_within,
+                hash_first=self.source.source.kind is StoreKind.FILE,
+                throttle=Throttle(self.wanted.rate),
+            )
+            events = carried_out(
+                self.plan,
+                near,
+                far,
+                copier,
+                threads=self.target.config.store.transfers,
+                deleting=self.wanted.deleting,
+            )
+            self._follow(events, "copying")
+            if not self.report.failed:
+                sweep(far, ledger.all())
+
+    def _follow(self, events: Generator[Event, None, None], doing: str) -> None:
+        with closing(events), bar(doing, quiet=self.call.quiet) as shown:
+            for event in events:
+                if isinstance(event, Progress):
+                    shown.show(event)
+                else:
+                    self.report.take(event)
+
+
+@contextmanager
+def _output(call: Call) -> Iterator[Path]:
+    """Lend the directory of lists and report, which no other run has meanwhile."""
+    out = call.environment.absolute(call.arguments.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        fd = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"cannot use {out}: {error.strerror} — choose another --out") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield out
+    except BlockingIOError:
+        raise InUse(
+            f"another sync writes to {out} — wait until it ends, or choose another --out"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def _failed(call: Call, error: CachefsError, source: End, target: End) -> int:
+    doing = (
+        "" if isinstance(error, UsageError) else f"cannot sync {source.source} to {target.source}"
+    )
+    failure = explain(error, doing=doing, source=target.source)
+    complain(call.redactor(failure.line))
+    return failure.code
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"--max-delete {text} is not a number — for example --max-delete 1000")
+    return int(text)
+
+
+def _rate(text: str | None) -> int | None:
+    try:
+        return parse_size(text) if text else None
+    except ValueError as error:
+        raise UsageError(f"--limit-rate {text} {error} — for example --limit-rate 10MiB") from None
+
+
+COMMAND = Command(_configure, _run, option_groups=_GROUPS)

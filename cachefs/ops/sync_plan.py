@@ -1,0 +1,170 @@
+"""What of one bucket another lacks: found by their listings, kept in a file, told as lists.
+
+The rule is the operators' own: a source that was modified later than the target is copied again. A target that the
+source no longer has is a *duplicate*.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Final, Self
+
+from cachefs.core.errors import UsageError
+from cachefs.core.types import ETag, Key, ObjectInfo
+
+_SECOND_NS: Final = 10**9
+
+
+class Kind(StrEnum):
+    """Which list a difference belongs to; the value is the name of its file."""
+
+    NEW = "new.txt"
+    """The target has nothing under the key."""
+    MODIFIED = "modified.txt"
+    """It has another version."""
+    DUPLICATE = "duplicate_stores.txt"
+    """Only the target has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One key of which the two sides do not have the same."""
+
+    kind: Kind
+    key: Key
+    size: int
+    """Bytes that are to be copied; of a duplicate those that are to go."""
+    source: ETag | None
+    """The version that the source listed."""
+    target: ETag | None
+    """The version that the target listed."""
+    reason: str
+    """Why, in a word or two: ``newer``, ``size``, ``content``, …"""
+
+
+Rule = Callable[[ObjectInfo, ObjectInfo], str | None]
+"""Says why a source has to be copied over a target; None: it has not."""
+
+
+def by_time(source: ObjectInfo, target: ObjectInfo) -> str | None:
+    """Say whether *source* was modified later than *target*, or is not as long.
+
+    S3 tells whole seconds. A source of the same second as its copy may have been changed after it was read: unless
+    the ETags agree it is copied once more, after which the target is the later one.
+    """
+    if source.size != target.size:
+        return "size"
+    ours, theirs = source.mtime_ns, target.mtime_ns
+    if not (ours % _SECOND_NS and theirs % _SECOND_NS):
+        ours, theirs = ours // _SECOND_NS, theirs // _SECOND_NS
+    if ours > theirs:
+        return "newer"
+    return "same second" if ours == theirs and source.etag != target.etag else None
+
+
+def difference(
+    source: ObjectInfo | None, target: ObjectInfo | None, rule: Rule
+) -> Difference | None:
+    """Return how the two sides differ in one key, or None."""
+    if source is None:
+        assert target is not None
+        return Difference(Kind.DUPLICATE, target.key, target.size, None, target.etag, "gone")
+    if target is None:
+        return Difference(Kind.NEW, source.key, source.size, source.etag, None, "new")
+    if (reason := rule(source, target)) is None:
+        return None
+    return Difference(Kind.MODIFIED, source.key, source.size, source.etag, target.etag, reason)
+
+
+class Plan:
+    """The differences, in the order of their keys: on the disk of *directory*, for they may be millions.
+
+    The file has no name, and goes with the process.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - see close()
+        self._odd: set[Kind] = set()
+        """Lists that one path a line would not bear."""
+        self.listed = 0
+        """Objects of the source that were compared."""
+        self.files = dict.fromkeys(Kind, 0)
+        self.bytes = dict.fromkeys(Kind, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def add(self, found: Difference) -> None:
+        """Take a difference down."""
+        row = (
+            found.kind.name, found.key, found.size, found.source, found.target, found.reason,
+        )  # fmt: skip
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self.files[found.kind] += 1
+        self.bytes[found.kind] += found.size
+        if _is_odd(found.key):
+            self._odd.add(found.kind)
+
+    def differences(self, *kinds: Kind) -> Iterator[Difference]:
+        """Yield what was taken down, of *kinds*. Not to be mixed with :meth:`add`, nor with another reader."""
+        self._file.flush()
+        self._file.seek(0)
+        wanted = {kind.name for kind in kinds}
+        for line in self._file:
+            name, key, size, source, target, reason = json.loads(line)
+            if name in wanted:
+                yield Difference(Kind[name], Key(key), size, source, target, reason)
+
+    def write_lists(self, directory: Path) -> None:
+        """Write the list of each kind into *directory*, in place of those of the run before.
+
+        One key a line. Where that would not bear a key (it holds a newline, say) each key of that list ends in a
+        NUL instead. ``--manifest`` reads both.
+        """
+        for kind in Kind:
+            end = b"\0" if kind in self._odd else b"\n"
+            with replacing(directory / kind.value) as file:
+                for found in self.differences(kind):
+                    file.write(found.key.encode("utf-8", "surrogateescape") + end)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._file.close()
+
+
+class replacing:
+    """Lends a file that takes the place of *path* when the block ends well: always the old one, or the new one whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.name}.part")
+
+    def __enter__(self) -> IO[bytes]:
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._file = open(os.open(self._part, flags, 0o666), "wb")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {self._path}: {error.strerror} — choose another --out", exit_code=1
+            ) from None
+        return self._file
+
+    def __exit__(self, kind: object, *raised: object) -> None:
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        if kind is None:
+            os.replace(self._part, self._path)
+
+
+def _is_odd(key: str) -> bool:
+    """Whether a list with a path on each line would be read otherwise than it was written."""
+    return "\n" in key or key.endswith("\r") or key.lstrip()[:1] == "{"

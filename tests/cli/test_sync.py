@@ -1,0 +1,207 @@
+"""``cachefs sync`` as operators type it."""
+
+import json
+import os
+import pty
+import select
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import Done, cachefs, surroundings
+
+SECRET = "hunter2hunter2"
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two directories as stores, the second with something of its own."""
+    source, target = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    target.mkdir()
+    for name, content in (("a", "first"), ("d/b", "second"), ("new\nline", "third")):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(content)
+    (target / "only here").write_text("doomed")
+    return source, target
+
+
+def configured(home: Path, *words: str, secrets: str = "", **variables: str) -> Done:
+    """Run ``configure`` with *secrets* on its standard input."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cachefs", "sync", "configure", *words],
+        env=surroundings(home, **variables),
+        cwd=home,
+        input=secrets,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_what_is_configured_is_compared_copied_and_deleted(
+    two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, target = two
+    kept = configured(
+        tmp_path, "--in-bucket", f"file://{source}", "--out-bucket", f"file://{target}"
+    )
+    assert (kept.code, kept.err) == (0, "")
+
+    dry = cachefs("sync", "dryrun", home=tmp_path)
+
+    out = tmp_path / "out"
+    assert (dry.code, dry.err) == (1, "")
+    assert dry.out.startswith("4 new (16 B), 0 modified (0 B), 1 duplicate; 4 objects compared\n")
+    assert (out / "new.txt").read_bytes() == b"a\0d/\0d/b\0new\nline\0"
+    assert (out / "duplicate_stores.txt").read_bytes() == b"only here\n"
+    assert sorted(path.name for path in target.iterdir()) == ["only here"]
+
+    done = cachefs("sync", "sync", "--json", home=tmp_path)
+
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    summary = lines.pop()["summary"]
+    assert (done.code, done.err) == (0, "")
+    assert {line["path"]: line["state"] for line in lines} == {
+        "a": "copied", "d/": "copied", "d/b": "copied", "new\nline": "copied", "only here": "deleted",
+    }  # fmt: skip
+    assert (summary["copied"], summary["deleted"], summary["bytes"]) == (4, 1, 16)
+    assert (out / "report.jsonl").read_text() == done.out
+    assert not (target / "only here").exists()
+    assert (target / "new\nline").read_text() == "third"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "the following arguments are required: COMMAND — see cachefs sync --help"),
+        (
+            "dryrun",
+            "no buckets are configured — run cachefs sync configure, or name them: "
+            "cachefs sync copy s3://FROM s3://TO",
+        ),
+        (
+            "copy s3://a",
+            "there is no bucket to copy s3://a to — name it behind: cachefs sync copy s3://FROM s3://TO",
+        ),
+        ("copy s3://a/b s3://a", "s3://a/b and s3://a hold the same objects — name two that do not overlap"),
+        (
+            "copy file:///a file:///a/b",
+            "file:///a and file:///a/b hold the same objects — name two that do not overlap",
+        ),
+        ("copy s3:// s3://b", "a sync is from one bucket to one bucket — name both"),
+        ("sync s3://a s3://b --max-delete some", "--max-delete some is not a number — for example --max-delete 1000"),
+        (
+            "copy s3://a s3://b --limit-rate fast",
+            "--limit-rate fast is not a size — for example --limit-rate 10MiB",
+        ),
+        (
+            "copy file:///a file:///b --cloud x",
+            "--cloud x means nothing to file:///a — it is for swift",
+        ),
+        ("configure", "--in-bucket is missing — for example --in-bucket s3://photos"),
+        (
+            "configure --in-bucket a --out-bucket b --access-key-id AKID",
+            "there is no secret key for s3://a — set CACHEFS_SYNC_SECRET, or pass --secret-stdin and write it to "
+            "standard input",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line_and_nothing_is_done(
+    words: str, line: str, tmp_path: Path
+) -> None:
+    done = cachefs("sync", *words.split(), home=tmp_path)
+
+    assert done.err == f"cachefs: {line}\n"
+    assert (done.code, done.out) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_than_may_be_deleted_is_refused_as_a_whole(
+    two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, target = (f"file://{path}" for path in two)
+
+    done = cachefs("sync", "sync", source, target, "--max-delete", "0", home=tmp_path)
+
+    assert done.code == 1
+    assert "1 objects would be deleted, and --max-delete allows 0: nothing was done" in done.err
+    assert [path.name for path in two[1].iterdir()] == ["only here"]
+
+
+def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+
+    done = cachefs("sync", "copy", f"file://{tmp_path}/from", "file:///no/where", home=tmp_path)
+
+    assert done.code == 3
+    assert "cannot sync" in done.err
+    assert "no such directory" in done.err
+
+
+def test_secrets_come_from_standard_input_and_are_shown_nowhere(tmp_path: Path) -> None:
+    words = ("--in-bucket", "a", "--out-bucket", "swift://b", "--access-key-id", "AKID")
+    done = configured(
+        tmp_path, *words, "--out-access-key-id", "test:tester", "--region", "eu-west-1",
+        "--secret-stdin", "--json", secrets=f"{SECRET}\nother-secret\n",
+    )  # fmt: skip
+
+    path = tmp_path / "config" / "cachefs" / "sync.ini"
+    assert done.code == 0
+    assert json.loads(done.out)["in"] == {
+        "bucket": "s3://a", "access_key_id": "AKID", "region": "eu-west-1",
+    }  # fmt: skip
+    assert SECRET not in done.out + done.err
+    assert "other-secret" not in done.out + done.err
+    assert SECRET in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_secret_as_an_option_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    done = configured(tmp_path, "--in-bucket", "a", "--secret-access-key", SECRET)
+
+    assert done.code == 2
+    assert SECRET not in done.err
+
+
+def answer(home: Path, *answers: str) -> tuple[int, str]:
+    """Answer what ``configure`` asks on a terminal; return its exit code and all that the terminal showed."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(home)
+        command = [sys.executable, "-m", "cachefs", "sync", "configure"]
+        os.execvpe(command[0], command, surroundings(home))
+    shown, left = b"", list(answers)
+    while select.select([terminal], [], [], 30)[0]:
+        try:
+            block = os.read(terminal, 4096)
+        except OSError:  # how a terminal ends
+            break
+        shown += block
+        if left and shown.endswith(b": "):
+            os.write(terminal, left.pop(0).encode() + b"\n")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), shown.decode()
+
+
+def test_what_is_missing_is_asked_for_and_a_secret_is_not_echoed(tmp_path: Path) -> None:
+    code, shown = answer(tmp_path, "rootwork", "store", "AKIDAKID", SECRET, "eu-west-1", "", "y")
+
+    text = (tmp_path / "config" / "cachefs" / "sync.ini").read_text()
+    assert code == 0
+    assert SECRET not in shown
+    assert text.count(SECRET) == 2
+    assert text.count("bucket = s3://") == 2
+
+    again, shown = answer(tmp_path, "", "store/sub", "", "", "", "", "y")
+
+    assert again == 0
+    assert "Access key (empty: as the SDKs find it) [****AKID]: " in shown
+    assert SECRET not in shown
+    assert "bucket = s3://store/sub" in (tmp_path / "config" / "cachefs" / "sync.ini").read_text()

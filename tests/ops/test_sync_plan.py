@@ -1,0 +1,139 @@
+"""What of two buckets differs, and the lists that tell it."""
+
+import io
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachefs.core.errors import UsageError
+from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.ops.manifest import rows
+from cachefs.ops.sync_plan import Difference, Kind, Plan, by_time, difference, replacing
+
+SECOND = 10**9
+
+
+def info(mtime_ns: int, *, size: int = 1, etag: str = "e", key: str = "k") -> ObjectInfo:
+    return ObjectInfo(Key(key), size, ETag(etag), mtime_ns)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [
+        (info(5 * SECOND), info(6 * SECOND), None),
+        (info(5 * SECOND), info(6 * SECOND, etag="other"), None),
+        (info(7 * SECOND), info(6 * SECOND), "newer"),
+        (info(7 * SECOND, etag="e"), info(6 * SECOND, etag="e"), "newer"),
+        (info(5 * SECOND, size=2), info(6 * SECOND), "size"),
+        (info(6 * SECOND), info(6 * SECOND), None),
+        (info(6 * SECOND), info(6 * SECOND, etag="other"), "same second"),
+        (info(6 * SECOND + 5), info(6 * SECOND, etag="other"), "same second"),
+        (info(6 * SECOND + 5), info(6 * SECOND), None),
+        (info(6 * SECOND + 5), info(6 * SECOND + 6, etag="other"), None),
+        (info(6 * SECOND + 7), info(6 * SECOND + 6, etag="other"), "newer"),
+    ],
+)
+def test_a_source_is_copied_again_if_it_may_be_later_than_its_copy(
+    source: ObjectInfo, target: ObjectInfo, reason: str | None
+) -> None:
+    assert by_time(source, target) == reason
+
+
+@given(st.integers(0, 10 * SECOND), st.integers(0, 10 * SECOND))
+def test_what_was_surely_changed_after_its_copy_is_always_copied(ours: int, theirs: int) -> None:
+    # The store says whole seconds of one moment, the other, or both.
+    for source in (ours, ours // SECOND * SECOND):
+        for target in (theirs, theirs // SECOND * SECOND):
+            if ours > theirs:
+                assert by_time(info(source), info(target, etag="other"))
+
+
+def test_each_key_is_in_the_list_that_it_belongs_to() -> None:
+    here, there = info(9 * SECOND, size=3), info(SECOND, etag="old", size=3)
+
+    found = [difference(here, None, by_time), difference(here, there, by_time)]
+    found += [difference(None, there, by_time), difference(here, here, by_time)]
+
+    assert found == [
+        Difference(Kind.NEW, Key("k"), 3, ETag("e"), None, "new"),
+        Difference(Kind.MODIFIED, Key("k"), 3, ETag("e"), ETag("old"), "newer"),
+        Difference(Kind.DUPLICATE, Key("k"), 3, None, ETag("old"), "gone"),
+        None,
+    ]
+
+
+def planned(directory: Path, *keys: str) -> Plan:
+    plan = Plan(directory)
+    for key in keys:
+        plan.add(Difference(Kind.NEW, Key(key), 1, ETag("e"), None, "new"))
+    return plan
+
+
+_KEYS = st.text(
+    st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1
+).filter(lambda key: key not in {".", ".."})
+
+
+@given(st.lists(_KEYS, min_size=1))
+def test_whatever_the_keys_hold_the_lists_are_manifests(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str]
+) -> None:
+    out = tmp_path_factory.getbasetemp()
+    with planned(out, *keys) as plan:
+        plan.write_lists(out)
+
+    text = (out / "new.txt").read_bytes()
+    assert [row.path for row in rows(io.BytesIO(text), name="new.txt")] == keys
+
+
+def test_lists_are_one_key_a_line_where_lines_bear_them(tmp_path: Path) -> None:
+    with planned(tmp_path, "a/b", "c d") as plan:
+        plan.write_lists(tmp_path)
+
+    assert (tmp_path / "new.txt").read_bytes() == b"a/b\nc d\n"
+    assert (tmp_path / "modified.txt").read_bytes() == b""
+    assert (tmp_path / "duplicate_stores.txt").read_bytes() == b""
+
+
+def test_a_plan_gives_back_what_it_was_given_by_kind_and_in_order(tmp_path: Path) -> None:
+    every = [
+        Difference(Kind.NEW, Key("a\n\udc80"), 1, ETag("1"), None, "new"),
+        Difference(Kind.DUPLICATE, Key("b"), 2, None, ETag("2"), "gone"),
+        Difference(Kind.MODIFIED, Key("c"), 3, ETag("3"), ETag("4"), "size"),
+    ]
+    with Plan(tmp_path) as plan:
+        for each in every:
+            plan.add(each)
+
+        assert list(plan.differences(*Kind)) == every
+        assert list(plan.differences(Kind.NEW, Kind.MODIFIED)) == [every[0], every[2]]
+        assert plan.bytes == {Kind.NEW: 1, Kind.DUPLICATE: 2, Kind.MODIFIED: 3}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_that_could_not_be_finished_leaves_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("before\n")
+
+    with suppress(ZeroDivisionError), replacing(tmp_path / "new.txt") as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+
+    assert (tmp_path / "new.txt").read_text() == "before\n"
+
+
+def test_a_list_is_not_written_through_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("somebody's")
+    (tmp_path / "new.txt").symlink_to(other)
+    (tmp_path / ".modified.txt.part").symlink_to(other)
+
+    with replacing(tmp_path / "new.txt") as file:
+        file.write(b"a\n")
+    with pytest.raises(UsageError, match="cannot write"), replacing(tmp_path / "modified.txt"):
+        pass
+
+    assert other.read_text() == "somebody's"
+    assert (tmp_path / "new.txt").read_text() == "a\n"

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Brings one bucket up to another: `cachefs sync` under the name that operators know it by."""
+
+import sys
+
+from cachefs.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["sync", *sys.argv[1:]]))
