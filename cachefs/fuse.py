@@ -9,7 +9,8 @@ import errno
 import logging
 import os
 import stat as stat_bits
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -37,8 +38,10 @@ from cachefs.core.types import Fh, Ino, Kind, Name
 from cachefs.engine.attributes import Stat
 from cachefs.engine.filesystem import Changes, FileSystem
 from cachefs.engine.handles import Opened
+from cachefs.engine.names import Forget
 from cachefs.engine.service import Service
 from cachefs.engine.threads import Threads
+from cachefs.engine.told import Unaware
 from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
@@ -312,8 +315,19 @@ class Door(pyfuse3.Operations):
 
     # ---- files ------------------------------------------------------------------------------
 
+    @contextmanager
+    def _asking_anew(self) -> Iterator[None]:
+        """Where an open is refused so that the kernel looks the name up, let it take what it is told then."""
+        try:
+            yield
+        except Unaware as unaware:
+            # Now: made to forget while it asks, it would not go by the answer.
+            _deliver_all(self._fs)
+            self._fs.told.asks_anew(unaware.ino)
+            raise
+
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        with self._replying("open"):
+        with self._replying("open"), self._asking_anew():
             return _file_info(await self._fs.open(Ino(inode), flags))
 
     async def create(
@@ -325,14 +339,15 @@ class Door(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
         with self._replying("create"):
-            opened, made = await self._fs.create(
-                Ino(parent_inode),
-                Name(name),
-                flags,
-                mode=mode & ~ctx.umask,
-                uid=ctx.uid,
-                gid=ctx.gid,
-            )
+            with self._asking_anew():
+                opened, made = await self._fs.create(
+                    Ino(parent_inode),
+                    Name(name),
+                    flags,
+                    mode=mode & ~ctx.umask,
+                    uid=ctx.uid,
+                    gid=ctx.gid,
+                )
             return _file_info(opened), _attributes(made)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -411,20 +426,29 @@ def _raise_read_ahead(mountpoint: Path) -> None:
                 _log.debug("read-ahead stays as it is: %s", error)
 
 
-async def _tell_kernel(service: Service) -> None:
+async def _tell_kernel(fs: FileSystem) -> None:
     """Have the kernel forget what is another at the store.
 
     Where that fails it learns by its time-out. Pages need no word: those of a file that is not open are dropped by the open that shows another version, and
     those of an open one belong to the version that it keeps.
     """
-    async for what in service.changes:
-        if what.name is None:
-            service.fs.files.forget_told(what.ino)
-            _forget_attributes(InodeT(what.ino))
-        else:
-            pyfuse3.invalidate_entry_async(
-                InodeT(what.ino), FileNameT(what.name), ignore_enoent=True
-            )
+    async for what in fs.changes:
+        _deliver(fs, what)
+
+
+def _deliver_all(fs: FileSystem) -> None:
+    """Have the kernel forget at once what waits for it."""
+    with suppress(trio.WouldBlock):
+        while True:
+            _deliver(fs, fs.changes.receive_nowait())
+
+
+def _deliver(fs: FileSystem, what: Forget) -> None:
+    if what.name is None:
+        fs.told.doubt(what.ino)
+        _forget_attributes(InodeT(what.ino))
+    else:
+        pyfuse3.invalidate_entry_async(InodeT(what.ino), FileNameT(what.name), ignore_enoent=True)
 
 
 def _is_no_late_word(record: logging.LogRecord) -> bool:
@@ -484,7 +508,7 @@ async def serve(
 
             beside = service.background.within(nursery)
             nursery.start_soon(end)
-            beside.keep("telling the kernel", lambda: _tell_kernel(service))
+            beside.keep("telling the kernel", lambda: _tell_kernel(service.fs))
             beside.start("setting the read-ahead", tune)
             await pyfuse3.main()
             nursery.cancel_scope.cancel()

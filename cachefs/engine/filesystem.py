@@ -32,8 +32,10 @@ from cachefs.engine.attributes import Attributes, Stat
 from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.handles import Opened, OpenFiles
+from cachefs.engine.names import Forget
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.rename import Renamer
+from cachefs.engine.told import Told
 from cachefs.engine.upload import Defaults
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
@@ -107,13 +109,23 @@ class FileSystem:
         """Return the attributes of *inode* for the kernel, which goes by its size from now on."""
         found = self.attributes.stat(inode)
         if inode.kind is Kind.FILE:
-            self.files.tell_size(inode.ino, found.attrs.size)
+            self._names.told.tell(inode.ino, found.attrs.size)
         return found
 
     def shown(self, found: Stat) -> None:
-        """Note that the kernel was told *found* without a question for just this, and goes by its size from now on."""
+        """Note that the kernel was told *found*, and goes by the length in it from now on."""
         if found.attrs.kind is Kind.FILE:
-            self.files.tell_size(found.ino, found.attrs.size, is_looked_up=False)
+            self._names.told.tell(found.ino, found.attrs.size)
+
+    @property
+    def told(self) -> Told:
+        """What the kernel takes the length of each file to be."""
+        return self._names.told
+
+    @property
+    def changes(self) -> trio.MemoryReceiveChannel[Forget]:
+        """What the kernel has to forget, in order."""
+        return self._names.changes
 
     async def getattr(self, ino: Ino) -> Stat:
         """Return the attributes of an inode, asking the store where what is known is too old."""
@@ -122,9 +134,7 @@ class FileSystem:
             raise Stale("the file is gone")
         if not inode.is_dir and self.files.find(ino) is None:
             inode = await self._names.revalidate(ino)
-        found = self.attributes.stat(inode)
-        self.shown(found)
-        return found
+        return self._tell(inode)
 
     @property
     def negative_ttl_s(self) -> float:
@@ -188,7 +198,7 @@ class FileSystem:
         try:
             if flags & os.O_TRUNC:
                 await file.truncate(0)
-                self.files.tell_size(ino, 0)
+                self._names.told.tell(ino, 0)
             elif flags & os.O_ACCMODE != os.O_WRONLY:
                 file.opened()
         except BaseException:

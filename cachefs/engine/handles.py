@@ -14,6 +14,7 @@ from cachefs.core.traceline import TraceLine
 from cachefs.core.types import ETag, Fh, Ino, UploadMode
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.reach import wait_for
+from cachefs.engine.told import Unaware
 from cachefs.engine.upload import Before
 from cachefs.local.cache import Entry
 from cachefs.local.db import Database
@@ -91,10 +92,6 @@ class OpenFiles:
         self._next_fh = 1
         # The version whose pages the kernel may still hold, for each inode it has had open.
         self._kernel_has: LRUCache[Ino, str] = LRUCache(_OPENS_REMEMBERED)
-        # The size that the kernel takes a file to have: it cuts reads off there, and appends there.
-        self._told: LRUCache[Ino, int] = LRUCache(_OPENS_REMEMBERED)
-        # Inodes of which it was told to forget the attributes: answers that were under way then it does not take.
-        self._forgotten: LRUCache[Ino, None] = LRUCache(_OPENS_REMEMBERED)
         self.opens = self.opens_cached = self.bytes_read = 0
         """Since the start; an open counts as cached when every byte was here."""
 
@@ -135,32 +132,18 @@ class OpenFiles:
         if had:
             self._kernel_has[entry.ino] = _version(entry)
 
-    def tell_size(self, ino: Ino, size: int, *, is_looked_up: bool = True) -> None:
-        """Note the size that the kernel was told, or has made itself by writing.
-
-        *is_looked_up*: it has asked for the name, or changed the file, so it takes the answer.
-        """
-        self._told[ino] = size
-        if is_looked_up:
-            self._forgotten.pop(ino, None)
-
-    def forget_told(self, ino: Ino) -> None:
-        """Note that the kernel was told to forget the attributes of an inode."""
-        self._told.pop(ino, None)
-        self._forgotten[ino] = None
-
     def require_told(self, inode: Inode) -> None:
-        """Raise ``Stale`` unless the kernel knows how long the file is: before it is opened as it is.
+        """Raise ``Unaware`` unless the kernel knows how long the file is: before it is opened as it is.
 
-        It then looks the name up again. Its word for where the end is cannot be overruled: it reads no further, and
-        pages that it writes back from a mapping come through the same handle as what it appends, and belong where
-        they are. What it was told of an inode that has been open ever since has stayed true.
+        Its word for where the end is cannot be overruled later: it reads no further, and pages that it writes back
+        from a mapping come through the same handle as what it appends, and belong where they are. What it took an
+        inode to be that has been open ever since has stayed true.
         """
         file = self._files.get(inode.ino)
-        size = inode.size if file is None else file.size
-        told = None if inode.ino in self._forgotten else self._told.get(inode.ino)
-        if told != size and not (told is None and file is not None):
-            raise Stale("the file has another length than the kernel takes it to have")
+        length = inode.size if file is None else file.size
+        told = self._names.told.of(inode.ino)
+        if told != length and not (told is None and file is not None):
+            raise Unaware(inode.ino)
 
     def _hand_out(self, file: OpenFile, is_writer: bool) -> Fh:
         fh = Fh(self._next_fh)
@@ -380,7 +363,7 @@ class OpenFiles:
         """Write to an open file. Return how many bytes: all of them."""
         file = self._handles[fh].file
         count = await file.write(offset, data)
-        self.tell_size(file.ino, file.size)
+        self._names.told.tell(file.ino, file.size)
         return count
 
     async def flush(self, fh: Fh) -> None:

@@ -28,6 +28,7 @@ from cachefs.engine.clock import Clock
 from cachefs.engine.reach import Reach, wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
+from cachefs.engine.told import Told
 from cachefs.local.cache import Cache
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Difference, Inode, InodeTable
@@ -149,6 +150,7 @@ class Names:
         self._large: TTLCache[Ino, bool] = TTLCache(maxsize=65536, ttl=600)
         self.before_drop: Callable[[Ino], Awaitable[None]] = _nothing
         """Called before the bytes of an inode go whose version the store has no more."""
+        self.told = Told()
         self._changes, self.changes = trio.open_memory_channel[Forget](_CHANGES_KEPT)
 
     # ---- keys, and renames that are under way ----------------------------------------------
@@ -685,6 +687,8 @@ class Names:
         self._tell(Forget(parent, name))
 
     def _tell(self, what: Forget) -> None:
+        if what.name is None:
+            self.told.doubt(what.ino)
         try:
             self._changes.send_nowait(what)
         except trio.WouldBlock:

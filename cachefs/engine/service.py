@@ -34,7 +34,7 @@ from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.leftovers import DurableLedger, Leftovers
-from cachefs.engine.names import Forget, Freshness, Names
+from cachefs.engine.names import Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
 from cachefs.engine.preheat import Preheater
 from cachefs.engine.reach import Reach
@@ -244,11 +244,6 @@ class Service:
     def timeout_s(self) -> float:
         """For how long an operation may wait, in all."""
         return self._settings.timeout_s
-
-    @property
-    def changes(self) -> trio.MemoryReceiveChannel[Forget]:
-        """Whatever the kernel should forget."""
-        return self._names.changes
 
     async def begin(self) -> None:
         """Make sure of the store, find out what it can, and start what runs beside the serving."""

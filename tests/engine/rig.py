@@ -26,6 +26,7 @@ from cachefs.core.types import (
 )
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.service import Service, ServiceSettings, open_service
+from cachefs.engine.told import Unaware
 from cachefs.local.cache import Cache
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
@@ -129,7 +130,12 @@ class Rig:
         return True
 
     async def open(self, path: str, flags: int = os.O_RDONLY) -> Fh:
-        return (await self.fs.open(await self.ino(path), flags)).fh
+        """Open *path* as the kernel does, which looks the name up once more where it has to."""
+        try:
+            return (await self.fs.open(await self.ino(path), flags)).fh
+        except Unaware as unaware:
+            self.fs.told.asks_anew(unaware.ino)
+            return (await self.fs.open(await self.ino(path), flags)).fh
 
     async def create(self, path: str, flags: int = os.O_RDWR) -> Fh:
         directory, name = await self.spot(path)

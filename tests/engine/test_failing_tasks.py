@@ -179,8 +179,8 @@ async def test_a_change_that_the_kernel_cannot_be_told_of_does_not_keep_the_next
 
     async with trio.open_nursery() as nursery:
         background = Background(nursery)
-        service: Any = Told()
-        background.keep("telling the kernel", lambda: fuse._tell_kernel(service))
+        fs: Any = Told()
+        background.keep("telling the kernel", lambda: fuse._tell_kernel(fs))
         for name in (b"first", b"second"):
             send.send_nowait(Forget(Ino(1), Name(name)))
         await until(lambda: told == [b"second"])

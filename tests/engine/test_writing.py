@@ -10,7 +10,7 @@ import trio.testing
 
 from cachefs.core.errors import Exists, Fault, Stale, TimedOut
 from cachefs.core.types import FetchMode, Fh
-from cachefs.engine import handles
+from cachefs.engine import told
 from cachefs.engine.filesystem import Changes
 from cachefs.engine.openfile import OpenFile
 from cachefs.local.inodes import ROOT
@@ -144,31 +144,48 @@ async def test_a_listing_tells_the_kernel_how_long_files_are(tmp_path: Path) -> 
     store(memory, "a", b"one")
     async with serving(tmp_path / "c", memory) as rig:
         await rig.fs.opendir(ROOT)
-        ((_, told),) = rig.fs.readdir(ROOT, 0, 10)
+        ((_, child),) = rig.fs.readdir(ROOT, 0, 10)
         with pytest.raises(Stale):
-            await rig.fs.open(told.ino, os.O_RDONLY)
-        rig.fs.shown(told)
-        await rig.fs.release((await rig.fs.open(told.ino, os.O_RDONLY)).fh)
+            await rig.fs.open(child.ino, os.O_RDONLY)
+        rig.fs.shown(child)
+        await rig.fs.release((await rig.fs.open(child.ino, os.O_RDONLY)).fh)
 
 
-async def test_what_a_listing_told_while_the_kernel_was_made_to_forget_is_not_relied_on(
+async def test_what_the_kernel_is_told_while_it_is_made_to_forget_is_not_relied_on(
     tmp_path: Path,
 ) -> None:
     memory = MemoryStore()
     store(memory, "a", b"one")
     async with serving(tmp_path / "c", memory) as rig:
         ino = await rig.ino("a")
-        rig.fs.files.forget_told(ino)
-        await rig.names()  # an answer that may have been on its way
+        rig.fs.told.doubt(ino)
+        await rig.names()
+        await rig.ino("a")  # answers that may have been on their way
+        with pytest.raises(Stale):
+            await rig.fs.open(ino, os.O_RDONLY)
+        rig.fs.told.asks_anew(ino)
         with pytest.raises(Stale):
             await rig.fs.open(ino, os.O_RDONLY)
         await rig.fs.release(await rig.open("a"))  # which looks the name up first
 
 
+async def test_what_changes_a_length_has_the_kernel_s_word_doubted_at_once(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"one")
+    async with serving(tmp_path / "c", memory, **FOREVER_ASKING) as rig:
+        ino = await rig.ino("a")
+        assert rig.fs.told.of(ino) == 3
+        rig.store("a", b"another")
+        await rig.fs.opendir(ROOT)
+        assert rig.fs.told.of(ino) is None
+
+
 async def test_an_open_is_refused_where_the_kernel_s_word_is_not_known_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handles, "_OPENS_REMEMBERED", 1)
+    monkeypatch.setattr(told, "_REMEMBERED", 1)
     memory = MemoryStore()
     store(memory, "a", b"one")
     store(memory, "b", b"two")
