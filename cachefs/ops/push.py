@@ -24,7 +24,7 @@ from cachefs.ops.globs import Chosen
 from cachefs.ops.manifest import Row
 from cachefs.ops.merge import merged, objects
 from cachefs.ops.parallel import in_parallel
-from cachefs.ops.pushing import Action, Done, Pusher, Rules, Skipped
+from cachefs.ops.pushing import Action, Done, NotWritable, Pusher, Rules, Skipped
 from cachefs.ops.throttle import Throttle
 from cachefs.ops.tree import Found, Tree, Unusable
 from cachefs.ops.verify import Losses
@@ -165,11 +165,12 @@ class Push:
         self._end_waiting()
 
     def _count(self, event: Event) -> None:
-        if isinstance(event, Done) and event.action is not Action.DELETED:
-            self._files += 1
-            self._bytes += event.size
-        elif isinstance(event, Failed):
+        if isinstance(event, Failed):
             self._has_failed = True
+        if isinstance(event, Done) and event.action is not Action.DELETED:
+            self._bytes += event.size
+        if not (isinstance(event, Done) and event.action is Action.DELETED):
+            self._files += 1
 
     # ---- in threads -------------------------------------------------------------------------
 
@@ -200,10 +201,11 @@ class Push:
 
     def _note_failure(self, key: Key, error: Exception) -> None:
         """Remember a failure of one thing. Raise *error* if it is one of all."""
-        if isinstance(error, StoreFull):
+        if isinstance(error, StoreFull | NotWritable):
             raise error
         self._losses.bear(error)
-        self._failed.add(key)
+        if self._memory.noted(key):
+            self._failed.add(key)
 
     # ---- what there is to do ----------------------------------------------------------------
 
@@ -351,7 +353,7 @@ class Push:
     def _end_leftovers(self) -> None:
         """End large uploads that an earlier run has begun, and nothing goes on with."""
         for key, work in self._memory.works():
-            if key in self._failed:
+            if key in self._failed or not self._chosen.takes(_shown(key)):
                 continue
             try:
                 self._store.abandon(key, work)

@@ -371,7 +371,7 @@ class Pusher:
         with self._lock:
             if not self._is_probed:
                 if self._store.probe().writable is False:
-                    raise Denied("the store lets itself be read and not written")
+                    raise NotWritable("the store lets itself be read and not written")
                 self._is_probed = True
 
     def remove(self, key: Key, etag: ETag, path: str) -> Done:
@@ -390,6 +390,10 @@ class Pusher:
         self._memory.forget(key)
         self._hashes.forget(path)
         return Done(path, Action.DELETED)
+
+
+class NotWritable(Denied):
+    """Nothing at all may be stored there."""
 
 
 class _AlteredAfter(BaseException):

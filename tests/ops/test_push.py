@@ -21,10 +21,11 @@ from cachefs.ops.events import Failed
 from cachefs.ops.globs import chosen
 from cachefs.ops.manifest import Row
 from cachefs.ops.push import Deletion, Event, NothingDeleted, Push
-from cachefs.ops.pushing import Action, Compare, Done, Pusher, Rules, Skipped
+from cachefs.ops.pushing import Action, Compare, Done, NotWritable, Pusher, Rules, Skipped
 from cachefs.ops.throttle import Throttle
 from cachefs.ops.tree import Found, Tree
 from cachefs.remote.memory import MemoryStore
+from cachefs.remote.store import Capabilities
 from tests.contract.bodies import BytesBody, fetched
 from tests.engine.watched import WatchedStore
 
@@ -765,6 +766,16 @@ def test_a_store_that_is_not_there_ends_the_push(world: World, error: Fault | St
     assert world.requests()["put"] < 20
 
 
+def test_a_store_that_takes_nothing_is_asked_once(world: World) -> None:
+    for number in range(50):
+        world.write(f"f{number}")
+    world.memory.probe = lambda: Capabilities(writable=False)  # type: ignore[method-assign]
+
+    with pytest.raises(NotWritable):
+        world.push()
+    assert world.requests()["put"] == 0
+
+
 def test_one_request_that_the_store_fails_is_one_failure(world: World) -> None:
     for number in range(10):
         world.write(f"f{number}")
@@ -880,6 +891,15 @@ def test_reading_alone_does_not_make_another_upload_of_it(
 
     first, second = store.metas
     assert first == second
+
+
+def test_parts_of_what_a_run_is_not_about_stay(tmp_path: Path) -> None:
+    store = Parted()
+    world = World(tmp_path, store)
+    world.write("large", bytes(33 * MIB))
+    world.push()
+    world.push(exclude=("large",))
+    assert store.abandoned == []
 
 
 def test_parts_of_what_is_here_no_more_are_removed(tmp_path: Path) -> None:
