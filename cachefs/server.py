@@ -59,6 +59,14 @@ class Controlled(Protocol):
         """Return size (None: not known) and cached bytes of each of *paths*, without asking the store."""
         ...
 
+    async def explain(self, path: str, /) -> Mapping[str, object]:
+        """Return all that is known of *path* (relative to the root), and what the store says of it now."""
+        ...
+
+    async def refresh(self, path: str, /) -> int:
+        """Forget, here and in the kernel, what is known of *path* and below. Return of how many names."""
+        ...
+
     async def look(self, path: str, /) -> Mapping[str, object]:
         """Tell how much of the file *path* is here, and fetch nothing."""
         ...
@@ -185,6 +193,8 @@ class _Conversation:
             "entries": self._entries,
             "history": self._history,
             "presence": self._presence,
+            "explain": self._explain,
+            "refresh": self._refresh,
             "look": self._look,
             "preheat": self._preheat,
             "dirty": self._dirty,
@@ -297,6 +307,12 @@ class _Conversation:
         if not isinstance(paths, list) or not all(map(_is_path, paths)):
             raise UsageError("presence: paths must be a list of paths")
         return self._service.presence(paths)
+
+    async def _explain(self, question: Mapping[str, object]) -> object:
+        return await self._service.explain(_path(question))
+
+    async def _refresh(self, question: Mapping[str, object]) -> object:
+        return {"forgotten": await self._service.refresh(_path(question))}
 
     async def _look(self, question: Mapping[str, object]) -> object:
         return await self._service.look(_path(question))

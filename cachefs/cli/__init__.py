@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import cachefs
+from cachefs.cli import failures
 from cachefs.cli.command import Call, Command
-from cachefs.cli.failures import EXIT_FAILURES, EXIT_INTERRUPTED, explain
+from cachefs.cli.failures import EXIT_FAILURES, EXIT_INTERRUPTED
 from cachefs.cli.logs import log_to_stderr
 from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, check_left_over
@@ -26,6 +27,8 @@ COMMANDS: Final = {
     "mount": "mount a bucket, a container or a directory of objects",
     "umount": "upload what waits, then unmount",
     "status": "tell what is mounted, cached, waiting and wrong",
+    "explain": "tell where a file's bytes are, and why",
+    "refresh": "forget what is known of names, so that the store is asked anew",
     "flush": "upload changed files now",
     "preheat": "fetch files into the cache before programs ask for them",
     "verify": "tell whether the store has what is here, by checksum",
@@ -116,7 +119,9 @@ def _load(name: str) -> Command:
 
 
 def _fail(error: BaseException, redactor: Redactor) -> int:
-    failure = explain(error)
+    failure = failures.explain(
+        error
+    )  # by its module: that of the verb `explain` takes the bare name
     complain(redactor(failure.line))
     if failure.unexpected:
         logging.getLogger("cachefs").debug("this should not have happened", exc_info=error)

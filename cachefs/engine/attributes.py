@@ -244,6 +244,10 @@ class Attributes:
             if value is not None
         }
 
+    def state(self, ino: Ino) -> str | None:
+        """Return where the bytes of a file are: ``user.cachefs.state``."""
+        return self._state_of(self._require(ino))["state"]
+
     def _state_of(self, inode: Inode) -> dict[str, str | None]:
         entry = self._rooms.cache.find(inode.ino)
         intent = self._rooms.journal.of(entry.id) if entry is not None else None

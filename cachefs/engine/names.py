@@ -676,6 +676,63 @@ class Names:
         for ino in difference.altered:
             self._tell(Forget(ino))
 
+    async def forget_name(self, parent: Ino, name: Name) -> None:
+        """Forget that *parent* has no such name."""
+        self._forget_listing(parent)
+        self._absent.pop((parent, name), None)
+        await self._tell_patiently(Forget(parent, name))
+
+    async def forget_below(self, inode: Inode) -> int:
+        """Forget what the store said of *inode* and of all that is known below it. Return of how many names.
+
+        The kernel is told of each, and waited for. It keeps the names of directories, which programs may be in: that one is gone
+        it hears when its parent is listed.
+        """
+        count = 1
+        await self._forget_one(inode)
+        directories = [inode.ino] if inode.is_dir else []
+        while directories:
+            parent = directories.pop()
+            self._forget_listing(parent)
+            for name in [each for of, each in self._absent if of == parent]:
+                await self.forget_name(parent, name)
+            after = 0
+            while page := self._inodes.children(parent, after=after):
+                after = page[-1].ino
+                with self._db.transaction():
+                    for child in page:
+                        self._inodes.update(child.ino, checked_ns=0)
+                for child in page:
+                    await self._forget_in_kernel(child)
+                count += len(page)
+                directories += [child.ino for child in page if child.is_dir]
+        return count
+
+    async def _forget_one(self, inode: Inode) -> None:
+        self._inodes.update(inode.ino, checked_ns=0)
+        await self._forget_in_kernel(inode)
+
+    async def _forget_in_kernel(self, inode: Inode) -> None:
+        if inode.is_dir or inode.parent is None or inode.name is None:
+            await self._tell_patiently(Forget(inode.ino))
+        else:
+            await self._tell_patiently(Forget(inode.parent, inode.name))
+
+    async def _tell_patiently(self, what: Forget) -> None:
+        """Tell the kernel, however many changes wait to be told."""
+        if what.name is None:
+            self.told.doubt(what.ino)
+        await self._changes.send(what)
+
+    def _forget_listing(self, ino: Ino) -> None:
+        """Have a directory listed anew by whoever needs it; what it had is still known, should the store be offline."""
+        directory = self._inodes.get(ino)
+        if directory is not None and directory.listed_ns is not None:
+            self._inodes.update(ino, listed_ns=0)
+        self._large.pop(ino, None)
+        for is_dir in (False, True):
+            self._plain.pop((ino, is_dir), None)
+
     def forget_changes(self) -> None:
         """Tell nobody what changed so far: the kernel does not know this mount yet."""
         with contextlib.suppress(trio.WouldBlock):

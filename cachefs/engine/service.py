@@ -33,6 +33,7 @@ from cachefs.engine.conflict import Conflicts
 from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
+from cachefs.engine.insight import Insight
 from cachefs.engine.leftovers import DurableLedger, Leftovers
 from cachefs.engine.names import Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
@@ -227,6 +228,8 @@ class Service:
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
         self._preheater = Preheater(self._names, files, rooms)
+        attributes = Attributes(store, disk.db, disk.inodes, rooms, files, defaults)
+        self._insight = Insight(store, disk, self._names, files, attributes, self._threads)
         self.fs = FileSystem(
             store,
             disk.db,
@@ -236,7 +239,7 @@ class Service:
             conflicts,
             defaults,
             files,
-            Attributes(store, disk.db, disk.inodes, rooms, files, defaults),
+            attributes,
             read_only=settings.read_only,
         )
 
@@ -331,6 +334,15 @@ class Service:
     def entries(self, after: int) -> list[dict[str, object]]:
         """Return some files in the cache whose numbers follow *after*; none: there are no more."""
         return [each.to_json() for each in inventory.page(self._disk, after)]
+
+    async def explain(self, path: str) -> dict[str, object]:
+        """Return all that is known of *path*; see :meth:`Insight.explain`."""
+        with deadline.limited(self._settings.timeout_s):
+            return await self._insight.explain(path)
+
+    async def refresh(self, path: str) -> int:
+        """Forget what is known of *path* and below; see :meth:`Insight.refresh`. Return of how many names."""
+        return await self._insight.refresh(path)
 
     def presence(self, paths: Sequence[str]) -> list[tuple[int | None, int]]:
         """Return size (None: not known) and cached bytes of each of *paths*, without asking the store."""

@@ -20,7 +20,8 @@ def test_every_command_has_help(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["umount", "status", "flush", "verify", "preheat", "push", "recover"]
+    "command",
+    ["umount", "status", "explain", "refresh", "flush", "verify", "preheat", "push", "recover"],
 )
 def test_every_command_that_reports_can_report_in_json(command: str) -> None:
     assert "--json" in build_parser(command).format_help()
@@ -53,7 +54,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     [
         (
             "",
-            "no command given — one of mount, umount, status, flush, preheat, verify, push, recover, sync, demo; see cachefs --help",
+            "no command given — one of mount, umount, status, explain, refresh, flush, preheat, verify, push, recover, sync, demo; see cachefs --help",
         ),
         ("mont", "unknown command mont — did you mean mount?"),
         ("frobnicate", "unknown command frobnicate — see cachefs --help"),
@@ -110,6 +111,8 @@ def test_the_version_is_told(tmp_path: Path) -> None:
             "umount . --timeout soon",
             "--timeout soon is not a duration — for example --timeout 60s",
         ),
+        ("explain .", "HOME is in no running cachefs mount — cachefs status lists them"),
+        ("refresh .", "HOME is in no running cachefs mount — cachefs status lists them"),
         ("flush .", "HOME is in no running cachefs mount — cachefs status lists them"),
         ("verify --dir none s3://b", "none is no directory — name the one to verify"),
         (
