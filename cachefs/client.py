@@ -120,6 +120,9 @@ def _connected(path: Path) -> socket.socket:
     except OSError as error:
         connection.close()
         raise NoDaemon(f"no daemon listens at {path}: {error.strerror or error}") from None
+    except BaseException:  # Ctrl-C
+        connection.close()
+        raise
     return connection
 
 

@@ -1,23 +1,25 @@
 """``cachefs status``: what is mounted, cached, waiting and wrong."""
 
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES
 from cachefs.cli.live import every_mount, mount_containing
 from cachefs.cli.mounts import locate, mount_at, mounted
-from cachefs.cli.output import counted, human_size, say, say_json, table
+from cachefs.cli.output import counted, human_size, printable, say, say_json, table
 from cachefs.cli.parser import Parser
 from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient, ControlError
 from cachefs.config.quantities import parse_patience
 from cachefs.core.errors import UsageError
 
-_CLEAR = "\x1b[H\x1b[2J"
+_HOME, _END_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _MOST_FILES = 20
 
 
@@ -31,10 +33,13 @@ def _configure(parser: Parser) -> None:
         "mountpoint", metavar="MOUNTPOINT", nargs="?", help="a mount, or a path in it"
     )
     parser.add_argument(
-        "--watch", action="store_true", help="tell again and again, until interrupted"
+        "--watch",
+        action="store_true",
+        help="tell again and again, until interrupted: in place on a terminal, in a pipe one block (--json: one line) "
+        "each time",
     )
     parser.add_argument(
-        "--interval", metavar="TIME", default="2s", help="with --watch: how often [2s]"
+        "--interval", metavar="TIME", default="1s", help="with --watch: how often [1s]"
     )
     add_json(parser)
 
@@ -47,25 +52,48 @@ def _run(call: Call) -> int:
         raise UsageError(
             f"--interval {arguments.interval} {error} — for example --interval 2s"
         ) from None
-    if not arguments.watch:
-        return _tell(call, stream=False)
-    pause = threading.Event()
-    while True:
-        if sys.stdout.isatty() and not call.as_json:
-            sys.stdout.write(_CLEAR)
-        _tell(call, stream=True)
-        pause.wait(interval_s)
-
-
-def _tell(call: Call, *, stream: bool) -> int:
+    if arguments.watch:
+        _watch(call, interval_s)
     reports = list(_reports(call))
     if call.as_json:
-        say_json(reports[0] if call.arguments.mountpoint else {"mounts": reports}, stream=stream)
-    elif not reports:
-        say("no cachefs mounts")
+        say_json(_document(call, reports))
     else:
-        say("\n\n".join("\n".join(describe(report)) for report in reports))
+        say(_text(reports))
     return EXIT_FAILURES if any(map(_is_wrong, reports)) else EXIT_DONE
+
+
+def _watch(call: Call, interval_s: float) -> NoReturn:
+    """Tell again and again."""
+    pause = threading.Event()
+    while True:
+        began = time.monotonic()
+        reports = list(_reports(call))
+        if call.as_json:
+            say_json({"time": time.time(), **_document(call, reports)}, stream=True)
+        else:
+            text = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{_text(reports)}"
+            if sys.stdout.isatty():
+                _show_in_place(text)
+            else:
+                say(f"{text}\n")
+        pause.wait(max(0.0, interval_s - (time.monotonic() - began)))
+
+
+def _show_in_place(text: str) -> None:
+    """Write *text* over what the terminal shows, line by line: it does not flicker, and scrolls nothing away."""
+    size = shutil.get_terminal_size()
+    lines = [line[: size.columns] for line in printable(text).splitlines()[: size.lines - 1]]
+    shown = "".join(f"{line}{_END_OF_LINE}\n" for line in lines)
+    sys.stdout.write(f"{_HOME}{shown}{_BELOW}")
+    sys.stdout.flush()
+
+
+def _document(call: Call, reports: list[dict[str, object]]) -> dict[str, object]:
+    return reports[0] if call.arguments.mountpoint else {"mounts": reports}
+
+
+def _text(reports: list[dict[str, object]]) -> str:
+    return "\n\n".join("\n".join(describe(report)) for report in reports) or "no cachefs mounts"
 
 
 def _reports(call: Call) -> Iterator[dict[str, object]]:
