@@ -36,6 +36,7 @@ from cachefs.core import xattrs
 from cachefs.core.errors import CachefsError, NoEntry, NoMemory, errno_of, shortage
 from cachefs.core.types import Fh, Ino, Kind, Name
 from cachefs.engine.attributes import Stat
+from cachefs.engine.cause import because
 from cachefs.engine.filesystem import Changes, FileSystem
 from cachefs.engine.handles import Opened
 from cachefs.engine.names import Forget
@@ -64,14 +65,16 @@ _DOTS = 2
 class replying:
     """Answers a request within *timeout_s* seconds of waiting, and with an errno where the block raises."""
 
-    __slots__ = ("_limit", "_operation")
+    __slots__ = ("_cause", "_limit", "_operation")
 
     def __init__(self, operation: str, timeout_s: float) -> None:
         self._operation = operation
         self._limit = deadline.limited(timeout_s)
+        self._cause = because(operation)
 
     def __enter__(self) -> None:
         self._limit.__enter__()
+        self._cause.__enter__()
 
     def __exit__(
         self,
@@ -79,6 +82,7 @@ class replying:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._cause.__exit__()
         self._limit.__exit__()
         if error is None or isinstance(error, FUSEError) or not isinstance(error, Exception):
             return

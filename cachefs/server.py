@@ -17,6 +17,7 @@ import trio
 
 import cachefs
 from cachefs.core.errors import CachefsError, Fault, Refused, UsageError
+from cachefs.engine.cause import because
 
 SOCKET_NAME: Final = "control.sock"
 _LONGEST_QUESTION: Final = 2**20
@@ -270,7 +271,8 @@ class _Conversation:
                 f"not a question: one JSON object with a verb of {', '.join(self._verbs)}", 2
             )
         try:
-            return {"ok": True, "result": await verb(question)}
+            with because(f"cachefs {question['verb']}"):
+                return {"ok": True, "result": await verb(question)}
         except CachefsError as error:
             return _refusal(" ".join(str(error).split()) or type(error).__name__, _code_of(error))
         except Exception:  # noqa: BLE001 - one caller's bad luck must not end the mount

@@ -60,6 +60,7 @@ def settings_of(config: MountConfig, cache_disk_size: int) -> ServiceSettings:
         file_mode=config.file_mode,
         dir_mode=config.dir_mode,
         trace=config.trace,
+        audit=config.audit,
     )
 
 

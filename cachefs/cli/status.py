@@ -160,6 +160,9 @@ def describe(report: Mapping[str, object]) -> list[str]:
         ("abilities", _abilities(_mapping(report, "capabilities"))),
         ("daemon", f"pid {report.get('pid')}, cachefs {report.get('version')}"),
     ]
+    rows += [
+        (name, _lines(_mapping(report, name))) for name in ("trace", "audit") if report.get(name)
+    ]
     if failed := _number(report, "failed_tasks"):
         rows.append(
             ("failures", f"{counted(failed, 'task')} failed unforeseen; the log tells more")
@@ -191,6 +194,12 @@ def _reads(reads: Mapping[str, object]) -> str:
         return "none yet"
     ratio = 100 * _number(reads, "opens_cached") // opens
     return f"{counted(opens, 'open')}, {ratio}% of them cached; {human_size(read)} read, {human_size(fetched)} fetched"
+
+
+def _lines(file: Mapping[str, object]) -> str:
+    lost = _number(file, "lost")
+    missing = f", {counted(lost, 'line')} could not be written" if lost else ""
+    return f"{counted(_number(file, 'lines'), 'line')} in {file.get('file')}{missing}"
 
 
 def _waiting(dirty: list[Mapping[str, object]]) -> str:

@@ -52,6 +52,7 @@ class MountConfig:
     log_file: Path | None
     log_format: LogFormat
     trace: Path | None
+    audit: Path | None
     foreground: bool
     kernel_options: tuple[str, ...] = ()
 
@@ -163,6 +164,7 @@ def _frozen(
     cache_dir = values.get(options.CACHE_DIR)
     log_file = values.get(options.LOG_FILE)
     trace = values.get(options.TRACE)
+    audit = values.get(options.AUDIT)
     unmasked = ~values.require(options.UMASK)
     return MountConfig(
         source=source,
@@ -193,6 +195,7 @@ def _frozen(
         log_file=environment.absolute(log_file) if log_file else None,
         log_format=values.require(options.LOG_FORMAT),
         trace=environment.absolute(trace) if trace else None,
+        audit=environment.absolute(audit) if audit else None,
         foreground=values.require(options.FOREGROUND),
         kernel_options=kernel_options,
     )

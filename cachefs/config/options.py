@@ -439,6 +439,14 @@ TRACE: Final = Option(
     example="/var/log/cachefs-trace.csv",
     metavar="FILE",
 )
+AUDIT: Final = Option(
+    "audit",
+    parse_text,
+    "File to which each fetch, upload, eviction, conflict and delete is appended, with its cause, as JSON lines.",
+    Group.RUNNING,
+    example="/var/log/cachefs-audit.jsonl",
+    metavar="FILE",
+)
 FOREGROUND: Final = Option(
     "foreground",
     parse_switch,
@@ -492,6 +500,7 @@ MOUNT_OPTIONS: Final[tuple[Option[object], ...]] = (
     LOG_FILE,
     LOG_FORMAT,
     TRACE,
+    AUDIT,
     FOREGROUND,
 )
 """All of them, in the order in which they are shown."""

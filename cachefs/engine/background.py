@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 from cachefs.core.errors import CacheError, CachefsError
+from cachefs.engine.cause import because
 from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class Background:
 
     async def _guard(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            with deadline.unlimited():  # it outlives the operation that started it
+            # It outlives the operation that started it, and is done because of that.
+            with deadline.unlimited(), because(name, if_unknown=True):
                 await work()
         except CacheError as error:  # of the disk, which may have room again
             _log.warning("%s: %s", name, error)

@@ -5,7 +5,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,6 +96,8 @@ class Conflicts:
         self._names = names
         self._threads = threads
         self._policy = policy
+        self.noticed: Callable[[Key, str], None] = lambda key, outcome: None
+        """Called with each conflict, and what came of it."""
 
     async def resolve(
         self,
@@ -276,6 +278,7 @@ class Conflicts:
         """Say what was met at *key*, in the log and in ``status``."""
         _log.warning("conflict: %s: %s", ascii(key), outcome)
         self._journal.note_conflict(key, outcome, self._names.wall_ns())
+        self.noticed(key, outcome)
 
 
 def beside(component: str, turn: int) -> tuple[Name, str]:

@@ -416,6 +416,7 @@ class OpenFiles:
             self._rooms.cache.save(file.entry)
             self._rooms.journal.seal(file.entry.id, due_ns=due_ns, is_synced=is_synced)
         file.sealed()
+        self._rooms.uploader.note_cause(file.entry.id)
         self._rooms.uploader.kick()
 
     async def _seal_durably(self, file: OpenFile) -> None:

@@ -9,7 +9,7 @@ import trio
 from cachefs.core.errors import CacheError, DiskFull, NoRoom
 from cachefs.core.policy import HIGH_WATER, LOW_WATER, choose_victims
 from cachefs.engine.threads import Threads
-from cachefs.local.cache import Cache, Doomed, Reservation
+from cachefs.local.cache import Cache, Doomed, Entry, Reservation
 from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ class Room:
         self._kicked = trio.Event()
         self._freed = trio.Event()
         self._full_until = -math.inf
+        self.on_evicted: Callable[[Entry, int], None] = lambda entry, size: None
+        """Called with each entry that was evicted, and how many bytes of it were here."""
         self.evicted = 0
         """Entries evicted since the start."""
 
@@ -133,6 +135,7 @@ class Room:
                 entry = self._cache.load(victim.entry)
                 if entry is None or entry.pins:
                     continue
+                size = entry.here.total
                 try:
                     dropped = self._cache.drop(entry)
                 except DiskFull:
@@ -142,6 +145,7 @@ class Room:
                     dropped = self._cache.drop(entry)  # for which there is room now
                 if dropped is not None:
                     doomed.append(dropped)
+                    self.on_evicted(entry, size)
         except CacheError as error:
             _log.warning("no further entries can be evicted: %s", error)
         self.evicted += len(doomed)

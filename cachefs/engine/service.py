@@ -27,6 +27,7 @@ from cachefs.core.types import (
 )
 from cachefs.engine import inventory, recovery
 from cachefs.engine.attributes import Attributes
+from cachefs.engine.audit import Audit, AuditedStore
 from cachefs.engine.background import Background
 from cachefs.engine.clock import Clock
 from cachefs.engine.conflict import Conflicts
@@ -54,6 +55,7 @@ from cachefs.local.directory import CacheDirectory
 from cachefs.local.inodes import ROOT, Inode
 from cachefs.remote import deadline
 from cachefs.remote.retry import Retrying
+from cachefs.remote.store import ObjectStore
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class ServiceSettings:
     dir_mode: int
     trace: Path | None = None
     """The file to which every open is appended; None: none."""
+    audit: Path | None = None
+    """The file to which what is done to bytes and objects is appended; None: none."""
 
 
 class Service:
@@ -110,9 +114,12 @@ class Service:
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
         self._threads = Threads(transfers=settings.transfers, timeout_s=settings.timeout_s)
         self._trace = Trace(settings.trace, self._threads)
+        self._audit = Audit(settings.audit, self._threads)
         self._reach = Reach(store, self._threads)
+        audited: ObjectStore = AuditedStore(store, self._audit) if self._audit.is_on else store
         self._threads.asked = self._reach.notice
         self._room = Room(disk.cache, self._threads)
+        self._room.on_evicted = self._note_eviction
         clock = Clock()
         freshness = Freshness(
             int(settings.metadata_ttl_s * SECOND_NS),
@@ -123,7 +130,7 @@ class Service:
             offline_names=settings.upload is UploadMode.BACKGROUND,
         )
         self._names = Names(
-            store,
+            audited,
             disk.db,
             disk.inodes,
             disk.journal,
@@ -136,10 +143,11 @@ class Service:
             clock=clock,
         )
         conflicts = Conflicts(
-            store, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
+            audited, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
         )
+        conflicts.noticed = self._audit.conflict
         self._second = SecondLooks(
-            store,
+            audited,
             disk.cache,
             disk.journal,
             disk.inodes,
@@ -151,7 +159,7 @@ class Service:
         )
         self._names.before_drop = self._second.before_drop
         self._fetcher = Fetcher(
-            store,
+            audited,
             disk.cache,
             self._room,
             self._names,
@@ -161,7 +169,7 @@ class Service:
             mode=settings.fetch,
         )
         self._uploader = Uploader(
-            store,
+            audited,
             disk.db,
             disk.cache,
             disk.journal,
@@ -178,7 +186,7 @@ class Service:
             longest_delay_s=settings.upload_delay_s,
         )
         self._unfinished = Unfinished(
-            store,
+            audited,
             disk.db,
             disk.inodes,
             disk.cache,
@@ -190,7 +198,7 @@ class Service:
         )
         self._reach.on_return.append(self._store_is_back)
         self._renamer = Renamer(
-            store,
+            audited,
             disk.db,
             disk.inodes,
             disk.journal,
@@ -207,7 +215,7 @@ class Service:
         ledger = DurableLedger(disk.journal, disk.db)
         store.keep_ledger(ledger)
         self._leftovers = Leftovers(
-            store, ledger, disk.journal, disk.cache, disk.inodes, self._threads
+            audited, ledger, disk.journal, disk.cache, disk.inodes, self._threads
         )
         rooms = Rooms(
             disk.cache,
@@ -228,10 +236,10 @@ class Service:
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
         self._preheater = Preheater(self._names, files, rooms)
-        attributes = Attributes(store, disk.db, disk.inodes, rooms, files, defaults)
-        self._insight = Insight(store, disk, self._names, files, attributes, self._threads)
+        attributes = Attributes(audited, disk.db, disk.inodes, rooms, files, defaults)
+        self._insight = Insight(audited, disk, self._names, files, attributes, self._threads)
         self.fs = FileSystem(
-            store,
+            audited,
             disk.db,
             disk.inodes,
             rooms,
@@ -265,11 +273,17 @@ class Service:
         self.background.keep("history", self._remember)
         if self._trace.is_on:
             self.background.keep("trace", self._trace.run)
+        if self._audit.is_on:
+            self.background.keep("audit", self._audit.run)
         self.background.keep("late closes", self.fs.files.close_late)
         if not self._settings.read_only:
             self.background.keep("leftovers", self._leftovers.run)
         await self._unfinished.wait_tried()
         self._names.forget_changes()
+
+    def _note_eviction(self, entry: Entry, size: int) -> None:
+        key = self._disk.inodes.key_of(entry.ino)
+        self._audit.record("eviction", key, etag=entry.etag, bytes=size)
 
     def _store_is_back(self, was_missed: bool) -> None:
         if was_missed:
@@ -329,6 +343,7 @@ class Service:
             "known_inodes": self._disk.inodes.count(),
             "failed_tasks": self.background.failed,
             "trace": self._trace.status(),
+            "audit": self._audit.status(),
         }
 
     def entries(self, after: int) -> list[dict[str, object]]:
@@ -505,6 +520,7 @@ class Service:
     def finish(self) -> None:
         """Write down what is left to write when nothing is served any more. Blocks."""
         self._trace.finish()
+        self._audit.finish()
 
     def resume(self) -> None:
         """Take writes again, after a drain that left something behind."""

@@ -29,8 +29,10 @@ from cachefs.core.intent import Intent, State
 from cachefs.core.policy import SECOND_NS, is_due, is_final, next_try_ns
 from cachefs.core.sums import PieceSums
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
+from cachefs.engine import cause
 from cachefs.engine.background import Background
 from cachefs.engine.body import FileBody, SummingSink
+from cachefs.engine.cause import because
 from cachefs.engine.conflict import (
     Conflicts,
     GivenUp,
@@ -56,6 +58,8 @@ from cachefs.remote.store import ObjectStore, UploadStopped
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+_ITS_TIME = "due"
+"""The cause of an upload that an earlier daemon left, or that is tried again by itself."""
 _LONGEST_BACKOFF_S = 60
 _DISK_RETRY_S = 1.0
 """How long the loop waits when the tables cannot be changed."""
@@ -160,6 +164,8 @@ class Uploader:
         self._failures: dict[EntryId, tuple[int, CachefsError]] = {}
         self._denied: set[EntryId] = set()
         """What waits because access was denied, and not yet been hurried because somebody had access again."""
+        self._causes: dict[EntryId, str] = {}
+        """Why an entry is to be uploaded, until that begins."""
         self._has_stranded = False
         self.uploaded = 0
         """Objects stored since the start."""
@@ -210,9 +216,14 @@ class Uploader:
         before = self._before(entry_id)
         if self._journal.of(entry_id) is not None and entry_id not in self._running:
             self._journal.hurry(entry_id, self._names.now_ns())
+            self.note_cause(entry_id)
         self._kicked.set()
         self._reach.look()
         return before
+
+    def note_cause(self, entry_id: EntryId) -> None:
+        """Note that what is being done now is why the entry is to be uploaded."""
+        self._causes[entry_id] = cause.current()
 
     def _before(self, entry_id: EntryId) -> Before:
         return Before(self._failed(entry_id)[0], is_under_way=entry_id in self._running)
@@ -230,6 +241,7 @@ class Uploader:
         entry = self._cache.load(entry_id)
         if entry is not None and self._journal.of(entry_id) is not None:
             self._forget(entry)
+            self._causes.pop(entry_id, None)
             self._tell()
 
     def hurry_all(self) -> None:
@@ -350,7 +362,8 @@ class Uploader:
                 raise
             upload = Upload(intent.entry)
             self._running[intent.entry] = upload
-            self._background.start("upload", lambda upload=upload: self._carry(upload))  # type: ignore[misc]
+            with because(self._causes.pop(intent.entry, "") or _ITS_TIME):
+                self._background.start("upload", lambda upload=upload: self._carry(upload))  # type: ignore[misc]
         return 60
 
     def _is_moving(self, entry_id: EntryId) -> bool:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from cachefs.core.traceline import HEADER, TraceLine
+from cachefs.engine import linefile
 from cachefs.engine import trace as module
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import MIB, Rig, serving, store, until
@@ -16,7 +17,7 @@ from tests.engine.rig import MIB, Rig, serving, store, until
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_EVERY_S", 0.01)
+    monkeypatch.setattr(linefile, "_EVERY_S", 0.01)
 
 
 def lines_of(path: Path) -> list[dict[str, str]]:
@@ -98,7 +99,7 @@ async def test_how_many_are_missing_is_said_when_it_can_be_written_again(
 
 
 def test_memory_is_bounded_where_the_file_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_LINES", 2)
+    monkeypatch.setattr(linefile, "_MOST_LINES", 2)
     trace = module.Trace(Path("/nowhere"), None)  # type: ignore[arg-type]
     for number in range(5):
         trace.note(TraceLine(number, "a", 1, is_hit=True, fetch_ns=0, is_write=False))

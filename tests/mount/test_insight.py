@@ -1,6 +1,7 @@
 """``cachefs explain`` and ``cachefs refresh`` on a mount whose kernel believes what it was told."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,3 +69,25 @@ def test_a_file_is_explained(store: LiveStore, mounting: Callable[..., Mount]) -
     assert "no such file" in none.stderr
     assert outside.returncode == 2
     assert "in no running cachefs mount" in outside.stderr
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_the_audit_log_tells_which_call_of_a_program_was_the_cause(
+    store: LiveStore, mounting: Callable[..., Mount], tmp_path: Path
+) -> None:
+    log = tmp_path / "audit.jsonl"
+    store.put("read", b"content")
+    with mounting(store.target(), "--audit", str(log)) as mount:
+        mount.do(programs.read_file, mount / "read")
+        mount.do(programs.write_file, mount / "written", b"bytes")
+        mount.do(os.rename, mount / "written", mount / "renamed")
+        mount.do(os.remove, mount / "renamed")
+        assert mount.umount().returncode == 0
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = {(line["event"], line["key"], line["cause"]) for line in lines}
+    assert ("fetch", "read", "open") in told
+    assert ("upload", "written", "flush") in told
+    assert ("copy", "renamed", "rename") in told
+    assert ("delete", "written", "rename") in told
+    assert ("delete", "renamed", "unlink") in told
