@@ -17,8 +17,9 @@ from cachefs.remote.memory import MemoryStore
 from cachefs.remote.retry import Pace, Retrying
 from cachefs.remote.s3 import S3Store
 from cachefs.remote.s3_client import S3Client
+from cachefs.remote.s3_probe import Findings
 from cachefs.remote.scoped import Scoped
-from cachefs.remote.store import ObjectStore
+from cachefs.remote.store import Capabilities, ObjectStore
 from cachefs.remote.swift import SwiftStore
 from tests.contract.faulty import Faulty, FaultyStore
 from tests.servers.moto import moto
@@ -93,12 +94,18 @@ def require_openstack(package: str) -> None:
     assert there, f"{package} is not installed: tools/setup test"
 
 
+@pytest.fixture(scope="session")
+def swift_sdk(swift_server: SwiftServer) -> Iterator[Any]:
+    """Swift's own client, signed in."""
+    with closing(swift_server.sdk()) as sdk:
+        yield sdk
+
+
 @pytest.fixture
-def fresh_container(swift_server: SwiftServer) -> str:
+def fresh_container(swift_sdk: Any) -> str:  # noqa: ANN401  # untyped
     """An empty container, made past cachefs."""
     container = f"container-{uuid.uuid4().hex[:12]}"
-    with closing(swift_server.sdk()) as sdk:
-        sdk.put_container(container)
+    swift_sdk.put_container(container)
     return container
 
 
@@ -214,12 +221,31 @@ STORES: Final[dict[str, Opener]] = {
 }
 
 
+@pytest.fixture(scope="session")
+def found() -> dict[str, Findings | Capabilities]:
+    """What each server honours, once it was asked: to ask takes longer than most tests do."""
+    return {}
+
+
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+def store(
+    request: pytest.FixtureRequest, found: dict[str, Findings | Capabilities]
+) -> Iterator[ObjectStore]:
     """An empty store, probed."""
-    with closing(STORES[request.param](request)) as opened:
+    name: str = request.param
+    with closing(STORES[name](request)) as opened:
         opened.check()
-        opened.probe()
+        known = found.get(name)
+        if isinstance(opened, S3Store) and isinstance(known, Findings):
+            opened._found = known
+        elif isinstance(opened, SwiftStore) and isinstance(known, Capabilities):
+            opened._capabilities = known
+        else:
+            opened.probe()
+            if isinstance(opened, S3Store):
+                found[name] = opened._found
+            elif isinstance(opened, SwiftStore):
+                found[name] = opened.capabilities
         yield opened
 
 
