@@ -56,6 +56,18 @@ class Controlled(Protocol):
         """Return some files in the cache whose numbers follow *after*; none: there are no more."""
         ...
 
+    def entry(self, entry_id: int, /) -> Mapping[str, object] | None:
+        """Return one of them as it is now, with the sums of its bytes; None: it is gone."""
+        ...
+
+    async def refetch(self, entry_id: int, etag: str, /) -> bool:
+        """Give up the clean bytes of a file if they are still of version *etag*, so that they are fetched anew."""
+        ...
+
+    async def store_anew(self, entry_id: int, etag: str, /) -> bool:
+        """Queue the clean bytes of a file, if they are still of version *etag*, whose object is gone."""
+        ...
+
     def presence(self, paths: Sequence[str]) -> Sequence[tuple[int | None, int]]:
         """Return size (None: not known) and cached bytes of each of *paths*, without asking the store."""
         ...
@@ -193,6 +205,9 @@ class _Conversation:
             "drain": self._drain,
             "entries": self._entries,
             "history": self._history,
+            "entry": self._entry,
+            "refetch": self._refetch,
+            "store_anew": self._store_anew,
             "presence": self._presence,
             "explain": self._explain,
             "refresh": self._refresh,
@@ -304,6 +319,15 @@ class _Conversation:
     async def _history(self, question: Mapping[str, object]) -> object:
         return self._service.history(_number(question, "after"))
 
+    async def _entry(self, question: Mapping[str, object]) -> object:
+        return self._service.entry(_identity(question))
+
+    async def _refetch(self, question: Mapping[str, object]) -> object:
+        return await self._service.refetch(_identity(question), _etag(question))
+
+    async def _store_anew(self, question: Mapping[str, object]) -> object:
+        return await self._service.store_anew(_identity(question), _etag(question))
+
     async def _presence(self, question: Mapping[str, object]) -> object:
         paths = question.get("paths")
         if not isinstance(paths, list) or not all(map(_is_path, paths)):
@@ -346,6 +370,14 @@ class _Conversation:
 
 def _identity(question: Mapping[str, object]) -> int:
     return _number(question, "id")
+
+
+def _etag(question: Mapping[str, object]) -> str:
+    """Return the version that is meant."""
+    etag = question.get("etag")
+    if not isinstance(etag, str) or not etag:
+        raise UsageError("etag must be a text")
+    return etag
 
 
 def _number(question: Mapping[str, object], name: str) -> int:

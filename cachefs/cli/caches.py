@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cachefs.cli.command import Call
 from cachefs.cli.live import every_mount
 from cachefs.cli.mounts import locate
+from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
-from cachefs.core.cached import CachedFile
+from cachefs.config.settings import Setting
+from cachefs.core.cached import CachedFile, CachedPieces
 from cachefs.core.errors import UsageError
 from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed
+from cachefs.core.source import StoreOptions
 
 SOCKET_NAME: Final = "control.sock"
 _DATABASE: Final = "cachefs.sqlite3"
@@ -28,6 +32,10 @@ class Held(Protocol):
 
     def entries(self) -> Iterator[CachedFile]:
         """Yield every file in the cache."""
+        ...
+
+    def entry(self, identity: int) -> CachedPieces | None:
+        """Return one of them as it is now, with the sums of its bytes; None: it is gone."""
         ...
 
     def presence(self, paths: Sequence[str]) -> Sequence[Presence]:
@@ -70,6 +78,27 @@ class Live:
             return [CachedFile.from_json(row) for row in answer]  # type: ignore[attr-defined]
         except (KeyError, TypeError, ValueError):
             raise ControlError("the daemon's answer is not one") from None
+
+    def entry(self, identity: int) -> CachedPieces | None:
+        """Return one of them as it is now, with the sums of its bytes; None: it is gone."""
+        answer = self._client.ask("entry", id=identity)
+        if answer is None:
+            return None
+        try:
+            return CachedPieces.from_json(answer)  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError):
+            raise ControlError("the daemon's answer is not one") from None
+
+    def refetch(self, identity: int, etag: str) -> bool:
+        """Have the daemon give up the clean bytes of one, if they are of that version. Return whether it has."""
+        return (
+            self._client.ask("refetch", id=identity, etag=etag, timeout_s=_LONGEST_WAIT_S) is True
+        )
+
+    def store_anew(self, identity: int, etag: str) -> bool:
+        """Have the daemon queue the clean bytes of one, if they are of that version. Return whether it has."""
+        answer = self._client.ask("store_anew", id=identity, etag=etag, timeout_s=_LONGEST_WAIT_S)
+        return answer is True
 
     def presence(self, paths: Sequence[str]) -> Sequence[Presence]:
         """Return how much of each file is in the cache, as far as that is known without asking the store."""
@@ -167,11 +196,14 @@ def one_cache_dir(call: Call) -> Path:
 
 
 def config_of(call: Call, cache_dir: Path, *, how: str) -> MountConfig:
-    """Return the configuration of what was named, or of the configured mount that keeps its cache in *cache_dir*.
+    """Return the configuration of the mount on *cache_dir*, as it runs, as it was named, or as it is configured.
 
     Raise ``UsageError`` if nothing tells which store it caches, and that it can be named by *how*.
     """
     file = read_config_file(call.environment)
+    for running in every_mount(call.environment):
+        if running.cache_dir == str(cache_dir):
+            return _config_of_running(call, running, file)
     if call.arguments.of:
         return mount_config(
             _configured_name(call, file),
@@ -185,6 +217,26 @@ def config_of(call: Call, cache_dir: Path, *, how: str) -> MountConfig:
         if config.cache_dir == cache_dir:
             return config
     raise UsageError(f"which store {cache_dir} caches is not known — name the source by {how}")
+
+
+def _config_of_running(call: Call, running: Registration, file: ConfigFile) -> MountConfig:
+    """Return the configuration of a mount: the store as it reaches it, but for what was asked for otherwise."""
+
+    def config(settings: tuple[Setting, ...]) -> MountConfig:
+        return mount_config(
+            running.source, None, settings, file=file, environment=call.environment
+        )
+
+    asked, plain = config(call.given.settings), config(())
+    changed = {
+        each.name: getattr(asked.store, each.name)
+        for each in fields(StoreOptions)
+        if getattr(asked.store, each.name) != getattr(plain.store, each.name)
+    }
+    known = {each.name for each in fields(StoreOptions)}
+    told: dict[str, Any] = {name: each for name, each in running.store.items() if name in known}
+    store = replace(StoreOptions(**told) if told else plain.store, **changed)
+    return replace(asked, store=store, cache_dir=Path(running.cache_dir))
 
 
 def _configured_name(call: Call, file: ConfigFile) -> str:

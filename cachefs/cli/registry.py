@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import stat
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from cachefs.config import Environment
@@ -28,6 +29,8 @@ class Registration:
     pid: int
     started: int
     """When the process began, in the kernel's ticks since boot: tells it from another with the same pid."""
+    store: Mapping[str, object] = field(default_factory=dict)
+    """How the store is reached, as ``StoreOptions`` has it; empty: not told. No secrets."""
 
 
 class Registry:
@@ -125,7 +128,8 @@ def process_start(pid: int) -> int | None:
 def _read(path: Path) -> Registration | None:
     try:
         told = json.loads(path.read_text())
-        # A newer cachefs may tell more.
+        # A newer cachefs may tell more, and an older one does not tell how the store is reached.
+        told = {"store": {}, **told}
         return Registration(**{each.name: told[each.name] for each in fields(Registration)})
     except (OSError, ValueError, TypeError, KeyError) as error:
         _log.debug("cannot read %s: %s", path, error)

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -183,6 +184,7 @@ class Daemon:
             socket=str(self._config.cache_dir / SOCKET_NAME),
             pid=pid,
             started=process_start(pid) or 0,
+            store=asdict(self._config.store),
         )
         try:
             self._registry.add(registration, self._device)

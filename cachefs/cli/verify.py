@@ -9,26 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
+from cachefs.cli.caches import SOCKET_NAME, config_of, has_cache, one_cache_dir
 from cachefs.cli.command import Call, Command, add_json
-from cachefs.cli.failures import EXIT_INTERRUPTED
+from cachefs.cli.failures import EXIT_INTERRUPTED, EXIT_UNREACHABLE
 from cachefs.cli.jobs import bar
+from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.cli.stores import opened_store, store_config
+from cachefs.cli.verify_caches import looked_into
 from cachefs.cli.verify_report import Report
+from cachefs.client import ControlClient, NoDaemon
 from cachefs.config import MountConfig
 from cachefs.config.option import Group
 from cachefs.config.quantities import parse_duration, parse_size
 from cachefs.core.errors import UsageError
-from cachefs.local.hashed import HashMemory
+from cachefs.local.hashed import MEMORY_NAME, HashMemory
 from cachefs.ops.compare import Comparer, Patience
 from cachefs.ops.events import Progress
 from cachefs.ops.findings import Finding
 from cachefs.ops.globs import Chosen, chosen
 from cachefs.ops.throttle import Throttle
 from cachefs.ops.verify import DirectoryCheck
+from cachefs.ops.verify_cache import CacheCheck, Unanswered
 from cachefs.remote.retry import Retrying
 
-_GROUPS: Final = (Group.REMOTE,)
+_GROUPS: Final = (Group.CACHE, Group.REMOTE)
 _MOST_THREADS: Final = 64
 _SEGMENT: Final = 256 * 2**20
 """Of large objects that cachefs stores in Swift."""
@@ -37,18 +42,35 @@ T = TypeVar("T")
 
 
 def _configure(parser: Parser) -> None:
-    parser.usage = "cachefs verify --dir DIR DEST [options]"
+    parser.usage = (
+        "cachefs verify [MOUNT | --cache-dir DIR [SOURCE]] [options]\n"
+        "       cachefs verify --dir DIR DEST [options]"
+    )
     parser.description = (
         "Tells which files are not at the store with the same bytes. The store is asked for one listing, and about\n"
         "single objects only where that tells no MD5 of theirs. What was hashed is remembered, so that the next run\n"
         "reads only what has changed since.\n\n"
+        "Without --dir the files in a cache are verified: of MOUNT, which is a mountpoint, a [mounts.NAME] or a\n"
+        "source, or of the only one there is. What waits for upload is said to, and is no error.\n"
         "--dir verifies the files below DIR against DEST, a source: s3://BUCKET/PREFIX, swift://CONTAINER, …\n\n"
-        "What is the same is not listed, unless --all says so. The exit code is 1 if anything is out of sync."
+        "What is the same is not listed, unless --all says so. The exit code is 1 if anything is out of sync, and 5\n"
+        "if something only waits for its upload."
     )
-    parser.add_argument("of", metavar="DEST", help="where the files should be")
-    parser.add_argument("--dir", metavar="DIR", required=True, help="the directory to verify")
+    parser.add_argument("of", metavar="MOUNT", nargs="?", help="which cache; with --dir: DEST")
+    parser.add_argument("--dir", metavar="DIR", help="verify the files below this directory")
     parser.add_argument(
         "--one-way", action="store_true", help="with --dir: pass over what only the store has"
+    )
+    mending = parser.add_argument_group("of a cache")
+    mending.add_argument(
+        "--wait",
+        action="store_true",
+        help="have what waits uploaded, and tell what became of it",
+    )
+    mending.add_argument(
+        "--repair",
+        action="store_true",
+        help="fetch anew what rotted; queue what the store has lost, never over another version",
     )
     parser.add_argument("--include", metavar="PATTERN", action="append", default=[], help=_PATTERN)
     parser.add_argument(
@@ -77,7 +99,7 @@ def _configure(parser: Parser) -> None:
     cost.add_argument(
         "--memory",
         metavar="FILE",
-        help="where to remember what was hashed [below the state directory]",
+        help="where to remember what was hashed [in the cache directory; with --dir below the state directory]",
     )
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--all", action="store_true", help="list what is the same, too")
@@ -95,9 +117,70 @@ _PATTERN: Final = "only these paths; a pattern as in .gitignore, may be given se
 
 
 def _run(call: Call) -> int:
-    if call.as_json and call.arguments.combined:
+    arguments = call.arguments
+    if call.as_json and arguments.combined:
         raise UsageError("--json and --combined are two forms of the same — choose one")
+    if arguments.dir is None:
+        if arguments.one_way:
+            raise UsageError(
+                "--one-way says how to verify a directory — name one by --dir, or leave it out"
+            )
+        return _cache(call)
+    if arguments.of is None:
+        raise UsageError(
+            f"where the files of {arguments.dir} should be is missing — for example cachefs verify --dir "
+            f"{arguments.dir} s3://BUCKET/PREFIX"
+        )
+    if arguments.repair or arguments.wait:
+        raise UsageError(
+            "--repair and --wait are for a cache — to upload what a directory has, give the list to push:"
+            " cachefs verify --json --dir DIR DEST | cachefs push --manifest - DIR DEST"
+        )
     return _directory(call)
+
+
+def _cache(call: Call) -> int:
+    cache_dir = one_cache_dir(call)
+    if not has_cache(cache_dir):
+        raise UsageError(f"there is no cache in {cache_dir} — name a mount, or its --cache-dir")
+    config = config_of(call, cache_dir, how=f"cachefs verify --cache-dir {cache_dir} s3://BUCKET")
+    paths, threads, comparing = _paths(call), _threads(call), _comparing(call, config)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(opened_store(call, config))
+        if call.arguments.repair or call.arguments.wait:
+            stack.enter_context(_serving(call, config))
+        cached, mends = stack.enter_context(looked_into(cache_dir))
+        given = call.arguments.memory
+        path = call.environment.absolute(given) if given else cache_dir / MEMORY_NAME
+        memory = stack.enter_context(HashMemory(path))
+        comparer = comparing(store)
+        check = CacheCheck(
+            cache_dir / "data",
+            cached,
+            store,
+            memory,
+            comparer,
+            chosen=paths,
+            threads=threads,
+            mends=mends,
+            is_repairing=call.arguments.repair,
+            is_settling=call.arguments.wait,
+        )
+        return _reported(call, check.run(), comparer, store)
+
+
+@contextmanager
+def _serving(call: Call, config: MountConfig) -> Iterator[None]:
+    """Have a daemon behind the cache, if only for this, where none runs."""
+    try:
+        ControlClient(config.cache_dir / SOCKET_NAME).close()
+    except NoDaemon:
+        from cachefs.cli.offline import answering  # the event loop, only where it is needed
+
+        with answering(config, call.environment):
+            yield
+    else:
+        yield
 
 
 def _directory(call: Call) -> int:
@@ -136,6 +219,10 @@ def _reported(
                     shown.show(event)
                 else:
                     report.tell(event)
+    except Unanswered as error:
+        complain(str(error))
+        report.sum_up(comparer.counts, store.requests, is_interrupted=True)
+        return EXIT_UNREACHABLE
     except KeyboardInterrupt:
         comparer.stop()
         report.sum_up(comparer.counts, store.requests, is_interrupted=True)

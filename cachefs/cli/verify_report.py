@@ -8,7 +8,7 @@ from cachefs.cli.command import Call
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
 from cachefs.cli.output import counted, human_size, printable, say, say_json
 from cachefs.ops.compare import Counts
-from cachefs.ops.findings import FINE, OUT_OF_SYNC, SYMBOLS, WAITING, Finding, State, Tally
+from cachefs.ops.findings import FINE, SYMBOLS, Finding, State, Tally
 
 _WORDS: Final = {
     State.SAME: "the same",
@@ -56,7 +56,7 @@ class Report:
             "size": finding.size,
             "mtime": mtime,
         }
-        return row if finding.repair is None else {**row, "repair": finding.repair}
+        return row if finding.repair is None else {**row, "repair": str(finding.repair)}
 
     def _line(self, finding: Finding) -> str:
         reason = self._call.redactor(finding.reason)
@@ -73,8 +73,11 @@ class Report:
             f"{number} {_WORDS[state]}" for state in State if (number := self._tally.states[state])
         )
         lines = [f"{counted(self._tally.files, 'file')}: {states or 'nothing to verify'}"]
-        if self._tally.repaired:
-            lines[0] += f"; {self._tally.repaired} repaired"
+        if self._tally.repairs:
+            done = ", ".join(
+                f"{number} {repair}" for repair, number in self._tally.repairs.items()
+            )
+            lines[0] += f"; repaired: {done}"
         lines.append(_cost(counts, requests))
         if is_interrupted:
             lines[0] = f"interrupted after {lines[0]}"
@@ -84,10 +87,9 @@ class Report:
     @property
     def exit_code(self) -> int:
         """What the command ends with."""
-        states = self._tally.states
-        if any(states[state] for state in OUT_OF_SYNC):
+        if self._tally.out_of_sync:
             return EXIT_FAILURES
-        return EXIT_WAITING if any(states[state] for state in WAITING) else EXIT_DONE
+        return EXIT_WAITING if self._tally.waiting else EXIT_DONE
 
 
 def _flat(path: str) -> str:

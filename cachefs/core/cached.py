@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from cachefs.core.intent import State
+from cachefs.core.sums import PieceSums
 from cachefs.core.types import EntryId, ETag, Key
 
 
@@ -55,3 +56,23 @@ class CachedFile:
         """Return what :meth:`to_json` told. Raise ``KeyError``, ``TypeError`` or ``ValueError`` if it did not."""
         state = row["state"]
         return cls(**{**row, "state": None if state is None else State(state)})
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPieces:
+    """One cache entry at this moment, with the sums of the bytes that are here."""
+
+    file: CachedFile
+    sums: PieceSums
+    """Of clean bytes that are at rest: of all of them."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as what JSON can hold."""
+        return {"file": self.file.to_json(), "sums": self.sums.encode().hex()}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` told. Raise ``KeyError``, ``TypeError`` or ``ValueError`` if it did not."""
+        return cls(
+            CachedFile.from_json(told["file"]), PieceSums.decode(bytes.fromhex(told["sums"]))
+        )

@@ -125,6 +125,10 @@ class OpenFiles:
         file.entry.hits += 1
         self._rooms.history.note(file.ino, self._names.wall_ns())
 
+    def forget_pages(self, ino: Ino) -> None:
+        """Have the kernel give up, at the next open, the pages that it holds: they may be damaged."""
+        self._kernel_has.pop(ino, None)
+
     def follow(self, entry: Entry, etag: ETag | None) -> None:
         """Give an entry another version with the same bytes; the kernel's pages stay good."""
         had = self._kernel_has.get(entry.ino) == _version(entry)

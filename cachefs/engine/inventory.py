@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cachefs.core.cached import CachedFile
+from cachefs.core.cached import CachedFile, CachedPieces
 from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed, HistoryPage
 from cachefs.core.keys import path_shown
@@ -20,6 +20,12 @@ _PAGE = 500
 def page(disk: Disk, after: int) -> list[CachedFile]:
     """Return some files whose numbers follow *after*, the lowest first; an empty list if there are no more."""
     return [_told(disk, entry) for entry in disk.cache.entries_after(EntryId(after), _PAGE)]
+
+
+def one(disk: Disk, entry_id: int) -> CachedPieces | None:
+    """Return the file with that number as it is now, with its sums; None if there is none any more."""
+    entry = disk.cache.load(EntryId(entry_id))
+    return None if entry is None else CachedPieces(_told(disk, entry), entry.sums)
 
 
 def everything(disk: Disk) -> Iterator[CachedFile]:

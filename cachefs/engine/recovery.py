@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cachefs.core.cached import CachedFile
+from cachefs.core.cached import CachedFile, CachedPieces
 from cachefs.core.errors import CacheError, Damaged, UsageError
 from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed
@@ -289,6 +289,10 @@ class StoppedCache:
             found = inventory.history(self._disk, after)
             yield from found.files
             after = found.after
+
+    def entry(self, entry_id: int) -> CachedPieces | None:
+        """Return one of them as it is now, with its sums; None if it is gone."""
+        return inventory.one(self._disk, entry_id)
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every dirty entry: id, key, path, size, state, tries, error."""

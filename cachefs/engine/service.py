@@ -20,6 +20,7 @@ from cachefs.core.types import (
     AttributeMode,
     ConflictPolicy,
     EntryId,
+    ETag,
     FetchMode,
     Ino,
     Name,
@@ -36,6 +37,7 @@ from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.insight import Insight
 from cachefs.engine.leftovers import DurableLedger, Leftovers
+from cachefs.engine.mending import Mender
 from cachefs.engine.names import Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
 from cachefs.engine.preheat import Preheater
@@ -238,6 +240,7 @@ class Service:
         self._preheater = Preheater(self._names, files, rooms)
         attributes = Attributes(audited, disk.db, disk.inodes, rooms, files, defaults)
         self._insight = Insight(audited, disk, self._names, files, attributes, self._threads)
+        self._mender = Mender(rooms, disk.inodes, files, is_read_only=settings.read_only)
         self.fs = FileSystem(
             audited,
             disk.db,
@@ -358,6 +361,20 @@ class Service:
     async def refresh(self, path: str) -> int:
         """Forget what is known of *path* and below; see :meth:`Insight.refresh`. Return of how many names."""
         return await self._insight.refresh(path)
+
+    def entry(self, entry_id: int) -> dict[str, object] | None:
+        """Return one of them as it is now, with the sums of its bytes; None: it is gone."""
+        found = inventory.one(self._disk, entry_id)
+        return None if found is None else found.to_json()
+
+    async def refetch(self, entry_id: int, etag: str) -> bool:
+        """Give up the clean bytes of a file, if they still are of version *etag*; see :meth:`Mender.refetch`."""
+        return await self._mender.refetch(EntryId(entry_id), ETag(etag))
+
+    async def store_anew(self, entry_id: int, etag: str) -> bool:
+        """Queue the clean bytes of a file, if they still are of version *etag*; see :meth:`Mender.store_anew`."""
+        with deadline.limited(self._settings.timeout_s):
+            return await self._mender.store_anew(EntryId(entry_id), ETag(etag))
 
     def presence(self, paths: Sequence[str]) -> list[tuple[int | None, int]]:
         """Return size (None: not known) and cached bytes of each of *paths*, without asking the store."""

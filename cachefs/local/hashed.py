@@ -1,6 +1,6 @@
 """What was hashed and verified in a directory, kept so that nothing unchanged is hashed again.
 
-One SQLite file for each directory and store; of a cache directory it is ``hashed.sqlite3`` in there, and its paths
+One SQLite file for each directory and store; of a cache directory it is ``MEMORY_NAME`` in there, and its paths
 are those of :func:`cached_path`. Losing it costs a hash of everything, and nothing else.
 """
 
@@ -16,6 +16,7 @@ from typing import Final, Self
 from cachefs.core.errors import CacheError
 from cachefs.core.types import EntryId, ETag
 
+MEMORY_NAME: Final = "hashed.sqlite3"
 _SCHEMA: Final = 1
 _TABLE: Final = """
 CREATE TABLE files (

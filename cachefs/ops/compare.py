@@ -26,7 +26,9 @@ from cachefs.core.fingerprint import (
     part_sizes,
     parts_in,
 )
+from cachefs.core.sums import PieceSums
 from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.local.cache import Cache
 from cachefs.local.hashed import Hashed, Stamp
 from cachefs.ops.throttle import Throttle
 from cachefs.remote.store import ObjectStore
@@ -208,13 +210,12 @@ class Comparer:
         # Other ETags tell nothing of the bytes: whether hashing them helps, the store is asked first.
         if content.stamp.size == listed.size and (is_md5(listed.etag) or parts_in(listed.etag)):
             if md5 is None or parts_in(listed.etag):
-                guesses = self._guesses(listed)
-                md5, etags = self._hashed(content, guesses)
+                md5, etags = self.hashed(content, listed.etag)
                 if any(etag == listed.etag for etag in etags):
                     return self._found(content, _same(listed, md5))
             if md5 == listed.etag:
                 return self._found(content, _same(listed, md5))
-        return self._asked(content, listed, md5)
+        return self.asked(content, listed.key, md5)
 
     def hash(self, content: Content, *digests: Digest) -> None:
         """Read all of *content* into *digests*."""
@@ -236,6 +237,26 @@ class Comparer:
         """Return the MD5 of all of it."""
         return self._hashed(content, ())[0]
 
+    def hashed(self, content: Content, etag: ETag) -> tuple[str, list[ETag]]:
+        """Return the MD5 of *content*, and the ETags that it may have in as many parts as *etag* says."""
+        return self._hashed(content, self._guesses(content.stamp.size, etag))
+
+    def sound_pieces(self, path: bytes, sums: PieceSums) -> Iterator[tuple[Extent, int, bool]]:
+        """Yield each piece of a cache file that *sums* knows, its sum, and whether it has that."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for piece, total in sums:
+                if self._stopped.is_set():
+                    raise Stopped
+                self._throttle.take(piece.length)
+                yield piece, total, not Cache.rotten(descriptor, [(piece, total)])
+                with self._lock:
+                    self.counts.hashed_bytes += piece.length
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            self.counts.hashed_files += 1
+
     def confirmed(self, key: Key) -> Fingerprint | None:
         """Return what the store has at *key* now; None: nothing."""
         if self._stopped.is_set():
@@ -247,11 +268,11 @@ class Comparer:
 
     # ---- the steps ---------------------------------------------------------------------------
 
-    def _guesses(self, listed: ObjectInfo) -> list[int]:
-        parts = parts_in(listed.etag)
+    def _guesses(self, size: int, etag: ETag) -> list[int]:
+        parts = parts_in(etag)
         if parts is None:
             return []
-        return part_sizes(listed.size, parts, likely=self._likely_parts)[:_MOST_GUESSES]
+        return part_sizes(size, parts, likely=self._likely_parts)[:_MOST_GUESSES]
 
     def _hashed(self, content: Content, part_lengths: Iterable[int]) -> tuple[str, list[ETag]]:
         md5 = hashlib.md5(usedforsecurity=False)
@@ -259,11 +280,9 @@ class Comparer:
         self.hash(content, md5, *parted)
         return md5.hexdigest(), [each.s3 for each in parted]
 
-    def _asked(
-        self, content: Content, listed: ObjectInfo, md5: str | None
-    ) -> tuple[Verdict, Hashed | None]:
-        """Compare by all that the store tells of what it has now."""
-        told = self.confirmed(listed.key)
+    def asked(self, content: Content, key: Key, md5: str | None) -> tuple[Verdict, Hashed | None]:
+        """Compare *content*, whose MD5 may be known, by all that the store tells of what it has at *key* now."""
+        told = self.confirmed(key)
         if told is None:
             return Verdict(None, None, md5, reason="the store has no such object"), None
         if content.is_link and _points(told.info, b"".join(content.chunks())):

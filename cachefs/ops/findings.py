@@ -35,6 +35,17 @@ class State(StrEnum):
     """It could not be found out."""
 
 
+class Repair(StrEnum):
+    """What was done about a file."""
+
+    REFETCHED = "refetched"
+    """Its bytes were given up, and come anew from the store."""
+    QUEUED = "queued"
+    """It waits for its upload."""
+    STORED = "stored"
+    """The store has it again."""
+
+
 FINE: Final = frozenset({State.SAME, State.PARTIAL})
 """Nothing to say of them."""
 WAITING: Final = frozenset({State.QUEUED, State.UPLOADING})
@@ -75,8 +86,18 @@ class Finding:
     """Bytes here; of what is not here, at the store."""
     mtime_ns: int | None = None
     """Of the file here; of what is not here, when the store took it in."""
-    repair: str | None = None
+    repair: Repair | None = None
     """What was done about it; None: nothing."""
+
+    @property
+    def is_out_of_sync(self) -> bool:
+        """Whether something is wrong, and stays so."""
+        return self.state in OUT_OF_SYNC and self.repair is None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it will be right once what waits is uploaded."""
+        return self.state in WAITING or self.repair is Repair.QUEUED
 
 
 @dataclass(slots=True)
@@ -84,12 +105,17 @@ class Tally:
     """How many files were found in which state."""
 
     states: Counter[State] = field(default_factory=Counter)
-    repaired: int = 0
+    repairs: Counter[Repair] = field(default_factory=Counter)
+    out_of_sync: int = 0
+    waiting: int = 0
 
     def count(self, finding: Finding) -> None:
         """Count one more."""
         self.states[finding.state] += 1
-        self.repaired += finding.repair is not None
+        self.out_of_sync += finding.is_out_of_sync
+        self.waiting += finding.is_waiting
+        if finding.repair is not None:
+            self.repairs[finding.repair] += 1
 
     @property
     def files(self) -> int:

@@ -20,11 +20,11 @@ from cachefs.ops.merge import LocalFile, Unread, files, merged, walk
 from cachefs.ops.parallel import ahead, in_parallel
 from cachefs.remote.store import ObjectStore
 
-_BATCH: Final = 64
+BATCH: Final = 64
 """Files that a thread takes at a time: less would cost more in handing over than in looking."""
-_LARGE: Final = 8 * 2**20
+LARGE: Final = 8 * 2**20
 """Bytes of a batch that end it."""
-_TRIES: Final = 3
+TRIES: Final = 3
 _MOST_FAULTS: Final = 3
 """So many one after the other, each after retries for a whole ``--timeout``, and the store is not there."""
 
@@ -90,7 +90,7 @@ class DirectoryCheck:
         for pair in self._pairs():
             batch.append(pair)
             size += pair[0].status.st_size if isinstance(pair[0], LocalFile) else 0
-            if len(batch) == _BATCH or size >= _LARGE:
+            if len(batch) == BATCH or size >= LARGE:
                 yield batch
                 batch, size = [], 0
         if batch:
@@ -139,7 +139,7 @@ class DirectoryCheck:
         self, local: LocalFile, remote: ObjectInfo | None, known: Hashed | None
     ) -> tuple[Finding, Hashed | None]:
         """Return what is found of a file, looking again where it changes under our eyes."""
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             try:
                 return self._look_once(local, remote, known)
             except FileNotFoundError:

@@ -114,6 +114,23 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         ("explain .", "HOME is in no running cachefs mount — cachefs status lists them"),
         ("refresh .", "HOME is in no running cachefs mount — cachefs status lists them"),
         ("flush .", "HOME is in no running cachefs mount — cachefs status lists them"),
+        (
+            "verify --cache-dir none s3://b",
+            "there is no cache in HOME/none — name a mount, or its --cache-dir",
+        ),
+        (
+            "verify --one-way",
+            "--one-way says how to verify a directory — name one by --dir, or leave it out",
+        ),
+        (
+            "verify --dir .",
+            "where the files of HOME should be is missing — for example cachefs verify --dir HOME s3://BUCKET/PREFIX",
+        ),
+        (
+            "verify --dir . s3://b --repair",
+            "--repair and --wait are for a cache — to upload what a directory has, give the list to push: "
+            "cachefs verify --json --dir DIR DEST | cachefs push --manifest - DIR DEST",
+        ),
         ("verify --dir none s3://b", "none is no directory — name the one to verify"),
         (
             "verify --dir . s3://b --threads 0",

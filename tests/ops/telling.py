@@ -44,6 +44,9 @@ class TellingStore(MemoryStore):
         for page in super().list(prefix, deep=deep):
             yield replace(page, objects=tuple(map(self._seen, page.objects)))
 
+    def head(self, key: Key) -> ObjectInfo:
+        return self._seen(super().head(key))
+
     def fingerprint(self, key: Key) -> Fingerprint:
         self.before_fingerprint(key)
         found = super().fingerprint(key)
