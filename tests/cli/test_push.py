@@ -1,6 +1,7 @@
 """``cachefs push`` as an operator runs it: what it says, how it ends."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from cachefs.cli import main
-from tests.cli.running import Done, cachefs, contents, surroundings
+from tests.cli.running import Done, contents, surroundings
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 class Place:
     """A directory to push, and a store to push it to."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.base = base
+        self._capsys = capsys
         self.root = base / "photos"
         self.store = base / "store"
         self.root.mkdir()
@@ -35,8 +37,10 @@ class Place:
         os.utime(file, (1_600_000_000, 1_600_000_000))
 
     def push(self, *words: str) -> Done:
-        state = str(self.base / "state")
-        return cachefs("push", self.root, self.dest, *words, home=self.base, XDG_STATE_HOME=state)
+        """Run the command in this process, which is as good and takes less time."""
+        code = main(["push", str(self.root), self.dest, *words])
+        shown = self._capsys.readouterr()
+        return Done(code, shown.out, shown.err)
 
     def stored(self) -> list[str]:
         return [name for name in contents(self.store) if not name.startswith(".cachefs")]
@@ -47,8 +51,15 @@ def lines(done: Done) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("CACHEFS_CONFIG", "")
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield Place(tmp_path, capsys)
+    logging.root.handlers, logging.root.level = handlers, level
 
 
 def test_what_was_done_is_summed_up(place: Place) -> None:
@@ -167,23 +178,15 @@ def test_a_list_that_names_what_is_not_there_is_a_failure(place: Place) -> None:
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(
-    place: Place,
-    words: tuple[str, ...],
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    place: Place, words: tuple[str, ...], said: str
 ) -> None:
     (place.base / "list").touch()
-    monkeypatch.chdir(place.base)
-    monkeypatch.setenv("XDG_STATE_HOME", str(place.base / "state"))
-    monkeypatch.setenv("CACHEFS_CONFIG", "")
 
-    code = main(["push", str(place.root), place.dest, *words])
+    done = place.push(*words)
 
-    err = capsys.readouterr().err
-    assert code == 2
-    assert said in err
-    assert err.count("\n") == 1
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
     assert place.stored() == []
 
 

@@ -125,7 +125,7 @@ def make_tree(root: Path, files: int, odd: Sequence[str] = ODD) -> None:
             os.utime(Path(top, name), ns=(stamp, stamp), follow_symlinks=False)
 
 
-@on("moto")
+@on("file")
 def test_a_mount_shows_the_tree_that_was_pushed(
     store: LiveStore, tmp_path: Path, mounting: Callable[..., Mount]
 ) -> None:
