@@ -196,6 +196,7 @@ class Pusher:
         A file that changes meanwhile is read again, a few times. Raise the ``CachefsError`` or ``OSError`` that says why
         it is not there; ``Changed`` where somebody else has written it meanwhile; ``UploadPaused`` when the job ends.
         """
+        self._store.check_key(found.key)
         for number in range(_TRIES):
             try:
                 return self._bring_once(found, theirs, md5)

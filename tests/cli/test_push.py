@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -214,6 +216,26 @@ def test_a_store_that_is_not_there_is_refused(place: Place) -> None:
 
     assert done.code == 3
     assert done.err.startswith(f"cachefs: cannot push to {place.dest}: no such directory")
+
+
+def test_results_go_to_the_pipe_while_the_terminal_shows_a_bar(place: Place) -> None:
+    for number in range(40):
+        place.write(f"f{number}")
+    terminal, inner = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "cachefs", "push", place.root, place.dest, "--json"],
+        env=surroundings(place.base, XDG_STATE_HOME=str(place.base / "state"), TERM="xterm"),
+        stdout=subprocess.PIPE,
+        stderr=inner,
+    ) as process:
+        os.close(inner)
+        out, _ = process.communicate(timeout=30)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+
+    assert len([json.loads(line) for line in out.splitlines()]) == 41
+    assert "pushing" in shown
+    assert re.search(r"\d+(/40)? files", shown)
 
 
 @pytest.fixture

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from cachefs.core import metadata, xattrs
-from cachefs.core.errors import Changed, Fault, StoreFull, TimedOut, Unreachable
+from cachefs.core.errors import (
+    BadKey,
+    Changed,
+    Fault,
+    NameTooLong,
+    StoreFull,
+    TimedOut,
+    Unreachable,
+)
 from cachefs.core.extents import Extent
 from cachefs.core.fingerprint import Fingerprint, Part, PartMd5s, cut
 from cachefs.core.types import ETag, Key, Kind, Listing, ObjectInfo
@@ -240,6 +248,18 @@ def test_a_file_that_cannot_be_read_is_one_failure(world: World) -> None:
 
     assert list(failed(events)) == ["x~cachefs~y"]
     assert done(events) == {"good": Action.NEW}
+
+
+def test_a_name_that_the_store_cannot_bear_is_one_failure_and_asks_for_nothing(
+    world: World,
+) -> None:
+    world.write("/".join(["n" * 250] * 4 + ["n" * 30]))
+
+    (error,) = failed(world.push()).values()
+
+    assert isinstance(error, NameTooLong | BadKey)
+    assert world.requests()["probe"] <= 1  # of the directories above
+    assert world.hashed == 0
 
 
 def test_attributes_that_no_object_has_room_for_are_said_and_can_be_left_out(world: World) -> None:
