@@ -86,6 +86,8 @@ class ObjectInfo:
     """Which versions it grew from (:mod:`cachefs.core.descent`), where an adapter had to say so; else empty."""
     md5: str | None = None
     """MD5 of all bytes in hexadecimal, where the store was seen to tell it. Only from an answer that has bytes."""
+    is_doubtful: bool = False
+    """It looks empty in a listing, and may be more (Swift's dynamic large objects): only a HEAD tells."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,10 @@ class AuditedStore:
         """As the store's."""
         return self._store.list(prefix, deep=deep)
 
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        """As the store's."""
+        return self._store.overview(prefix)
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """As the store's: a fetch."""
         return self._recorded(

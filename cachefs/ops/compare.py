@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from cachefs.core import metadata
@@ -194,9 +194,8 @@ class Comparer:
         known = self.believed(known)
         if known is None or content.stamp.size != listed.size:
             return None
-        if known.etag == listed.etag or known.md5 == listed.etag:
-            return _same(listed, known.md5)
-        return None
+        is_md5_of_it = known.md5 == listed.etag and not listed.is_doubtful
+        return _same(listed, known.md5) if known.etag == _version(listed) or is_md5_of_it else None
 
     def compare(
         self, content: Content, listed: ObjectInfo, known: Hashed | None
@@ -208,14 +207,18 @@ class Comparer:
         known = self.believed(known)
         md5 = known.md5 if known is not None else None
         # Other ETags tell nothing of the bytes: whether hashing them helps, the store is asked first.
-        if content.stamp.size == listed.size and (is_md5(listed.etag) or parts_in(listed.etag)):
+        is_telling = (is_md5(listed.etag) or parts_in(listed.etag)) and not listed.is_doubtful
+        if content.stamp.size == listed.size and is_telling:
             if md5 is None or parts_in(listed.etag):
                 md5, etags = self.hashed(content, listed.etag)
                 if any(etag == listed.etag for etag in etags):
                     return self._found(content, _same(listed, md5))
             if md5 == listed.etag:
                 return self._found(content, _same(listed, md5))
-        return self.asked(content, listed.key, md5)
+        verdict, row = self.asked(content, listed.key, md5)
+        if listed.is_doubtful and row is not None and row.etag == listed.etag:
+            row = replace(row, etag=_version(listed))  # so that it need not be asked about again
+        return verdict, row
 
     def hash(self, content: Content, *digests: Digest) -> None:
         """Read all of *content* into *digests*."""
@@ -373,6 +376,11 @@ class _Md5Sink:
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
+
+
+def _version(listed: ObjectInfo) -> ETag:
+    """Return what stands for the version of an object: of what may only look empty, with the time that it is of."""
+    return ETag(f"{listed.etag}@{listed.mtime_ns}") if listed.is_doubtful else listed.etag
 
 
 def _tells(told: Fingerprint) -> bool:

@@ -6,10 +6,7 @@ order does not know, come a little too early: :func:`in_order` holds them back.
 """
 
 import heapq
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import Final, TypeVar
 
@@ -22,29 +19,6 @@ T = TypeVar("T")
 
 _MOST_HELD: Final = 100_000
 """Markers held back at a time. Only what sorts between ``a`` and ``a/`` keeps one waiting."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """A file below a root, as a walk found it."""
-
-    path: str
-    """Relative to the root; bytes that are no UTF-8 as surrogates."""
-    status: os.stat_result
-    """Of the file itself, where it is a symbolic link."""
-
-    @property
-    def is_link(self) -> bool:
-        """Whether it is a symbolic link."""
-        return stat.S_ISLNK(self.status.st_mode)
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A directory, or a file, of which a walk could not find out what it is. Nothing is known of what is below."""
-
-    path: str
-    error: OSError
 
 
 class OutOfOrder(Fault):
@@ -122,55 +96,3 @@ def in_order(listed: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
             raise OutOfOrder("the listing is not sorted: its directories come far too early")
     while held:
         yield heapq.heappop(held)[2]
-
-
-def walk(
-    root: str, *, enter: Callable[[str], bool] = lambda _: True
-) -> Iterator[LocalFile | Unread]:
-    """Yield the files and symbolic links below *root* in the order that their paths have as keys.
-
-    Holds one sorted list of names for each directory on the way down. Links are not followed; sockets, pipes and
-    devices are left out, as are directories, by their path with a slash behind, that *enter* does not want. What
-    vanishes meanwhile is not there; what cannot be read is told as :class:`Unread`, in its place.
-    """
-    return _below(os.fsencode(root), b"", enter)
-
-
-def _below(
-    root: bytes, inside: bytes, enter: Callable[[str], bool]
-) -> Iterator[LocalFile | Unread]:
-    try:
-        with os.scandir(os.path.join(root, inside) if inside else root) as entries:
-            found = sorted(
-                (entry.name + b"/" if entry.is_dir(follow_symlinks=False) else entry.name, entry)
-                for entry in entries
-            )
-    except FileNotFoundError:
-        if not inside:
-            raise
-        return
-    except OSError as error:
-        if not inside:
-            raise
-        yield Unread(os.fsdecode(inside), error)
-        return
-    for name, entry in found:
-        path = inside + name
-        if name.endswith(b"/"):
-            if enter(os.fsdecode(path)):
-                yield from _below(root, path, enter)
-            continue
-        told = _told(entry, os.fsdecode(path))
-        if told is not None:
-            yield told
-
-
-def _told(entry: "os.DirEntry[bytes]", path: str) -> LocalFile | Unread | None:
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return Unread(path, error)
-    kind = stat.S_IFMT(status.st_mode)
-    return LocalFile(path, status) if kind in (stat.S_IFREG, stat.S_IFLNK) else None

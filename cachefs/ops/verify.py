@@ -10,14 +10,16 @@ from typing import Final
 
 from cachefs.core.errors import CachefsError, Changed, Fault, NoBucket, Unreachable
 from cachefs.core.fingerprint import is_md5
-from cachefs.core.types import Key, ObjectInfo
+from cachefs.core.keys import path_shown
+from cachefs.core.types import Key, Kind, ObjectInfo
 from cachefs.local.hashed import Hashed, HashMemory, Stamp
 from cachefs.ops.compare import Comparer, FileContent, Moved, Stopped, Verdict
 from cachefs.ops.events import Progress
 from cachefs.ops.findings import Finding, State
 from cachefs.ops.globs import Chosen
-from cachefs.ops.merge import LocalFile, Unread, files, merged, walk
+from cachefs.ops.merge import files, merged
 from cachefs.ops.parallel import ahead, in_parallel
+from cachefs.ops.tree import Found, Tree, Unusable
 from cachefs.remote.store import ObjectStore
 
 BATCH: Final = 64
@@ -28,7 +30,7 @@ TRIES: Final = 3
 _MOST_FAULTS: Final = 3
 """So many one after the other, each after retries for a whole ``--timeout``, and the store is not there."""
 
-Pair = tuple[LocalFile | Unread | None, ObjectInfo | None]
+Pair = tuple[Found | Unusable | None, ObjectInfo | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class DirectoryCheck:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """*is_one_way*: what only the store has is not looked at."""
-        self._root = root
+        self._tree = Tree(root)
         self._store = store
         self._memory = memory
         self._comparer = comparer
@@ -89,7 +91,7 @@ class DirectoryCheck:
         size = 0
         for pair in self._pairs():
             batch.append(pair)
-            size += pair[0].status.st_size if isinstance(pair[0], LocalFile) else 0
+            size += pair[0].status.st_size if isinstance(pair[0], Found) else 0
             if len(batch) == BATCH or size >= LARGE:
                 yield batch
                 batch, size = [], 0
@@ -97,25 +99,42 @@ class DirectoryCheck:
             yield batch
 
     def _pairs(self) -> Iterator[Pair]:
-        """Yield each file that is chosen with its object, and what either side lacks."""
-        here = walk(self._root)
-        there = files(ahead(self._store.list(Key(""), deep=True)))
-        sides = merged(here, there, left_key=lambda one: one.path, right_key=lambda one: one.key)
+        """Yield each file that is chosen with its object, what either side lacks, and what cannot be looked at."""
+        unusable: list[Unusable] = []
+        there = files(ahead(self._store.overview(Key(""))))
+        sides = merged(
+            self._walked(unusable),
+            there,
+            left_key=lambda one: one.key,
+            right_key=lambda one: one.key,
+        )
         for local, remote in sides:
-            if isinstance(local, Unread) and local.path.endswith("/"):
-                self._unread = (local.path,)
-            path = local.path if local is not None else remote.key if remote is not None else ""
-            if path not in self._chosen:
-                continue
-            if local is None and (self._is_one_way or path.startswith(self._unread)):
-                continue
-            yield local, remote
+            while unusable:
+                yield unusable.pop(), None
+            if local is not None:
+                if local.path in self._chosen:
+                    yield local, remote
+            elif remote is not None and not self._is_one_way:
+                path = _shown(remote)
+                if path in self._chosen and not path.startswith(self._unread):
+                    yield None, remote
+        for each in unusable:
+            yield each, None
+
+    def _walked(self, unusable: list[Unusable]) -> Iterator[Found]:
+        """Yield the files and links below the root; what cannot be looked at is put into *unusable* instead."""
+        for found in self._tree.walk():
+            if isinstance(found, Unusable):
+                if found.path.endswith("/"):
+                    self._unread = (*self._unread, found.path)
+                if found.path in self._chosen:
+                    unusable.append(found)
+            elif found.kind in (Kind.FILE, Kind.SYMLINK):
+                yield found
 
     def _judge(self, batch: list[Pair]) -> Judged:
         here = {
-            local.path: Stamp.of(local.status)
-            for local, _ in batch
-            if isinstance(local, LocalFile)
+            local.path: Stamp.of(local.status) for local, _ in batch if isinstance(local, Found)
         }
         self._files += len(here)
         known = self._memory.known_all(here)
@@ -125,7 +144,7 @@ class DirectoryCheck:
             if local is None:
                 assert remote is not None
                 findings.append(self._only_there(remote))
-            elif isinstance(local, Unread):
+            elif isinstance(local, Unusable):
                 findings.append(Finding(local.path, State.ERROR, why(local.error)))
             else:
                 finding, row = self._look(local, remote, known.get(local.path))
@@ -136,7 +155,7 @@ class DirectoryCheck:
         return Judged(tuple(findings), sum(stamp.size for stamp in here.values()))
 
     def _look(
-        self, local: LocalFile, remote: ObjectInfo | None, known: Hashed | None
+        self, local: Found, remote: ObjectInfo | None, known: Hashed | None
     ) -> tuple[Finding, Hashed | None]:
         """Return what is found of a file, looking again where it changes under our eyes."""
         for _ in range(TRIES):
@@ -147,10 +166,9 @@ class DirectoryCheck:
             except Stopped:
                 raise
             except (Moved, Changed):
-                path = os.path.join(os.fsencode(self._root), os.fsencode(local.path))
                 known = None
                 try:
-                    local = replace(local, status=os.lstat(path))
+                    local = replace(local, status=os.lstat(self._tree.full(local.path)))
                 except FileNotFoundError:
                     return self._gone(local, remote), None
             except (OSError, CachefsError) as error:
@@ -159,12 +177,12 @@ class DirectoryCheck:
         return _found(local, State.ERROR, "it changes while it is read"), None
 
     def _look_once(
-        self, local: LocalFile, remote: ObjectInfo | None, known: Hashed | None
+        self, local: Found, remote: ObjectInfo | None, known: Hashed | None
     ) -> tuple[Finding, Hashed | None]:
         content = self._content(local)
         if remote is None:
             # A listing may lag behind: only the store's answer about the object itself is definite.
-            told = self._comparer.confirmed(Key(local.path))
+            told = self._comparer.confirmed(local.key)
             self._losses.forget()
             if told is None:
                 content.require_unmoved()
@@ -181,11 +199,11 @@ class DirectoryCheck:
             content.require_unmoved()
         return _judged(local, verdict), row
 
-    def _content(self, local: LocalFile) -> FileContent:
-        path = os.path.join(os.fsencode(self._root), os.fsencode(local.path))
-        return FileContent(local.path, path, Stamp.of(local.status), local.is_link)
+    def _content(self, local: Found) -> FileContent:
+        stamp, is_link = Stamp.of(local.status), local.kind is Kind.SYMLINK
+        return FileContent(local.path, self._tree.full(local.path), stamp, is_link)
 
-    def _gone(self, local: LocalFile, remote: ObjectInfo | None) -> Finding:
+    def _gone(self, local: Found, remote: ObjectInfo | None) -> Finding:
         """Return what is found of a file that was there a moment ago."""
         if remote is None:
             return Finding(local.path, State.ERROR, "it vanished while it was looked at")
@@ -195,7 +213,7 @@ class DirectoryCheck:
     def _only_there(remote: ObjectInfo) -> Finding:
         md5 = remote.etag if is_md5(remote.etag) else None
         return Finding(
-            remote.key,
+            _shown(remote),
             State.MISSING_LOCAL,
             remote_md5=md5,
             size=remote.size,
@@ -206,11 +224,10 @@ class DirectoryCheck:
         """Forget files that are there no more, where more are remembered than were seen."""
         if self._memory.count() <= self._files:
             return
-        root = os.fsencode(self._root)
         gone = (
             row.path
             for row in self._memory.all()
-            if not os.path.lexists(os.path.join(root, os.fsencode(row.path)))
+            if not os.path.lexists(self._tree.full(row.path))
         )
         while some := list(islice(gone, 1000)):
             self._memory.forget_all(some)
@@ -240,7 +257,12 @@ def why(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _judged(local: LocalFile, verdict: Verdict) -> Finding:
+def _shown(remote: ObjectInfo) -> str:
+    """Return the path that an object has, or would have, in the tree."""
+    return os.fsdecode(path_shown(remote.key))
+
+
+def _judged(local: Found, verdict: Verdict) -> Finding:
     if verdict.remote is None:
         return _found(local, State.MISSING_REMOTE, local_md5=verdict.local_md5)
     states = {True: State.SAME, False: State.DIFFERS, None: State.UNVERIFIABLE}
@@ -251,7 +273,7 @@ def _judged(local: LocalFile, verdict: Verdict) -> Finding:
 
 
 def _found(
-    local: LocalFile, state: State, reason: str = "", *, local_md5: str | None = None
+    local: Found, state: State, reason: str = "", *, local_md5: str | None = None
 ) -> Finding:
     return Finding(
         local.path,

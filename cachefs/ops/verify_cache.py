@@ -188,7 +188,7 @@ class CacheCheck:
 
     def _batches(self, entries: Sorted) -> Iterator[list[tuple[CachedFile, ObjectInfo | None]]]:
         here = (CachedFile.from_json(json.loads(row)) for row in entries)
-        there = files(ahead(self._store.list(Key(""), deep=True)))
+        there = files(ahead(self._store.overview(Key(""))))
         pairs = merged(
             here, there, left_key=lambda one: one.key or "", right_key=lambda one: one.key
         )

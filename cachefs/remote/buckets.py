@@ -92,6 +92,15 @@ class Buckets:
         pages = mapped(store.list(inner, deep=deep), lambda page: self._outer_listing(name, page))
         return pages if inner else _with_marker(name, pages)
 
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        """As each bucket's, one after the other in the order of their keys; without the buckets themselves."""
+        wanted = [_split(prefix)] if prefix else [(name, Key("")) for name in self._in_order()]
+        for name, inner in wanted:
+            store = self._bucket(name)
+            if store is not None:
+                for page in store.overview(inner):
+                    yield self._outer_listing(name, page)
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """As the bucket's."""
         name, inner = _split(key)
@@ -201,12 +210,15 @@ class Buckets:
         return name, inner, store
 
     def _root(self, *, deep: bool) -> Iterator[Listing]:
-        names = self._names()
         if not deep:
-            yield Listing(prefixes=tuple(Key(f"{name}/") for name in names))
+            yield Listing(prefixes=tuple(Key(f"{name}/") for name in self._names()))
             return
-        for name in sorted(names, key=lambda name: f"{name}/".encode()):  # as their keys are
+        for name in self._in_order():
             yield from self.list(Key(f"{name}/"), deep=True)
+
+    def _in_order(self) -> Sequence[str]:
+        """Return the names of the buckets in the order that their keys have."""
+        return sorted(self._names(), key=lambda name: f"{name}/".encode())
 
     def _outer(self, name: str, info: ObjectInfo) -> ObjectInfo:
         return replace(info, key=Key(f"{name}/{info.key}"))

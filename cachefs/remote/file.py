@@ -107,6 +107,10 @@ class FileStore:
         """Yield pages of a thousand, in the order of the keys' bytes."""
         return self._lister.pages(prefix, deep=deep)
 
+    def overview(self, prefix: Key) -> Pages:
+        """As :meth:`list`: it tells all."""
+        return self.list(prefix, deep=True)
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """Write the bytes of *extent* into *into*; one descriptor reads them all."""
         with self._existing(key) as found:

@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cachefs.core.errors import BadKey, Changed, Fault, NotFound
@@ -99,6 +99,10 @@ class MemoryStore:
             return self._page(prefix, after, deep=deep)
 
         return Pages(fetch)
+
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        """As :meth:`list`: it tells all."""
+        return self.list(prefix, deep=True)
 
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """Write the bytes of *extent* into *into*."""

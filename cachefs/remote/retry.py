@@ -174,6 +174,13 @@ class Retrying:
             lambda turn, once: self._run("list", turn, once=once),
         )
 
+    def overview(self, prefix: Key) -> Pages:
+        """As the store's, like :meth:`list`."""
+        return _RetriedPages(
+            lambda: self._store.overview(prefix),
+            lambda turn, once: self._run("list", turn, once=once),
+        )
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """As the store's; *into* is told to restart before each repeat."""
         begun = False

@@ -198,6 +198,10 @@ class S3Store:
 
         return Pages(fetch)
 
+    def overview(self, prefix: Key) -> Pages:
+        """As :meth:`list`: it tells all."""
+        return self.list(prefix, deep=True)
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """Write the bytes of *extent* into *into*; whole objects are checked against an MD5 ETag."""
         if extent.length == 0:

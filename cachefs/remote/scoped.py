@@ -57,6 +57,10 @@ class Scoped:
         """As the store's. The marker of the prefix itself, which has no key in here, is left out."""
         return mapped(self._store.list(self._outer(prefix), deep=deep), self._listing)
 
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        """As the store's, like :meth:`list`."""
+        return mapped(self._store.overview(self._outer(prefix)), self._listing)
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """As the store's."""
         return self._inner(

@@ -194,6 +194,13 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        """Yield every object below *prefix*, as the listing alone has it: what that does not tell is doubtful.
+
+        For those who look at all there is, and remember what they have found out.
+        """
+        ...
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """Write the bytes of *extent*, all of them and in order, into *into*.
 

@@ -168,6 +168,10 @@ class SwiftStore:
         """Yield the pages of the listing. Needs a HEAD for the directory's own marker, and for what looks empty."""
         return self._lister.pages(prefix, deep=deep)
 
+    def overview(self, prefix: Key) -> Pages:
+        """Yield the pages of the listing. What looks empty in it is doubtful."""
+        return self._lister.pages(prefix, deep=True, is_exact=False)
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         """Write the bytes of *extent*. If that is the whole object, its MD5 is checked as well."""
         require_bearable(key)

@@ -34,8 +34,8 @@ class Lister:
         self._empty: dict[tuple[str, int], None] = {}
         """Versions that look empty and are: not to be asked for again."""
 
-    def pages(self, prefix: Key, *, deep: bool) -> Pages:
-        """Return the pages of the listing of *prefix*."""
+    def pages(self, prefix: Key, *, deep: bool, is_exact: bool = True) -> Pages:
+        """Return the pages of the listing of *prefix*. Unless *is_exact*, what looks empty is not asked about."""
         directories: set[Key] = set()  # one may turn up twice: by its marker, and by what is below
         markers: set[Key] = set()  # likewise: in Swift's spelling, and in S3's
 
@@ -53,7 +53,7 @@ class Lister:
             if not deep:
                 prefixes += [Key(f"{row.name}/") for row in rows if row.is_directory]
                 rows = [row for row in rows if not row.is_directory]
-            objects += self._true(rows)
+            objects += self._true(rows) if is_exact else map(_shown_doubtful, rows)
             fresh: dict[Key, ObjectInfo] = {}
             for info in objects:
                 if info.key not in markers:
@@ -126,6 +126,11 @@ class Lister:
 def _shown(row: Row) -> ObjectInfo:
     key = Key(f"{row.name}/") if row.is_directory else Key(row.name)
     return replace(row.info, key=key)
+
+
+def _shown_doubtful(row: Row) -> ObjectInfo:
+    info = _shown(row)
+    return replace(info, is_doubtful=row.may_be_manifest and not row.is_directory)
 
 
 def _name(raw: Mapping[str, Any]) -> str:

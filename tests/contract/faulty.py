@@ -81,6 +81,9 @@ class FaultyStore:
     def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
         return _FaultyPages(self._store.list(prefix, deep=deep), self._faulty)
 
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        return _FaultyPages(self._store.overview(prefix), self._faulty)
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         return self._faulty.run(
             "get_range", lambda: self._store.get_range(key, extent, into, if_match=if_match)

@@ -76,6 +76,15 @@ def test_an_object_in_parts_is_told_although_its_etag_is_no_md5(
         assert found["parts"]
 
 
+def test_an_overview_is_the_deep_listing(store: ObjectStore) -> None:
+    for key in ("a", "b/c", "b/d", "e"):
+        store.put(Key(key), BytesBody(CONTENT), meta={}, if_match=None)
+
+    for prefix in (Key(""), Key("b/")):
+        listed = [info for page in store.list(prefix, deep=True) for info in page.objects]
+        assert [info for page in store.overview(prefix) for info in page.objects] == listed
+
+
 def test_what_is_not_there_has_no_fingerprint(store: ObjectStore) -> None:
     with pytest.raises(NotFound):
         store.fingerprint(KEY)
@@ -105,7 +114,15 @@ def test_a_dynamic_large_object_is_told_by_what_its_prefix_lists(
     manifest = {"X-Object-Manifest": f"{fresh_container}/p%C3%A4rts/"}
     sdk.put_object(fresh_container, "dlo", b"", headers=manifest)
 
+    sdk.put_object(fresh_container, "empty", b"")
+    swift.put(Key("dir/"), BytesBody(b""), meta={}, if_match=None)
+
+    doubtful = {
+        info.key for page in swift.overview(Key("")) for info in page.objects if info.is_doubtful
+    }
     told = swift.fingerprint(Key("dlo"))
+
+    assert doubtful == {"dlo", "empty"}
 
     assert proofs(told, b"".join(pieces)) == {"parts": True}
 

@@ -171,6 +171,12 @@ class WatchedStore:
             lambda turn: self._run(Call("list", prefix), turn),
         )
 
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        return _WatchedPages(
+            self.store.overview(prefix),
+            lambda turn: self._run(Call("list", prefix), turn),
+        )
+
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         sink = _WatchedSink(into, lambda: self._meet("during", "get_range", key))
         return self._run(

@@ -1,6 +1,6 @@
 """A store that cannot hold two writers apart, as a mount's adapter for such a store uses it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from cachefs.core import descent
 from cachefs.core.errors import Changed, NotFound
 from cachefs.core.extents import Extent
 from cachefs.core.fingerprint import Fingerprint
-from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.engine.service import open_service
 from cachefs.remote.lines import Lines
 from cachefs.remote.memory import MemoryStore, _content
@@ -61,6 +61,9 @@ class WeakStore:
 
     def list(self, prefix: Key, *, deep: bool = False) -> Pages:
         return self.memory.list(prefix, deep=deep)
+
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        return self.memory.overview(prefix)
 
     def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
         return descent.read(self.memory.get_range(key, extent, into, if_match=if_match))

@@ -5,6 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,20 @@ def test_how_long_something_is_believed_is_the_callers_to_say(
     verdict = comparer_of(store, patience=patience).recall(content, listed, known)
 
     assert (verdict is not None) is believed
+
+
+def test_what_only_looks_empty_is_asked_about_once(store: TellingStore, path: Path) -> None:
+    path.write_bytes(b"")
+    empty = replace(store.add(KEY, b""), is_doubtful=True)
+    comparer = comparer_of(store)
+
+    verdict, row = comparer.compare(content_of(path), empty, None)
+
+    assert (verdict.is_same, store.requests["fingerprint"]) == (True, 1)
+    assert comparer.recall(content_of(path), empty, row) is not None
+    assert comparer.recall(content_of(path), replace(empty, mtime_ns=1), row) is None
+    store.add(KEY, CONTENT)
+    assert comparer.compare(content_of(path), empty, None)[0].is_same is False
 
 
 def test_a_link_is_its_target_and_geesefs_form_of_it_is_known(

@@ -4,24 +4,21 @@ import os
 import tracemalloc
 from collections.abc import Iterator
 from itertools import count, islice, pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachefs.core.types import ETag, Key, Listing, ObjectInfo
+from cachefs.core.types import ETag, Key, Kind, Listing, ObjectInfo
 from cachefs.ops.merge import (
-    LocalFile,
     OutOfOrder,
-    Unread,
     byte_order,
     files,
     in_order,
     merged,
     objects,
-    walk,
 )
+from cachefs.ops.tree import Found, Tree
 from cachefs.remote.file import FileStore
 from cachefs.remote.memory import MemoryStore
 from tests.contract.bodies import BytesBody
@@ -148,58 +145,11 @@ def test_a_walk_has_the_order_of_every_stores_listing(
             file.write(b"x")
         memory.put(Key(os.fsdecode(b"/".join(parts))), BytesBody(b"x"), meta={}, if_match=None)
 
-    walked = [found.path for found in walk(str(root))]
+    walked = [
+        found.key
+        for found in Tree(str(root)).walk()
+        if isinstance(found, Found) and found.kind is Kind.FILE
+    ]
 
     assert walked == [info.key for info in files(FileStore(str(root)).list(Key(""), deep=True))]
     assert walked == [info.key for info in files(memory.list(Key(""), deep=True))]
-
-
-def test_links_are_told_as_links_and_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "dir").mkdir()
-    (tmp_path / "dir" / "file").write_bytes(b"x")
-    (tmp_path / "to-dir").symlink_to("dir")
-    (tmp_path / "nowhere").symlink_to("gone")
-    os.mkfifo(tmp_path / "pipe")
-
-    found = list(walk(str(tmp_path)))
-
-    assert all(isinstance(each, LocalFile) for each in found)
-    assert [(each.path, isinstance(each, LocalFile) and each.is_link) for each in found] == [
-        ("dir/file", False),
-        ("nowhere", True),
-        ("to-dir", True),
-    ]
-
-
-def test_directories_that_are_not_wanted_are_not_entered(tmp_path: Path) -> None:
-    for name in ("keep", "skip"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_bytes(b"x")
-
-    found = walk(str(tmp_path), enter=lambda path: path != "skip/")
-
-    assert [each.path for each in found] == ["keep/file"]
-
-
-def test_a_directory_that_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_bytes(b"x")
-    walked = walk(str(tmp_path))
-    first = next(walked)
-    # Another thing in its place: what even root cannot list.
-    (tmp_path / "b" / "file").unlink()
-    (tmp_path / "b").rmdir()
-    (tmp_path / "b").write_bytes(b"")
-
-    rest = list(walked)
-
-    assert first.path == "a/file"
-    assert [each.path for each in rest] == ["b/", "c/file"]
-    assert isinstance(rest[0], Unread)
-    assert isinstance(rest[0].error, NotADirectoryError)
-
-
-def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        next(walk(str(tmp_path / "nowhere")))

@@ -234,7 +234,7 @@ def test_below_a_directory_that_cannot_be_read_nothing_counts_as_missing(
     scandir = os.scandir
 
     def refuse(path: bytes) -> "os._ScandirIterator[bytes]":
-        if path.endswith(b"/sub/"):
+        if path.endswith(b"/sub"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return scandir(path)
 
@@ -258,6 +258,21 @@ def test_an_object_that_may_not_be_looked_at_is_one_error_among_findings(
     finding = Run(root, store, memory).findings()["a"]
 
     assert (finding.state, finding.reason) == (State.ERROR, "no access to a")
+
+
+def test_a_name_that_no_object_can_have_is_an_error_and_one_that_is_escaped_is_its_object(
+    root: Path, store: TellingStore, memory: HashMemory
+) -> None:
+    both(root, store)
+    write(root, "~cachefs~no", b"x")
+    write(root, "d/~cachefs~dot", b"y")
+    store.add("d/.", b"y")
+    store.add("e//f", b"z")
+
+    assert Run(root, store, memory).states() == {
+        "~cachefs~no": State.ERROR,
+        "e/~cachefs~empty/f": State.MISSING_LOCAL,
+    }
 
 
 @pytest.mark.parametrize(("error", "borne"), [(Unreachable("gone"), 0), (Fault("500"), 2)])

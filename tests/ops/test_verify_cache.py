@@ -21,6 +21,7 @@ from cachefs.ops.throttle import Throttle
 from cachefs.ops.verify_cache import CacheCheck, Unanswered
 from cachefs.remote.store import ObjectStore
 from tests.engine.rig import LATER, MIB, Rig, serving
+from tests.engine.watched import Gate
 from tests.ops.telling import TellingStore
 
 T = TypeVar("T")
@@ -285,6 +286,21 @@ async def test_what_waits_is_uploaded_and_verified_where_that_is_wanted(tmp_path
         assert run.states == {"refused": State.PARKED}
         assert run.findings["refused"].reason == "too odd"
         assert run.findings["a"].state is State.SAME
+
+
+async def test_what_is_being_uploaded_is_said_to_be(tmp_path: Path) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig, trio.open_nursery() as nursery:
+        gate = Gate()
+        rig.watched.on("before", "put", gate)
+        await rig.write("a", b"a")
+        nursery.start_soon(rig.flush)
+        await gate.reached.wait()
+
+        run = await verify(rig)
+        gate.open()
+
+    assert run.states == {"a": State.UPLOADING}
+    assert run.findings["a"].is_waiting
 
 
 async def test_what_is_stored_between_the_two_lists_is_not_out_of_sync(tmp_path: Path) -> None:
