@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final, Self
 
 from cachefs.core.errors import CacheError, InUse
@@ -43,6 +44,7 @@ CREATE TEMP TABLE doomed (key BLOB PRIMARY KEY, etag TEXT NOT NULL) STRICT, WITH
 """
 _DROPPED: Final = ("stored", "works", "begun")
 _COMMIT_EVERY: Final = 256
+_COMMIT_AFTER_S: Final = 1.0
 _PAGE: Final = 500
 
 
@@ -68,6 +70,8 @@ class PushMemory:
         self._path = path
         self._lock = threading.Lock()
         self._pending = 0
+        self._begun_at = 0.0
+        """When the transaction was begun, on the monotonic clock."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._held = _held(path.with_name(f"{path.name}.lock"))
@@ -105,7 +109,7 @@ class PushMemory:
         return None if row is None else Stored(ETag(row[0]), row[1], row[2])
 
     def note_stored(self, key: Key, stored: Stored) -> None:
-        """Keep what the store has under *key*. A kill may lose the last few."""
+        """Keep what the store has under *key*. A kill may lose those of the last second."""
         self._write(
             "INSERT OR REPLACE INTO stored VALUES (?, ?, ?, ?)",
             (_blob(key), stored.etag, stored.md5, stored.attributes),
@@ -221,12 +225,13 @@ class PushMemory:
             self._begin()
             tables.execute(statement, values)
             self._pending += 1
-            if self._pending >= _COMMIT_EVERY:
+            if self._pending >= _COMMIT_EVERY or monotonic() > self._begun_at + _COMMIT_AFTER_S:
                 self._commit()
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN")
+            self._begun_at = monotonic()
 
     def _commit(self) -> None:
         if self._connection.in_transaction:

@@ -50,6 +50,20 @@ def test_a_kill_loses_nothing_of_the_ledger(path: Path) -> None:
         assert memory.begun_with(Key("k")) is None
 
 
+def test_what_was_noted_some_time_ago_survives_a_kill(path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from cachefs.local import pushed\n"
+        "pushed._COMMIT_AFTER_S = 0.0\n"
+        "memory = pushed.PushMemory(Path(sys.argv[1]))\n"
+        "memory.note_stored('early', pushed.Stored('e', None, ''))\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+
+    with PushMemory(path) as memory:
+        assert memory.stored(Key("early")) is not None
+
+
 def test_one_push_at_a_time_has_it(path: Path) -> None:
     with PushMemory(path), pytest.raises(InUse, match="under way"):
         PushMemory(path)
