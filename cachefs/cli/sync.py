@@ -16,7 +16,7 @@ from cachefs.cli.jobs import bar
 from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.cli.sync_report import Report
-from cachefs.cli.sync_sides import End, ends, job_id, opened
+from cachefs.cli.sync_sides import End, Unusable, ends, job_id, opened
 from cachefs.config.option import Group
 from cachefs.config.quantities import parse_size
 from cachefs.core.errors import CachefsError, Denied, InUse, UsageError
@@ -25,8 +25,9 @@ from cachefs.local.ledger import FileLedger
 from cachefs.ops.bucketsync import Event, carried_out, compared, require_few, sweep
 from cachefs.ops.events import Progress
 from cachefs.ops.globs import Chosen, chosen
+from cachefs.ops.sync_content import Contents, Side
 from cachefs.ops.sync_copy import Copier
-from cachefs.ops.sync_plan import Plan, by_time
+from cachefs.ops.sync_plan import Near, Plan, by_listed_content, by_time
 from cachefs.ops.throttle import Throttle
 from cachefs.remote.retry import Retrying
 
@@ -45,7 +46,8 @@ def _configure(parser: Parser) -> None:
         "  copy        copy what is new and modified\n"
         "  sync        copy, then delete what FROM no longer has\n"
         "  help        show this\n\n"
-        "A file is modified if FROM's is newer than TO's, or not as long. Nothing is overwritten or deleted but what\n"
+        "A file is modified if FROM's is newer than TO's, or not as long; with --checksum if its content is another.\n"
+        "Nothing is overwritten or deleted but what\n"
         "the listing showed. A run that was cut off is simply run again: it goes on where it was.\n"
         "The exit code of dryrun is 1 if there is anything to do, that of the others if anything failed."
     )
@@ -54,6 +56,11 @@ def _configure(parser: Parser) -> None:
     parser.add_argument("target", metavar="TO", nargs="?", help="the bucket to copy to")
     parser.add_argument(
         "--out", metavar="DIR", default="out", help="where the lists and the report go [out]"
+    )
+    parser.add_argument(
+        "--checksum",
+        action="store_true",
+        help="compare content, not times: by ETags, and where those do not tell by a request to each side",
     )
     parser.add_argument("-n", "--dry-run", action="store_true", help="as dryrun")
     parser.add_argument(
@@ -108,7 +115,8 @@ def _run(call: Call) -> int:
             report.done(is_whole=False)
             return EXIT_INTERRUPTED
         except CachefsError as error:
-            report.done(is_whole=False)
+            if report.has_any:
+                report.done(is_whole=False)
             return _failed(call, error, source, target)
 
 
@@ -140,8 +148,7 @@ class _Sync:
         is_within = self.source.shares_server(self.target)
         origin = self.source.source if is_within else None
         with opened(self.source) as near, opened(self.target, copies_from=origin) as far:
-            rule, picked = by_time, self.wanted.chosen
-            self._follow(compared(near, far, self.plan, chosen=picked, rule=rule), "comparing")
+            self._follow(self._compared(near, far), "comparing")
             self.plan.write_lists(self.out)
             if self.wanted.is_dry:
                 return self.report.planned()
@@ -150,6 +157,20 @@ class _Sync:
             if any(self.plan.files.values()):
                 self._carry_out(near, far, is_within=is_within)
         return self.report.done()
+
+    def _compared(self, near: Retrying, far: Retrying) -> Generator[Event, None, None]:
+        asked = Contents(_side(near, self.source), _side(far, self.target))
+        return compared(
+            near,
+            far,
+            self.plan,
+            chosen=self.wanted.chosen,
+            rule=by_listed_content if self.call.arguments.checksum else by_time,
+            ask=asked.differs,
+            date_source=Near.source() if asked.source.is_near else None,
+            date_target=Near.target() if asked.target.is_near else None,
+            threads=self.target.config.store.transfers,
+        )
 
     def _carry_out(self, near: Retrying, far: Retrying, *, is_within: bool) -> None:
         where = self.call.environment.state_root / "sync"
@@ -166,11 +187,20 @@ class _Sync:
                 hash_first=self.source.source.kind is StoreKind.FILE,
                 throttle=Throttle(self.wanted.rate),
             )
+
+            def stop() -> None:
+                copier.stop()
+                near.give_up()
+                far.give_up()
+                if is_within:
+                    far.close()  # ends a copy of many parts after those that are under way
+
             events = carried_out(
                 self.plan,
                 near,
                 far,
                 copier,
+                stop=stop,
                 threads=self.target.config.store.transfers,
                 deleting=self.wanted.deleting,
             )
@@ -207,11 +237,22 @@ def _output(call: Call) -> Iterator[Path]:
         os.close(fd)
 
 
+def _side(store: Retrying, end: End) -> Side:
+    return Side(store, is_near=end.source.kind is StoreKind.FILE)
+
+
 def _failed(call: Call, error: CachefsError, source: End, target: End) -> int:
-    doing = (
-        "" if isinstance(error, UsageError) else f"cannot sync {source.source} to {target.source}"
-    )
-    failure = explain(error, doing=doing, source=target.source)
+    if isinstance(error, Unusable):
+        where = error.end.config.store.endpoint_url
+        failure = explain(
+            error.error,
+            doing=f"cannot sync with {error.end.source}",
+            source=error.end.source,
+            at=f" at {where}" if where else "",
+        )
+    else:
+        what = f"cannot sync {source.source} to {target.source}"
+        failure = explain(error, doing="" if isinstance(error, UsageError) else what)
     complain(call.redactor(failure.line))
     return failure.code
 

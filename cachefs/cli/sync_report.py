@@ -43,6 +43,11 @@ class Report:
         """How many files could not be done."""
         return self._counts["failed"]
 
+    @property
+    def has_any(self) -> bool:
+        """Whether anything became of any file."""
+        return bool(self._counts)
+
     def take(self, event: Event) -> None:
         """Write down what became of one file."""
         if isinstance(event, NothingDeleted):
@@ -77,8 +82,6 @@ class Report:
     def done(self, *, is_whole: bool = True) -> int:
         """Tell what was done, and return the exit code; *is_whole*: nothing cut it off."""
         counts, plan = self._counts, self._plan
-        if not is_whole and not counts:
-            return EXIT_FAILURES
         same = plan.listed - plan.files[Kind.NEW] - plan.files[Kind.MODIFIED]
         words = [
             f"{counted(counts['copied'], 'object')} copied ({human_size(self._bytes)})",
@@ -129,6 +132,7 @@ class Report:
     def _write(self, line: Mapping[str, object]) -> None:
         self._is_told = True
         self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()  # a run that is killed leaves it, beside the one before
         if self._call.as_json:
             say_json(line, stream=True)
 

@@ -12,7 +12,7 @@ from cachefs.config.mount import cache_id
 from cachefs.config.options import BY_NAME
 from cachefs.config.settings import Origin, Setting
 from cachefs.config.sync import IN, OUT, Side, read_pair
-from cachefs.core.errors import UsageError
+from cachefs.core.errors import CachefsError, StoreError, UsageError
 from cachefs.core.source import Source, StoreKind
 from cachefs.remote.open import open_store
 from cachefs.remote.retry import Retrying
@@ -41,6 +41,15 @@ class End:
         if not self.source.bucket or not other.source.bucket:
             return False
         return _account(self) == _account(other)
+
+
+class Unusable(CachefsError):
+    """One of the two buckets cannot be used, for the reason that is its cause."""
+
+    def __init__(self, end: End, error: StoreError) -> None:
+        super().__init__(str(error))
+        self.end = end
+        self.error = error
 
 
 def settings_path(call: Call) -> Path:
@@ -87,7 +96,10 @@ def job_id(source: End, target: End, call: Call) -> str:
 
 @contextmanager
 def opened(end: End, *, copies_from: Source | None = None) -> Iterator[Retrying]:
-    """Open a store, whose bucket must exist and let itself be listed, and close it in the end."""
+    """Open a store, whose bucket must exist and let itself be listed, and close it in the end.
+
+    Raise :class:`Unusable` otherwise.
+    """
     store = open_store(
         end.source,
         end.config.store,
@@ -96,7 +108,10 @@ def opened(end: End, *, copies_from: Source | None = None) -> Iterator[Retrying]
         copies_from=copies_from,
     )
     try:
-        store.check()
+        try:
+            store.check()
+        except StoreError as error:
+            raise Unusable(end, error) from error
         yield store
     finally:
         store.close()

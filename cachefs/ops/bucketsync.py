@@ -4,7 +4,7 @@ First everything is compared, then copied, then deleted: a listing that fails ha
 deleted unless every copy succeeded.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -14,9 +14,19 @@ from cachefs.core.types import Key, ObjectInfo
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.globs import Chosen
 from cachefs.ops.merge import merged, objects
-from cachefs.ops.parallel import in_parallel
+from cachefs.ops.parallel import ahead, in_parallel
 from cachefs.ops.sync_copy import Copied, Copier, Vanished
-from cachefs.ops.sync_plan import Difference, Kind, Plan, Rule, difference
+from cachefs.ops.sync_plan import (
+    UNSURE,
+    Difference,
+    Kind,
+    Plan,
+    Rule,
+    by_time,
+    duplicate,
+    modified,
+    new,
+)
 from cachefs.remote.store import ObjectStore
 
 _TOLD_EVERY: Final = 1000
@@ -47,31 +57,70 @@ class NothingDeleted:
     files: int
 
 
+Dating = Callable[[ObjectInfo], ObjectInfo]
+_Pair = tuple[ObjectInfo, ObjectInfo]
 Event = Progress | Copied | Vanished | Deleted | Kept | NothingDeleted | Failed
 _Outcomes = Generator[Event | None, None, None]
 
 
 def compared(
-    source: ObjectStore, target: ObjectStore, plan: Plan, *, chosen: Chosen, rule: Rule
+    source: ObjectStore,
+    target: ObjectStore,
+    plan: Plan,
+    *,
+    chosen: Chosen,
+    rule: Rule,
+    ask: Rule = by_time,
+    threads: int = 1,
+    date_source: Dating | None = None,
+    date_target: Dating | None = None,
 ) -> Generator[Event, None, None]:
     """Take down in *plan* how the two sides differ, as far as *chosen* has the keys.
 
-    Reads both listings once, side by side. What they raise ends it: then the plan is no whole one.
+    Reads both listings once, side by side, their objects dated anew by *date_source* and *date_target*. Where *rule* is unsure, *ask* is called, some at a time, in threads. What
+    the listings raise ends it: then the plan is no whole one.
     """
+
+    def answered(pair: _Pair | Progress) -> tuple[_Pair, str | None] | Progress:
+        return pair if isinstance(pair, Progress) else (pair, ask(*pair))
+
     pairs = merged(
-        _listed(source, chosen), _listed(target, chosen), left_key=_key_of, right_key=_key_of
+        _listed(source, chosen, date_source),
+        _listed(target, chosen, date_target),
+        left_key=_key_of,
+        right_key=_key_of,
     )
+    with closing(in_parallel(answered, _unsure(pairs, plan, rule), threads=threads)) as answers:
+        for answer in answers:
+            if isinstance(answer, Progress):
+                yield answer
+            elif (reason := answer[1]) is not None:
+                plan.add(modified(*answer[0], reason))
+
+
+def _unsure(
+    pairs: Iterable[tuple[ObjectInfo | None, ObjectInfo | None]], plan: Plan, rule: Rule
+) -> Iterator[_Pair | Progress]:
+    """Take down what *rule* is sure of, and yield the rest, and now and then how far that is."""
     for number, (here, there) in enumerate(pairs, 1):
-        if here is not None:
-            plan.listed += 1
-        if (found := difference(here, there, rule)) is not None:
-            plan.add(found)
+        plan.listed += here is not None
+        if here is None:
+            assert there is not None
+            plan.add(duplicate(there))
+        elif there is None:
+            plan.add(new(here))
+        elif (reason := rule(here, there)) == UNSURE:
+            yield here, there
+        elif reason is not None:
+            plan.add(modified(here, there, reason))
         if number % _TOLD_EVERY == 0:
             yield Progress(number)
 
 
-def _listed(store: ObjectStore, chosen: Chosen) -> Iterator[ObjectInfo]:
-    return (info for info in objects(store.list(Key(""), deep=True)) if info.key in chosen)
+def _listed(store: ObjectStore, chosen: Chosen, date: Dating | None) -> Iterator[ObjectInfo]:
+    pages = ahead(store.list(Key(""), deep=True))
+    found = (info for info in objects(pages) if info.key in chosen)
+    return found if date is None else map(date, found)
 
 
 def _key_of(info: ObjectInfo) -> Key:
@@ -94,13 +143,17 @@ def carried_out(
     target: ObjectStore,
     copier: Copier,
     *,
+    stop: Callable[[], None],
     threads: int,
     deleting: bool,
 ) -> Generator[Event, None, None]:
-    """Copy what is new and modified, then, if *deleting*, delete the duplicates."""
+    """Copy what is new and modified, then, if *deleting*, delete the duplicates.
+
+    Where the caller leaves early, *stop* is called, so that what is under way ends soon.
+    """
     failures = 0
     with closing(
-        _counted(_copies(plan, copier, threads), plan, Kind.NEW, Kind.MODIFIED)
+        _counted(_copies(plan, copier, threads, stop), plan, Kind.NEW, Kind.MODIFIED)
     ) as copies:
         for event in copies:
             failures += isinstance(event, Failed)
@@ -110,7 +163,7 @@ def carried_out(
     if failures:
         yield NothingDeleted(plan.files[Kind.DUPLICATE])
         return
-    yield from _counted(_deletions(plan, source, target, copier, threads), plan, Kind.DUPLICATE)
+    yield from _counted(_deletions(plan, source, target, threads, stop), plan, Kind.DUPLICATE)
 
 
 def sweep(target: ObjectStore, works: Iterable[tuple[Key, str]]) -> None:
@@ -120,17 +173,21 @@ def sweep(target: ObjectStore, works: Iterable[tuple[Key, str]]) -> None:
             target.abandon(key, work)
 
 
-def _copies(plan: Plan, copier: Copier, threads: int) -> _Outcomes:
+def _copies(plan: Plan, copier: Copier, threads: int, stop: Callable[[], None]) -> _Outcomes:
     return in_parallel(
         copier.copied,
         plan.differences(Kind.NEW, Kind.MODIFIED),
         threads=threads,
-        stop=copier.stop,
+        stop=stop,
     )
 
 
 def _deletions(
-    plan: Plan, source: ObjectStore, target: ObjectStore, copier: Copier, threads: int
+    plan: Plan,
+    source: ObjectStore,
+    target: ObjectStore,
+    threads: int,
+    stop: Callable[[], None],
 ) -> _Outcomes:
     def delete(doomed: Difference) -> Event:
         try:
@@ -142,7 +199,7 @@ def _deletions(
             return Failed(doomed.key, error)
         return Kept(doomed.key)
 
-    return in_parallel(delete, plan.differences(Kind.DUPLICATE), threads=threads, stop=copier.stop)
+    return in_parallel(delete, plan.differences(Kind.DUPLICATE), threads=threads, stop=stop)
 
 
 def _deleted(target: ObjectStore, doomed: Difference) -> Event:

@@ -14,6 +14,8 @@ from typing import Final
 from cachefs.core.errors import Changed, Fault, NotFound, StoreError, Unsupported
 from cachefs.core.extents import Extent
 from cachefs.core.fingerprint import Fingerprint, stored_md5
+from cachefs.core.mediatypes import guessed
+from cachefs.core.metadata import DIRECTORY_TYPE
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.engine.body import BytesBody
 from cachefs.ops.events import Failed
@@ -170,9 +172,10 @@ class Copier:
 
     def _put(self, body: Body, info: ObjectInfo, replaces: ETag | None) -> ObjectInfo:
         meta = {name: value for name, value in (info.meta or {}).items() if name not in _BOUND}
+        kind = info.content_type or _usual_type(info.key)
         try:
             return self._target.put(
-                info.key, body, meta=meta, content_type=info.content_type, if_match=replaces
+                info.key, body, meta=meta, content_type=kind, if_match=replaces
             )
         except Changed as error:
             there = self._overtaken(info.key, error)
@@ -210,6 +213,11 @@ class Copier:
             with suppress(StoreError):
                 self._target.delete(stored.key, if_match=stored.etag)
             raise Fault(f"{stored.key!r} came otherwise than its source says, and was not kept")
+
+
+def _usual_type(key: Key) -> str:
+    """Return the type of what has none: a file that another program wrote into a directory, or the directory."""
+    return DIRECTORY_TYPE if key.endswith("/") else guessed(key.rpartition("/")[2])
 
 
 def hashed(body: RemoteBody) -> str:

@@ -8,13 +8,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Final, Self
 
 from cachefs.core.errors import UsageError
 from cachefs.core.types import ETag, Key, ObjectInfo
+from cachefs.remote.file_records import changed_ns
 
 _SECOND_NS: Final = 10**9
 
@@ -46,6 +47,9 @@ class Difference:
     """Why, in a word or two: ``newer``, ``size``, ``content``, …"""
 
 
+UNSURE: Final = "unsure"
+"""What a rule says where the listings do not tell: the stores have to be asked."""
+
 Rule = Callable[[ObjectInfo, ObjectInfo], str | None]
 """Says why a source has to be copied over a target; None: it has not."""
 
@@ -66,18 +70,54 @@ def by_time(source: ObjectInfo, target: ObjectInfo) -> str | None:
     return "same second" if ours == theirs and source.etag != target.etag else None
 
 
-def difference(
-    source: ObjectInfo | None, target: ObjectInfo | None, rule: Rule
-) -> Difference | None:
-    """Return how the two sides differ in one key, or None."""
-    if source is None:
-        assert target is not None
-        return Difference(Kind.DUPLICATE, target.key, target.size, None, target.etag, "gone")
-    if target is None:
-        return Difference(Kind.NEW, source.key, source.size, source.etag, None, "new")
-    if (reason := rule(source, target)) is None:
-        return None
+def by_listed_content(source: ObjectInfo, target: ObjectInfo) -> str | None:
+    """Say whether the content differs, as far as sizes and ETags tell; :data:`UNSURE` where they do not.
+
+    Only equal ETags tell: different ones may be of the same bytes, in other parts or under another key.
+    """
+    if source.size != target.size:
+        return "size"
+    return None if source.etag == target.etag else UNSURE
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Dates the objects of a directory by when they were changed, as other stores do, and not by their mtimes.
+
+    *undated_ns* is the time of those of which nothing tells it.
+    """
+
+    undated_ns: int
+
+    @classmethod
+    def source(cls) -> Self:
+        """Return one for what is copied from: of what nothing tells, it is not later."""
+        return cls(0)
+
+    @classmethod
+    def target(cls) -> Self:
+        """Return one for what is copied to: of what nothing tells, it is not earlier."""
+        return cls(2**63 - 1)
+
+    def __call__(self, info: ObjectInfo) -> ObjectInfo:
+        """Return *info* with that date."""
+        when_ns = changed_ns(info)
+        return replace(info, mtime_ns=self.undated_ns if when_ns is None else when_ns)
+
+
+def new(source: ObjectInfo) -> Difference:
+    """Return that the target has nothing of *source*."""
+    return Difference(Kind.NEW, source.key, source.size, source.etag, None, "new")
+
+
+def modified(source: ObjectInfo, target: ObjectInfo, reason: str) -> Difference:
+    """Return that *target* has to be replaced by *source*."""
     return Difference(Kind.MODIFIED, source.key, source.size, source.etag, target.etag, reason)
+
+
+def duplicate(target: ObjectInfo) -> Difference:
+    """Return that the source has nothing of *target*."""
+    return Difference(Kind.DUPLICATE, target.key, target.size, None, target.etag, "gone")
 
 
 class Plan:

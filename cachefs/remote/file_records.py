@@ -100,6 +100,17 @@ def etag_of(found: os.stat_result, record: Record | None = None) -> ETag:
     )
 
 
+def changed_ns(info: ObjectInfo) -> int | None:
+    """Return when a file was last changed, by the disk's own clock; None: of directories nothing tells.
+
+    Its mtime is what whoever stored it said, and may be long ago. *info* is what :func:`describe` says of it.
+    """
+    if info.key.endswith("/"):
+        return None
+    _, _, _, changed, *_ = info.etag.split("-")
+    return int(changed, 16)
+
+
 def describe(key: Key, found: os.stat_result, record: Record | None) -> ObjectInfo:
     """Return what a HEAD says: what was stored with the object, or else what the file itself shows."""
     meta: dict[str, str] = dict(record.meta) if record else {}

@@ -648,8 +648,8 @@ class S3Store:
 
 
 def _head(bucket: S3Bucket, key: Key) -> Answer:
-    """Return all that a HEAD says, and not only what :meth:`S3Store.head` tells."""
-    return _asked(bucket, lambda: bucket.call("head_object", Key=key))
+    """Return what a copy must carry on, and not only what :meth:`S3Store.head` tells."""
+    return _asked(bucket, lambda: bucket.head(key))
 
 
 def _asked(bucket: S3Bucket, head: Callable[[], Answer]) -> Answer:

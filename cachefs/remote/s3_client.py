@@ -199,6 +199,8 @@ def _config(options: StoreOptions) -> Config:
         retries={"total_max_attempts": 1, "mode": "standard"},
         request_checksum_calculation=options.checksums,
         response_checksum_validation=options.checksums,
+        # Else botocore puts it together anew for each request, which is a tenth of what one costs.
+        user_agent=f"Boto3/{boto3.__version__}",
         user_agent_extra="cachefs",
     )
 

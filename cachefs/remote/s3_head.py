@@ -36,7 +36,14 @@ _NO_ANSWER = (sdk.ConnectionError, sdk.ConnectionClosedError, sdk.ReadTimeoutErr
 """To ask at once again would only be to wait once more."""
 _DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _META = "x-amz-meta-"
-_SERVED = {"content-type": "ContentType", **SERVED, "expires": "ExpiresString"}
+_TOLD = {
+    "content-type": "ContentType",
+    **SERVED,
+    "expires": "ExpiresString",
+    "x-amz-server-side-encryption": "ServerSideEncryption",
+    "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
+    "x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,8 @@ class LeanHeads:
     def ask(self, bucket: str, key: str, ordinary: Callable[[], _Answer]) -> _Answer:
         """Return what is at *key*, as boto3 would; where need be by *ordinary*, boto3's own request.
 
-        ``ETag``, ``LastModified``, ``ContentLength``, ``ContentType``, ``Metadata`` and what ``SERVED`` names are
-        answered, no more.
+        ``ETag``, ``LastModified``, ``ContentLength``, ``ContentType``, ``Metadata``, what ``SERVED`` names and how
+        it is encrypted are answered, no more.
         Raise what boto3 would, for what would be no better in the ordinary way.
         """
         way = self._ways.get(bucket) if self._misses < _PATIENCE else None
@@ -165,7 +172,10 @@ def _read(headers: Mapping[str, str]) -> _Answer | None:
             if name.lower().startswith(_META)
         },
     }
-    return found | {name: headers[header] for header, name in _SERVED.items() if header in headers}
+    found |= {name: headers[header] for header, name in _TOLD.items() if header in headers}
+    if found.get("TagCount") == "0":
+        del found["TagCount"]  # it is a number in boto3's words, and none then
+    return found
 
 
 def _error(answer: Any) -> sdk.ClientError:  # noqa: ANN401

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import signal
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import Done, cachefs, surroundings
+from tests.mount.harness import wait_until
 
 SECRET = "hunter2hunter2"
 
@@ -140,8 +142,10 @@ def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
     done = cachefs("sync", "copy", f"file://{tmp_path}/from", "file:///no/where", home=tmp_path)
 
     assert done.code == 3
-    assert "cannot sync" in done.err
-    assert "no such directory" in done.err
+    assert done.err == (
+        "cachefs: cannot sync with file:///no/where: no such directory — create it, or check the name\n"
+    )
+    assert done.out == ""
 
 
 def test_secrets_come_from_standard_input_and_are_shown_nowhere(tmp_path: Path) -> None:
@@ -205,3 +209,44 @@ def test_what_is_missing_is_asked_for_and_a_secret_is_not_echoed(tmp_path: Path)
     assert "Access key (empty: as the SDKs find it) [****AKID]: " in shown
     assert SECRET not in shown
     assert "bucket = s3://store/sub" in (tmp_path / "config" / "cachefs" / "sync.ini").read_text()
+
+
+def test_ctrl_c_ends_it_soon_with_a_summary(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "from" / "a").write_text("first")
+    (tmp_path / "from" / "large").write_bytes(bytes(9 * 2**20))
+    command = [sys.executable, "-m", "cachefs", "sync", "copy"]
+    command += [f"file://{tmp_path}/from", f"file://{tmp_path}/to", "--limit-rate", "1MiB"]
+    with subprocess.Popen(
+        command, env=surroundings(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        report = tmp_path / "out" / ".report.jsonl.part"
+        wait_until(lambda: report.exists() and report.read_bytes(), "the first file is told")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert out.startswith("cut off: 1 object copied (5 B), 0 deleted, 0 failed")
+    summary = json.loads((tmp_path / "out" / "report.jsonl").read_text().splitlines()[-1])
+    assert summary["summary"]["interrupted"] is True
+    assert not (tmp_path / "to" / "large").exists()
+
+
+def test_by_checksum_what_is_the_same_is_not_copied_although_it_is_newer(
+    two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, target = two
+    (target / "a").write_text("first")
+    (target / "d").mkdir()
+    (target / "d" / "b").write_text("SECOND")
+    (source / "a").write_text("first")
+    os.utime(source / "a", (1e9, 1e9))  # the time that it shows, not that of the change
+
+    words = ("sync", "dryrun", f"file://{source}", f"file://{target}")
+    cachefs(*words, home=tmp_path)
+    by_time = (tmp_path / "out" / "modified.txt").read_text()
+    cachefs(*words, "--checksum", home=tmp_path)
+
+    assert by_time == "a\n"
+    assert (tmp_path / "out" / "modified.txt").read_text() == "d/b\n"

@@ -1,10 +1,11 @@
 """From one bucket to another, on stores in memory."""
 
+import base64
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,12 @@ from cachefs.ops.bucketsync import (
 )
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.globs import Chosen, chosen
-from cachefs.ops.sync_body import IN_MEMORY
+from cachefs.ops.sync_body import IN_MEMORY, RemoteBody
+from cachefs.ops.sync_content import Contents, Side
 from cachefs.ops.sync_copy import Copied, Copier, Vanished
-from cachefs.ops.sync_plan import Kind, Plan, by_time
+from cachefs.ops.sync_plan import Kind, Plan, Rule, by_listed_content, by_time
 from cachefs.ops.throttle import Throttle
+from cachefs.remote.file import FileStore
 from cachefs.remote.memory import MemoryStore
 from cachefs.remote.pages import Pages
 from cachefs.remote.retry import Pace, Retrying
@@ -73,15 +76,21 @@ class Two:
         deleting: bool = True,
         picked: Chosen | None = None,
         is_within: bool = False,
+        rule: Rule = by_time,
+        ask: Rule = by_time,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> list[Event]:
         """Bring the target up to the source; *meanwhile* is called between the listing and the rest."""
         near, far = source or self.source, target or self.target
         copier = Copier(near, far, is_within=is_within, throttle=Throttle(None))
         with Plan(self.out) as plan:
-            list(compared(near, far, plan, chosen=picked or chosen(), rule=by_time))
+            list(
+                compared(near, far, plan, chosen=picked or chosen(), rule=rule, ask=ask, threads=2)
+            )
             meanwhile()
-            events = carried_out(plan, near, far, copier, threads=3, deleting=deleting)
+            events = carried_out(
+                plan, near, far, copier, stop=copier.stop, threads=3, deleting=deleting
+            )
             found = [event for event in events if not isinstance(event, Progress)]
         self.clock.pass_by()
         return sorted(found, key=lambda event: (type(event).__name__, str(event)))
@@ -139,6 +148,16 @@ def test_metadata_type_and_headers_are_copied(two: Two) -> None:
         assert seen.content_type == "text/x-test"
         # The class is the other store's own affair.
         assert seen.meta == {"mtime": "1.0", ":cache-control": "no-cache"}
+
+
+def test_what_has_no_type_gets_that_of_its_name(two: Two, tmp_path: Path) -> None:
+    (tmp_path / "files" / "dir").mkdir(parents=True)
+    (tmp_path / "files" / "dir" / "a.jpg").write_bytes(b"x")
+
+    two.sync(source=FileStore(str(tmp_path / "files")))
+
+    assert two.target.head(Key("dir/a.jpg")).content_type == "image/jpeg"
+    assert two.target.head(Key("dir/")).content_type == "application/x-directory"
 
 
 def test_copy_deletes_nothing(two: Two) -> None:
@@ -515,18 +534,118 @@ def test_a_job_that_is_stopped_ends_in_the_middle_of_an_object(two: Two) -> None
     put(two.source, "large", os.urandom(LARGE))
     copier: Copier
 
-    class Stopping(Counting):
-        def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
-            copier.stop()
-            return super().get_range(key, extent, into, if_match=if_match)
+    taken: list[int] = []
 
-    copier = Copier(Stopping(two.source), two.target, is_within=False, throttle=Throttle(1))
+    class Stopping(Scoped):
+        def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
+            class Noting:
+                def write(self, data: memoryview, /) -> None:
+                    copier.stop()
+                    taken.append(len(data))
+                    into.write(data)
+
+                def restart(self) -> None:
+                    into.restart()
+
+            return super().get_range(key, extent, Noting(), if_match=if_match)
+
+    copier = Copier(Stopping(two.source, ""), two.target, is_within=False, throttle=Throttle(1))
     with Plan(two.out) as plan:
         list(compared(two.source, two.target, plan, chosen=chosen(), rule=by_time))
         (wanted,) = plan.differences(Kind.NEW)
 
     assert copier.copied(wanted) is None
+    assert len(taken) == 1
     assert view(two.target) == {}
+
+
+def test_what_one_reader_has_fetched_another_reads_as_long_as_the_first_is_there(two: Two) -> None:
+    put(two.source, "large", os.urandom(LARGE))
+    source = Counting(two.source)
+    told = source.fingerprint(Key("large"))
+    body = RemoteBody(source, told, throttle=Throttle(None), ended=threading.Event())
+    extent = Extent(0, LARGE)
+
+    first = body.reader(extent)
+    content = first.read()
+
+    assert body.reader(extent).read() == content
+    assert source.read == LARGE
+    del first
+    body.reader(extent).read()
+    assert source.read == 2 * LARGE  # nothing is kept that nobody reads
+
+
+def by_content(
+    two: Two, source: ObjectStore, target: ObjectStore, *, is_near: bool
+) -> list[Event]:
+    asked = Contents(Side(source, is_near=False), Side(target, is_near=is_near))
+    return two.sync(
+        source=source, target=target, rule=by_listed_content, ask=asked.differs, deleting=False
+    )
+
+
+def test_by_content_what_is_the_same_is_not_copied_however_new_it_is(two: Two) -> None:
+    put(two.target, "same", b"x")
+    put(two.target, "other", b"x")
+    two.clock.pass_by()
+    put(two.source, "same", b"x")
+    put(two.source, "other", b"y")
+    two.clock.pass_by()
+    put(two.target, "other", b"z")  # newer, and as long
+
+    (event,) = by_content(two, two.source, two.target, is_near=False)
+
+    assert isinstance(event, Copied)
+    assert (event.key, event.reason) == ("other", "content")
+
+
+class Otherwise(Scoped):
+    """A store with ETags of its own, which tells content by stored MD5s or not at all."""
+
+    def list(self, prefix: Key, *, deep: bool = False) -> Iterator[Listing]:
+        for page in super().list(prefix, deep=deep):
+            yield Listing(tuple(self._own(info) for info in page.objects))
+
+    def fingerprint(self, key: Key) -> Fingerprint:
+        return Fingerprint(self._own(super().head(key)))
+
+    def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
+        return super().get_range(key, extent, into, if_match=ETag(if_match.removesuffix("-own")))
+
+    def _own(self, info: ObjectInfo) -> ObjectInfo:
+        return replace(info, etag=ETag(f"{info.etag}-own"))
+
+
+@pytest.mark.parametrize("told", ["metadata", "bytes"])
+def test_where_etags_tell_nothing_stored_md5s_do_or_bytes_that_are_near(
+    two: Two, told: str
+) -> None:
+    md5 = base64.b64encode(hashlib.md5(b"same", usedforsecurity=False).digest()).decode()
+    meta = {"md5chksum": md5} if told == "metadata" else {}
+    put(two.target, "same", b"same", **meta)
+    put(two.target, "other", b"1234", **meta)
+    two.clock.pass_by()
+    put(two.source, "same", b"same")
+    put(two.source, "other", b"5678")
+
+    events = by_content(two, two.source, Otherwise(two.target, ""), is_near=told == "bytes")
+
+    assert [event.path for event in events if isinstance(event, Failed)] == ["other"]
+    assert len(events) == 1  # it was chosen; that it is refused is of this store's own ETags
+
+
+def test_where_nothing_tells_the_times_do(two: Two) -> None:
+    put(two.target, "later")
+    two.clock.pass_by()
+    put(two.source, "later", b"CONTENT")
+    put(two.source, "earlier", b"CONTENT")
+    two.clock.pass_by()
+    put(two.target, "earlier")
+
+    events = by_content(two, two.source, Otherwise(two.target, ""), is_near=False)
+
+    assert [event.path for event in events if isinstance(event, Failed)] == ["later"]
 
 
 def test_deleted_bytes_are_told(two: Two) -> None:

@@ -1,6 +1,7 @@
 """What of two buckets differs, and the lists that tell it."""
 
 import io
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,21 @@ from hypothesis import strategies as st
 from cachefs.core.errors import UsageError
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.ops.manifest import rows
-from cachefs.ops.sync_plan import Difference, Kind, Plan, by_time, difference, replacing
+from cachefs.ops.sync_plan import (
+    UNSURE,
+    Difference,
+    Kind,
+    Near,
+    Plan,
+    by_listed_content,
+    by_time,
+    duplicate,
+    modified,
+    new,
+    replacing,
+)
+from cachefs.remote.file import FileStore
+from tests.contract.bodies import BytesBody
 
 SECOND = 10**9
 
@@ -51,18 +66,20 @@ def test_what_was_surely_changed_after_its_copy_is_always_copied(ours: int, thei
                 assert by_time(info(source), info(target, etag="other"))
 
 
-def test_each_key_is_in_the_list_that_it_belongs_to() -> None:
+def test_a_difference_says_which_version_is_to_take_the_place_of_which() -> None:
     here, there = info(9 * SECOND, size=3), info(SECOND, etag="old", size=3)
 
-    found = [difference(here, None, by_time), difference(here, there, by_time)]
-    found += [difference(None, there, by_time), difference(here, here, by_time)]
+    assert new(here) == Difference(Kind.NEW, Key("k"), 3, ETag("e"), None, "new")
+    assert modified(here, there, "newer") == Difference(
+        Kind.MODIFIED, Key("k"), 3, ETag("e"), ETag("old"), "newer"
+    )
+    assert duplicate(there) == Difference(Kind.DUPLICATE, Key("k"), 3, None, ETag("old"), "gone")
 
-    assert found == [
-        Difference(Kind.NEW, Key("k"), 3, ETag("e"), None, "new"),
-        Difference(Kind.MODIFIED, Key("k"), 3, ETag("e"), ETag("old"), "newer"),
-        Difference(Kind.DUPLICATE, Key("k"), 3, None, ETag("old"), "gone"),
-        None,
-    ]
+
+def test_listings_tell_of_content_only_what_is_sure() -> None:
+    assert by_listed_content(info(9), info(1)) is None
+    assert by_listed_content(info(9, size=2), info(1)) == "size"
+    assert by_listed_content(info(9), info(1, etag="other")) == UNSURE
 
 
 def planned(directory: Path, *keys: str) -> Plan:
@@ -137,3 +154,17 @@ def test_a_list_is_not_written_through_a_link(tmp_path: Path) -> None:
 
     assert other.read_text() == "somebody's"
     assert (tmp_path / "new.txt").read_text() == "a\n"
+
+
+def test_files_are_dated_by_their_change_and_not_by_what_they_say(tmp_path: Path) -> None:
+    store = FileStore(str(tmp_path))
+    before = time.time_ns() - SECOND
+    for key, content in (("dir/", b""), ("dir/file", b"x")):
+        meta = {"mtime": "1.000000000"}
+        store.put(Key(key), BytesBody(content), meta=meta, content_type=None, if_match=None)
+
+    directory, file = (store.head(Key(key)) for key in ("dir/", "dir/file"))
+
+    assert file.mtime_ns == SECOND
+    assert Near.source()(file).mtime_ns >= before
+    assert by_time(Near.source()(directory), Near.target()(directory)) is None
