@@ -15,6 +15,7 @@ from tests.mount.stores import FileBucket, LiveStore, S3Bucket, SwiftContainer, 
 from tests.servers.keystone import Keystone, keystone
 from tests.servers.moto import moto
 from tests.servers.radosgw import RadosGateway, missing_programs, radosgw
+from tests.servers.s3 import S3Server
 from tests.servers.swift import is_installed, swift
 
 
@@ -50,8 +51,12 @@ class Servers:
         return lambda: FileBucket(self._directory / f"file{next(numbers)}")
 
     def _moto(self) -> Callable[[], LiveStore]:
-        server = self._stack.enter_context(moto())
-        return lambda: S3Bucket("moto", server)
+        return self._s3("moto", self._stack.enter_context(moto()))
+
+    def _s3(self, name: str, server: S3Server) -> Callable[[], LiveStore]:
+        # One for all buckets: making a client takes longer than most of what it is asked.
+        client = self._stack.enter_context(contextlib.closing(server.sdk()))
+        return lambda: S3Bucket(name, server, client)
 
     def gateway(self) -> RadosGateway:
         """The one radosgw."""
@@ -62,22 +67,21 @@ class Servers:
         return self._gateway
 
     def _radosgw(self) -> Callable[[], LiveStore]:
-        server = self.gateway()
-        return lambda: S3Bucket("radosgw", server)
+        return self._s3("radosgw", self.gateway())
 
     def _swift(self) -> Callable[[], LiveStore]:
         if not is_installed("swift"):
             pytest.skip("swift is not installed")
         server = self._stack.enter_context(swift(self._directory / "swift"))
-        return lambda: SwiftContainer("swift", server.url, server.sdk(), server.environment())
+        connection = server.sdk()
+        return lambda: SwiftContainer("swift", server.url, connection, server.environment())
 
     def _keystone(self) -> Callable[[], LiveStore]:
         if not (is_installed("keystone") and is_installed("swift")):
             pytest.skip("keystone or swift is not installed")
         server = self._stack.enter_context(keystone(self._directory / "keystone"))
-        return lambda: SwiftContainer(
-            "keystone", server.swift_url, _keystone_sdk(server), server.password()
-        )
+        connection = _keystone_sdk(server)
+        return lambda: SwiftContainer("keystone", server.swift_url, connection, server.password())
 
 
 def _keystone_sdk(server: Keystone) -> swiftclient.Connection:
@@ -123,7 +127,13 @@ def store(request: pytest.FixtureRequest, servers: Servers) -> Iterator[LiveStor
 def mounting(tmp_path: Path) -> Callable[..., Mount]:
     """Makes mounts, to be entered by ``with``."""
 
-    def make(target: Target, *options: str, name: str = "mount", watchdog_s: float = 55) -> Mount:
-        return Mount(target, tmp_path / name, options, watchdog_s=watchdog_s)
+    def make(
+        target: Target,
+        *options: str,
+        name: str = "mount",
+        watchdog_s: float = 55,
+        fresh: bool = False,
+    ) -> Mount:
+        return Mount(target, tmp_path / name, options, watchdog_s=watchdog_s, fresh=fresh)
 
     return make

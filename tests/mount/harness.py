@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import IO, Any, Final, ParamSpec, Self, TypeVar
 
+from tests.mount import forks
 from tests.mount.stores import Target
 
 P = ParamSpec("P")
@@ -47,12 +48,19 @@ class Stuck(Exception):
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 20) -> None:
-    """Return as soon as *condition* holds; fail when it does not within the time."""
+    """Return as soon as *condition* holds; fail when it does not within the time.
+
+    What takes long to look at is not looked at all the time: what is waited for wants the processor, too.
+    """
     pause = threading.Event()
     end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
-        pause.wait(0.02)
+    while True:
+        begin = time.monotonic()
+        if condition():
+            return
+        now = time.monotonic()
+        assert now < end, f"not within {timeout_s} s: {what}"
+        pause.wait(min(max(0.02, 2 * (now - begin)), 1))
 
 
 def environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
@@ -71,11 +79,14 @@ def environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def cachefs(
-    *argv: str | Path, env: Mapping[str, str], timeout_s: float = 60
+    *argv: str | Path, env: Mapping[str, str], timeout_s: float = 60, fresh: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
+    """Run the command line to its end; if not *fresh*, forked from what is loaded already."""
+    words = [sys.executable, "-m", "cachefs", *map(str, argv)]
+    if not fresh and forks.can_fork(words, env):
+        return forks.run(words, env, timeout_s=timeout_s)
     return subprocess.run(
-        [sys.executable, "-m", "cachefs", *map(str, argv)],
+        words,
         env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -186,11 +197,13 @@ class Mount:
     options: Sequence[str] = ()
     watchdog_s: float = 120
     tracebacks_expected: bool = False
+    fresh: bool = False
+    """Whether the daemon is started as users start it, not forked from what is loaded already."""
     mountpoint: Path = field(init=False)
     cache_dir: Path = field(init=False)
     log: Path = field(init=False)
     env: dict[str, str] = field(init=False)
-    process: "subprocess.Popen[bytes] | None" = field(init=False, default=None)
+    process: "subprocess.Popen[bytes] | forks.Forked | None" = field(init=False, default=None)
     _minor: int | None = field(init=False, default=None)
     _hands: list[Hands] = field(init=False, default_factory=list)
     _own: Hands | None = field(init=False, default=None)
@@ -257,15 +270,7 @@ class Mount:
             begin = log.tell()
             manager.bind("")  # the kernel finds a name that is not a path
             address = manager.getsockname()[1:].decode()
-            self.process = subprocess.Popen(
-                # Where the test run is killed, the daemon unmounts by itself.
-                ["setpriv", "--pdeathsig", "TERM", *self.argv()],
-                env={**self.env, "NOTIFY_SOCKET": f"@{address}"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self.process = self._launched({**self.env, "NOTIFY_SOCKET": f"@{address}"}, log)
             self._timer = threading.Timer(self.watchdog_s, self._bark)
             self._timer.daemon = True
             self._timer.start()
@@ -276,6 +281,22 @@ class Mount:
             self._end_process()
             raise MountFailed(code, self.log.read_bytes()[begin:].decode(errors="replace"))
         self._minor = found[0]
+
+    def _launched(
+        self, env: Mapping[str, str], log: IO[bytes]
+    ) -> "subprocess.Popen[bytes] | forks.Forked":
+        """Start the daemon. Where the test run is killed, it unmounts by itself."""
+        argv = self.argv()
+        if not self.fresh and forks.can_fork(argv, env):
+            return forks.fork(argv, env, stdout=log.fileno(), stderr=log.fileno())
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *argv],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
     def stop(self, *, timeout_s: float = 45) -> int:
         """End by SIGTERM, as a service manager does; returns the exit status."""
@@ -305,7 +326,8 @@ class Mount:
     def umount(self, *options: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """``cachefs umount``; where it succeeds, waits for the daemon's end too."""
         self._release_hands()
-        done = cachefs("umount", self.mountpoint, *options, env=self.env, timeout_s=timeout_s)
+        words: list[str | Path] = ["umount", self.mountpoint, *options]
+        done = cachefs(*words, env=self.env, timeout_s=timeout_s, fresh=False)
         if done.returncode == 0:
             self.wait_ended(timeout_s=timeout_s)
         return done
@@ -391,7 +413,7 @@ class Mount:
 
     def status(self) -> dict[str, Any]:
         """The mount's part of ``cachefs status --json``."""
-        done = cachefs("status", self.mountpoint, "--json", env=self.env)
+        done = cachefs("status", self.mountpoint, "--json", env=self.env, fresh=False)
         # 1 says that something is wrong, and the report says what.
         assert done.returncode in {0, 1}, done.stderr
         document = json.loads(done.stdout)
@@ -404,7 +426,7 @@ class Mount:
 
     def flush(self) -> None:
         """``cachefs flush``: upload now, whatever waits."""
-        done = cachefs("flush", self.mountpoint, env=self.env)
+        done = cachefs("flush", self.mountpoint, env=self.env, fresh=False)
         assert done.returncode in {0, 5}, done.stderr
 
     def kernel_setting(self, name: str) -> Path:
@@ -459,7 +481,9 @@ class Mount:
 
 
 def _told_ready(
-    manager: socket.socket, process: "subprocess.Popen[bytes]", timeout_s: float
+    manager: socket.socket,
+    process: "subprocess.Popen[bytes] | forks.Forked",
+    timeout_s: float,
 ) -> bool:
     """Wait for what a service manager waits for, but not beyond the end of the process."""
     end = time.monotonic() + timeout_s

@@ -20,7 +20,8 @@ class Sampler:
     """Measures every few milliseconds what the content files of a daemon's cache take.
 
     The daemon is stopped for each measurement: otherwise a file that goes and another that comes between
-    two of its steps would both be counted, and a cache at its limit would seem to be above it.
+    two of its steps would both be counted, and a cache at its limit would seem to be above it. Whether it stands
+    still is told to its parent only: the mount must be *fresh*, a child of the process that measures.
     """
 
     def __init__(self, cache_dir: Path, pid: int, *, every_s: float = 0.004) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import swiftclient
 
@@ -48,8 +48,8 @@ class LiveStore(ABC):
         """How to mount it, through *via* if given."""
 
     @abstractmethod
-    def keys(self) -> list[str]:
-        """The keys of all that is a file; directory markers are not."""
+    def keys(self, prefix: str = "") -> list[str]:
+        """The keys of all that is a file, below *prefix*; directory markers are not."""
 
     @abstractmethod
     def all_keys(self, prefix: str) -> list[str]:
@@ -115,13 +115,15 @@ class FileBucket(LiveStore):
         assert via is None
         return Target(f"file://{self.directory}")
 
-    def keys(self) -> list[str]:
+    def keys(self, prefix: str = "") -> list[str]:
         found = (
             str(Path(top, name).relative_to(self.directory))
             for top, _, names in os.walk(self.directory)
             for name in names
         )
-        return sorted(key for key in found if not key.startswith(".cachefs"))
+        return sorted(
+            key for key in found if key.startswith(prefix) and not key.startswith(".cachefs")
+        )
 
     def all_keys(self, prefix: str) -> list[str]:
         found = [self.directory / prefix, *(self.directory / prefix).rglob("*")]
@@ -163,14 +165,15 @@ class FileBucket(LiveStore):
 
 
 class S3Bucket(LiveStore):
-    """A bucket behind the S3 API."""
+    """A bucket behind the S3 API, seen through *client*, which stays open, or through one of its own."""
 
-    def __init__(self, name: str, server: S3Server) -> None:
+    def __init__(self, name: str, server: S3Server, client: Any = None) -> None:  # noqa: ANN401
         self.name = name
         self.endpoint = server.url
         self.bucket = f"mount-{uuid.uuid4().hex[:12]}"
         self._environment = server.environment()
-        self._client: Any = server.sdk()
+        self._is_lent = client is not None
+        self._client: Any = client or server.sdk()
         self._client.create_bucket(Bucket=self.bucket)
 
     def target(self, via: Proxy | None = None) -> Target:
@@ -186,8 +189,8 @@ class S3Bucket(LiveStore):
             for row in page.get("Contents", ()):
                 yield row["Key"]
 
-    def keys(self) -> list[str]:
-        return sorted(key for key in self._listed() if not key.endswith("/"))
+    def keys(self, prefix: str = "") -> list[str]:
+        return sorted(key for key in self._listed(prefix) if not key.endswith("/"))
 
     def all_keys(self, prefix: str) -> list[str]:
         return sorted(self._listed(prefix))
@@ -215,14 +218,20 @@ class S3Bucket(LiveStore):
         return path[len(root) :] if path.startswith(root) else None
 
     def close(self) -> None:
+        # Not all characters of a key can be told in XML.
+        keys = [{"Key": key} for key in self._listed() if key.isprintable()]
+        for first in range(0, len(keys), 1000):
+            many = {"Objects": keys[first : first + 1000], "Quiet": True}
+            self._client.delete_objects(Bucket=self.bucket, Delete=many)
         for key in list(self._listed()):
             self._client.delete_object(Bucket=self.bucket, Key=key)
         self._client.delete_bucket(Bucket=self.bucket)
-        self._client.close()
+        if not self._is_lent:
+            self._client.close()
 
 
 class SwiftContainer(LiveStore):
-    """A container behind the Swift API; *connection* is swiftclient's own."""
+    """A container behind the Swift API; *connection* is swiftclient's own, which opens again when it is asked."""
 
     def __init__(
         self,
@@ -246,22 +255,21 @@ class SwiftContainer(LiveStore):
             environment["ST_AUTH"] = via.url + urlsplit(environment["ST_AUTH"]).path
         return Target(f"swift://{self.bucket}", (), environment)
 
-    def _rows(self, container: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self._connection.get_container(container, full_listing=True)[
-            1
-        ]
+    def _rows(self, container: str, prefix: str = "") -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._connection.get_container(
+            container, prefix=prefix, full_listing=True
+        )[1]
         return rows
 
-    def keys(self) -> list[str]:
+    def keys(self, prefix: str = "") -> list[str]:
         return sorted(
             row["name"]
-            for row in self._rows(self.bucket)
+            for row in self._rows(self.bucket, prefix)
             if row["content_type"] != "application/directory" and not row["name"].endswith("/")
         )
 
     def all_keys(self, prefix: str) -> list[str]:
-        rows = self._connection.get_container(self.bucket, prefix=prefix, full_listing=True)[1]
-        return sorted(row["name"] for row in rows)
+        return sorted(row["name"] for row in self._rows(self.bucket, prefix))
 
     def get(self, key: str) -> bytes:
         content: bytes = self._connection.get_object(self.bucket, key)[1]
@@ -287,7 +295,13 @@ class SwiftContainer(LiveStore):
         return found[1] if found else None
 
     def close(self) -> None:
-        for row in self._rows(self.bucket):
-            self._connection.delete_object(self.bucket, row["name"])
+        names = (quote(f"/{self.bucket}/{row['name']}") for row in self._rows(self.bucket))
+        if paths := "\n".join(names):
+            _, answer = self._connection.post_account(
+                {"Content-Type": "text/plain", "Accept": "application/json"},
+                query_string="bulk-delete",
+                data=paths,
+            )
+            assert json.loads(answer)["Errors"] == []
         self._connection.delete_container(self.bucket)
         self._connection.close()

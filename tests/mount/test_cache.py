@@ -49,7 +49,7 @@ def test_the_cache_is_never_above_its_limit_and_never_evicts_an_open_file(
     limit = 64 * MIB
     sizes = _fill(store, load.total)
     options = ("--cache-size", "64MiB", "--part-size", "1MiB", "--metadata-ttl", "600s")
-    with mounting(store.target(), *options, watchdog_s=300) as mount:
+    with mounting(store.target(), *options, watchdog_s=300, fresh=True) as mount:
         assert mount.process is not None
         holder, held = mount.hands(), [name for name in sizes if sizes[name] == 2 * MIB][:4]
         fds = [holder.do(os.open, mount / name, os.O_RDONLY) for name in held]
@@ -213,7 +213,7 @@ def test_a_file_larger_than_the_whole_cache_can_be_read(
     limit, size = 16 * MIB, 40 * MIB + 7
     store.put("large", programs.pattern("large", 0, size))
     options = ("--cache-size", "16MiB", "--part-size", "1MiB")
-    with mounting(store.target(), *options) as mount:
+    with mounting(store.target(), *options, fresh=True) as mount:
         assert mount.process is not None
         with Sampler(mount.cache_dir, mount.process.pid) as sampler:
             assert mount.do(programs.wrong_ranges, mount / "large", "large", size) == []
@@ -253,7 +253,7 @@ def _timed_fill(mount: Mount, name: str, size: int) -> tuple[float, int, int]:
 @pytest.mark.parametrize("store", ["file", "moto"], indirect=True)
 def test_a_writer_goes_on_as_uploads_make_room(store: LiveStore, mounting: Mounting) -> None:
     options = ("--cache-size", "16MiB", "--upload", "background", "--upload-delay", "1s")
-    with mounting(store.target(), *options) as mount:
+    with mounting(store.target(), *options, fresh=True) as mount:
         assert mount.process is not None
         with Sampler(mount.cache_dir, mount.process.pid) as sampler:
             for i in range(12):

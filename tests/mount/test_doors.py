@@ -159,7 +159,8 @@ def test_no_secret_is_told_by_log_status_or_process_list(
         secrets = {"AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": f"token-{SECRET}"}
         target = replace(target, environment={**target.environment, **secrets})
         options = ("--log-format", form, "-v", "--timeout", "2s", "--metadata-ttl", "0")
-        with mounting(target, *options) as mount:
+        # Fresh: what its arguments are is looked at.
+        with mounting(target, *options, fresh=True) as mount:
             assert mount.do(programs.read_file, mount / "file") == b"content"
             # A store that repeats what it was told, secrets included, in what it refuses.
             echo = f"<Error><Code>SignatureDoesNotMatch</Code><Message>{SECRET}</Message></Error>"

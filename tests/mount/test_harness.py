@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.mount import programs
-from tests.mount.harness import Mount, mounted
+from tests.mount import forks, programs
+from tests.mount.harness import Mount, cachefs, environment, mounted
 from tests.mount.stores import LiveStore, S3Bucket
 from tests.servers.moto import moto
 from tests.servers.s3 import S3Server
@@ -60,3 +63,61 @@ def test_the_relay_counts_and_changes_nothing() -> None:
         ("GET", None, 200),
     ]
     assert passed == [(len(content), 0), (0, len(content)), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "/nowhere/at/all"],
+        ["mount", "s3://bucket", "/nowhere/at/all"],
+        ["mount", "s3://bucket", "/nowhere/at/all", "--no-such-option"],
+        ["recover", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_fork_says_and_returns_what_a_process_of_its_own_does(
+    words: list[str], tmp_path: Path
+) -> None:
+    env = environment(tmp_path, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"})
+    assert forks.can_fork([sys.executable, "-m", "cachefs"], env) != bool(
+        os.environ.get("CACHEFS_TEST_FRESH")
+    )
+
+    own, forked = (cachefs(*words, env=env, fresh=fresh) for fresh in (True, False))
+
+    assert (own.returncode, own.stdout, own.stderr) == (
+        forked.returncode,
+        forked.stdout,
+        forked.stderr,
+    )
+
+
+def test_a_fork_dies_of_a_signal_as_any_process_does(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "tests.mount.child"]
+    with (tmp_path / "out").open("wb") as out:
+        env = environment(tmp_path, {})
+        if not forks.can_fork(argv, env):
+            pytest.skip("every process is started as users start theirs")
+        process = forks.fork(argv, env, stdout=out.fileno(), stderr=out.fileno())
+        assert process.wait(20) == 0, "its standard input has ended"
+        process = forks.fork(
+            [sys.executable, "-m", "cachefs", "status", "--watch"],
+            env,
+            stdout=out.fileno(),
+            stderr=out.fileno(),
+        )
+    assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    process.kill()
+    assert process.wait(20) == -signal.SIGKILL == process.poll()
+    process.kill()  # of what has ended, nothing comes
+
+
+def test_what_the_interpreter_reads_at_its_start_wants_a_process_of_its_own(
+    tmp_path: Path,
+) -> None:
+    argv = [sys.executable, "-m", "cachefs"]
+    for name in ("LD_PRELOAD", "LC_ALL", "PYTHONHASHSEED", "TZ"):
+        assert not forks.can_fork(argv, environment(tmp_path, {name: "1"}))
+    assert not forks.can_fork(["unshare", *argv], environment(tmp_path, {}))

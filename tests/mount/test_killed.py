@@ -44,7 +44,7 @@ def test_killed_in_the_middle_of_anything_the_tree_is_as_it_was_acknowledged(
     options = ("--upload", upload, "--upload-delay", "0.2s", "--cache-size", "1MiB")
     tree = Tree({}, set())
     steps = over = samples = 0
-    with mounting(store.target(), *options, watchdog_s=7_000) as mount:
+    with mounting(store.target(), *options, watchdog_s=7_000, fresh=True) as mount:
         for kill in range(kills):
             journal = tmp_path / f"journal{kill}"
             journal.touch()

@@ -63,6 +63,7 @@ def test_in_any_weather_two_mounts_lose_nothing_that_was_acknowledged(
                     ttl,
                     name=ttl,
                     watchdog_s=14_000,
+                    fresh=True,
                 )
             )
             for proxy, ttl in zip(proxies, ttls, strict=True)

@@ -40,7 +40,9 @@ def test_every_byte_is_right_while_eviction_races_all_that_programs_do(
     for name, size in shared.items():
         store.put(name, programs.pattern(name, 0, size))
     options = ("--cache-size", "4MiB", "--part-size", "5MiB", "--upload", upload)
-    with mounting(store.target(), *options, "--upload-delay", "0s", watchdog_s=500) as mount:
+    with mounting(
+        store.target(), *options, "--upload-delay", "0s", watchdog_s=500, fresh=True
+    ) as mount:
         assert mount.process is not None
         workers = [mount.hands() for _ in range(4)]
         with Sampler(mount.cache_dir / "data", mount.process.pid, every_s=0.02) as sampler:

@@ -49,11 +49,7 @@ def stored(kept: tuple[LiveStore, Mount], here: str) -> Callable[[], dict[str, b
 
     def look() -> dict[str, bytes]:
         store = kept[0]
-        return {
-            key.removeprefix(f"{here}/"): store.get(key)
-            for key in store.keys()  # noqa: SIM118  (not a mapping)
-            if key.startswith(f"{here}/")
-        }
+        return {key.removeprefix(f"{here}/"): store.get(key) for key in store.keys(f"{here}/")}
 
     return look
 
