@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from cachefs.core.source import StoreOptions
 from cachefs.remote.buckets import Buckets
@@ -41,6 +42,22 @@ def small(options: StoreOptions) -> StoreOptions:
         part_size=5 * MIB,
         transfers=4,
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_read_once() -> Iterator[None]:
+    """Hundreds of clients are made here: let botocore read and parse its files of S3 for the first only."""
+    read = JSONFileLoader.load_file
+    kept: dict[str, Any] = {}
+
+    def read_once(loader: JSONFileLoader, path: str) -> Any:  # noqa: ANN401
+        if kept.get(path) is None:
+            kept[path] = read(loader, path)
+        return kept[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")
