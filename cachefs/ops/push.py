@@ -212,7 +212,7 @@ class Push:
     def _all(self) -> Iterator[list[Event] | _Task]:
         pairs = merged(
             self._usable(),
-            objects(self._store.list(Key(""), deep=True)),
+            objects(self._store.overview(Key(""))),
             left_key=lambda found: found.key,
             right_key=lambda info: info.key,
         )
@@ -238,6 +238,9 @@ class Push:
         self._here += 1
         if ours.kind in _PASSED_BY:
             self._aside.append(Skipped(ours.path, f"{_PASSED_BY[ours.kind]} has no content"))
+            return
+        if theirs is not None and theirs.is_doubtful and not self._pusher.knows(ours, theirs):
+            yield _Task(ours, None, is_listed=False)
             return
         try:
             done = None if theirs is None else self._pusher.glance(ours, theirs)
@@ -288,6 +291,8 @@ class Push:
         if not self._chosen.takes(path):
             return
         if self._deletion is not None:
+            if theirs.is_doubtful:
+                theirs = self._asked(theirs.key) or theirs
             self._memory.doom(theirs.key, theirs.etag)
             return
         hidden = self._hidden_by(path)

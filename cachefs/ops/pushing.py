@@ -146,6 +146,10 @@ class Pusher:
             return None
         return Done(found.path, Action.SAME, theirs.size, known or None, theirs.etag)
 
+    def knows(self, found: Found, theirs: ObjectInfo) -> bool:
+        """Whether an earlier push has stored that version, or found out what it is."""
+        return self._stored(found, theirs) is not None
+
     def _known(self, found: Found, theirs: ObjectInfo, md5: str | None) -> str | None:
         """Return the MD5 of the content if it is known to be that at the store, empty if only that is known; else None."""
         if found.kind is Kind.DIR:

@@ -474,6 +474,60 @@ def test_what_a_push_stored_itself_is_known_by_its_version(tmp_path: Path) -> No
     assert world.requests()["fingerprint"] == 0
 
 
+class Manifests(MemoryStore):
+    """A store whose listing shows as empty what may be more, as Swift's does of dynamic large objects."""
+
+    large = "large"
+
+    def overview(self, prefix: Key) -> Iterator[Listing]:
+        for page in super().overview(prefix):
+            yield replace(page, objects=tuple(map(self._shown, page.objects)))
+
+    def _shown(self, info: ObjectInfo) -> ObjectInfo:
+        if info.key == self.large:
+            return replace(info, size=0, etag=EMPTY, is_doubtful=True)
+        return replace(info, is_doubtful=info.size == 0)
+
+
+EMPTY = ETag("d41d8cd98f00b204e9800998ecf8427e")
+
+
+def test_what_only_looks_empty_in_a_listing_is_asked_about_once(tmp_path: Path) -> None:
+    world = World(tmp_path, Manifests())
+    for number in range(5):
+        world.write(f"empty{number}", b"")
+    world.write("large", b"in segments")
+    world.put("large", b"in segments")
+
+    first, first_requests = world.push(), world.requests()
+    second = world.push()
+
+    assert done(first)["large"] is Action.SAME
+    assert first_requests["put"] == 5
+    assert {action for path, action in done(second).items()} == {Action.SAME}
+    assert (
+        world.requests()["head"] == 1
+    )  # of the manifest: its version is another than its listing says
+    assert world.requests()["put"] == 0
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_what_only_looks_empty_is_replaced_and_deleted_as_what_it_is(
+    tmp_path: Path, *, is_here: bool
+) -> None:
+    world = World(tmp_path, Manifests())
+    world.write("other")
+    world.put("large", b"in segments")
+    if is_here:
+        world.write("large", b"")
+
+    events = world.push(deletion=Deletion())
+
+    assert failed(events) == {}
+    assert done(events)["large"] is (Action.CHANGED if is_here else Action.DELETED)
+    assert ("large" in world.objects()) is is_here
+
+
 # ---- others write, too ----------------------------------------------------------------------
 
 
