@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -359,7 +359,10 @@ def test_health_is_what_the_far_side_last_said(
     assert store.health == Health(last_ok=3000, last_error="refused", offline_since=None)
 
 
-def test_closing_ends_the_waiting(memory: MemoryStore) -> None:
+@pytest.mark.parametrize("end", [Retrying.close, Retrying.give_up])
+def test_closing_or_giving_up_ends_the_waiting(
+    memory: MemoryStore, end: Callable[[Retrying], None]
+) -> None:
     faulty = Faulty(before=[Unreachable("refused")] * 100)
     pace = Pace(first_wait_s=600, longest_wait_s=600, uniform=lambda _, most: most)
     store = Retrying(FaultyStore(memory, faulty), timeout_s=3600, pace=pace)
@@ -373,7 +376,7 @@ def test_closing_ends_the_waiting(memory: MemoryStore) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    store.close()
+    end(store)
     thread.join(10)
 
     assert len(ended) == 1
