@@ -267,6 +267,7 @@ def _comparing(call: Call, config: MountConfig) -> Callable[[Retrying], Comparer
             patience=patience,
             now_ns=time.time_ns,
             is_downloading=arguments.download,
+            end_waiting=store.give_up,
             likely_parts=(options.part_size, min(_SEGMENT, options.segment_limit)),
         )
 

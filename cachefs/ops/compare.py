@@ -165,14 +165,19 @@ class Comparer:
         patience: Patience,
         now_ns: Callable[[], int],
         is_downloading: bool = False,
+        end_waiting: Callable[[], None] = lambda: None,
         likely_parts: Sequence[int] = (),
     ) -> None:
-        """*likely_parts*: sizes of parts that are tried first. *is_downloading*: read what nothing else tells."""
+        """*likely_parts*: sizes of parts that are tried first. *is_downloading*: read what nothing else tells.
+
+        *end_waiting* makes requests that wait for their next try give up, because the job ends.
+        """
         self._store = store
         self._throttle = throttle
         self._patience = patience
         self._now_ns = now_ns
         self._is_downloading = is_downloading
+        self._end_waiting = end_waiting
         self._likely_parts = tuple(likely_parts)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -182,6 +187,7 @@ class Comparer:
         """Have everything under way raise :class:`Stopped`."""
         self._stopped.set()
         self._throttle.end()
+        self._end_waiting()
 
     def believed(self, known: Hashed | None) -> Hashed | None:
         """Return *known* if it need not be found out anew."""

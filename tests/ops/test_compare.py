@@ -280,8 +280,16 @@ def test_a_file_that_changes_while_it_is_read_is_not_judged(
 
 def test_a_job_that_ends_does_not_finish_a_file(store: TellingStore, path: Path) -> None:
     listed = store.add(KEY, CONTENT)
-    comparer = comparer_of(store)
+    ended: list[bool] = []
+    comparer = Comparer(
+        store,
+        throttle=Throttle(None),
+        patience=Patience(),
+        now_ns=time.time_ns,
+        end_waiting=lambda: ended.append(True),
+    )
     comparer.stop()
+    assert ended == [True]
 
     with pytest.raises(Stopped):
         comparer.compare(content_of(path), listed, None)
