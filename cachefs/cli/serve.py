@@ -46,6 +46,7 @@ def settings_of(config: MountConfig, cache_disk_size: int) -> ServiceSettings:
         min_free_bytes=config.min_free.of(cache_disk_size),
         upload=config.upload,
         upload_delay_s=config.upload_delay_s,
+        policy=config.policy,
         conflict=config.conflict,
         metadata_ttl_s=config.metadata_ttl_s,
         negative_ttl_s=config.negative_ttl_s,

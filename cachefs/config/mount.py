@@ -15,6 +15,7 @@ from cachefs.config.options import LogFormat
 from cachefs.config.quantities import Space
 from cachefs.config.settings import Origin, Setting, suggestion
 from cachefs.core.errors import UsageError
+from cachefs.core.eviction import Policy
 from cachefs.core.source import Source, StoreKind, StoreOptions
 from cachefs.core.types import AttributeMode, ConflictPolicy, FetchMode, UploadMode
 
@@ -36,6 +37,7 @@ class MountConfig:
     min_free: Space
     upload: UploadMode
     upload_delay_s: float
+    policy: Policy
     conflict: ConflictPolicy
     metadata_ttl_s: float
     negative_ttl_s: float
@@ -179,6 +181,7 @@ def _frozen(
         min_free=values.require(options.MIN_FREE),
         upload=values.require(options.UPLOAD),
         upload_delay_s=values.require(options.UPLOAD_DELAY),
+        policy=values.require(options.POLICY),
         conflict=values.require(options.CONFLICT),
         metadata_ttl_s=values.require(options.METADATA_TTL),
         negative_ttl_s=values.require(options.NEGATIVE_TTL),

@@ -24,6 +24,7 @@ from cachefs.config.quantities import (
     parse_text,
     parse_user,
 )
+from cachefs.core.eviction import Policy
 from cachefs.core.source import StoreKind
 from cachefs.core.types import AttributeMode, ConflictPolicy, FetchMode, UploadMode
 
@@ -94,6 +95,16 @@ MIN_FREE: Final = Option(
         aliases.in_units("ensure-diskfree", "MiB"),
         aliases.percentage("free-space-ratio"),
     ),
+)
+POLICY: Final = Option(
+    "policy",
+    one_of(Policy),
+    "Which files leave a full cache first: those that save the least waiting time for the room they take (gdsf), the "
+    "longest unused, least often opened, largest or oldest, or by S3-FIFO.",
+    Group.CACHE,
+    example="gdsf",
+    default="gdsf",
+    metavar="gdsf|lru|lfu|size|age|s3fifo",
 )
 UPLOAD: Final = Option(
     "upload",
@@ -467,6 +478,7 @@ MOUNT_OPTIONS: Final[tuple[Option[object], ...]] = (
     CACHE_DIR,
     CACHE_SIZE,
     MIN_FREE,
+    POLICY,
     UPLOAD,
     UPLOAD_DELAY,
     CONFLICT,

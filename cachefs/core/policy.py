@@ -1,12 +1,10 @@
-"""Pure verdicts: is it fresh, whom to evict, when to try again, what a crash left behind."""
+"""Pure verdicts: is it fresh, when to evict, when to try again, what a crash left behind."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from cachefs.core.errors import CachefsError, Denied, Refused
 from cachefs.core.intent import State
-from cachefs.core.types import EntryId
 
 SECOND_NS = 10**9
 HIGH_WATER = 0.95
@@ -21,27 +19,6 @@ def is_fresh(checked_ns: int, ttl_ns: int, now_ns: int) -> bool:
     A clock that went backwards makes everything stale, rather than fresh for years.
     """
     return checked_ns <= now_ns < checked_ns + ttl_ns
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An entry that may be evicted: clean, unpinned."""
-
-    entry: EntryId
-    cost: int
-    """Bytes of disk that dropping it frees."""
-    used_ns: int
-
-
-def choose_victims(candidates: Iterable[Candidate], need: int) -> list[Candidate]:
-    """Return whom to drop to free *need* bytes, the longest unused first; all if that is not enough."""
-    victims: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.used_ns, c.entry)):
-        if need <= 0:
-            break
-        victims.append(candidate)
-        need -= candidate.cost
-    return victims
 
 
 def next_try_ns(tries: int, now_ns: int, jitter: float) -> int:

@@ -122,7 +122,7 @@ class OpenFiles:
         return Opened(self._hand_out(file, True), keep_cache=False)
 
     def _count(self, file: OpenFile) -> None:
-        file.entry.hits += 1
+        file.entry.hit()
         self._rooms.history.note(file.ino, self._names.wall_ns())
 
     def forget_pages(self, ino: Ino) -> None:

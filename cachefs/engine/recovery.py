@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cachefs.core.cached import CachedFile, CachedPieces
 from cachefs.core.errors import CacheError, Damaged, UsageError
+from cachefs.core.eviction import Policy
 from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed
 from cachefs.core.intent import Intent, State
@@ -36,11 +37,16 @@ _LOST = "the bytes promised to the store are gone from the cache directory"
 
 
 def open_disk(
-    directory: Path, *, limit: int, min_free: int, check: Callable[[Database], None]
+    directory: Path,
+    *,
+    limit: int,
+    min_free: int,
+    policy: Policy | None,
+    check: Callable[[Database], None],
 ) -> Disk:
     """Open a cache directory whose lock the caller holds, and bring it into order after the last daemon.
 
-    *check* may raise, which leaves everything as it is. A database that cannot be trusted is set aside, and what
+    *policy* None: as the last mount had it. *check* may raise, which leaves everything as it is. A database that cannot be trusted is set aside, and what
     waits for upload is found without it.
     """
     db = Database(directory)
@@ -49,12 +55,17 @@ def open_disk(
         if not Sessions(directory, db).is_latest:
             db.give_up("it is older than what the last daemon has left beside it")
             check(db)
+
+        def recovered() -> Disk:
+            cache = Cache(db, directory, limit=limit, min_free=min_free, policy=policy)
+            return _recovered(directory, db, cache)
+
         try:
-            disk = _recovered(directory, db, limit=limit, min_free=min_free)
+            disk = recovered()
         except (Damaged, ValueError) as error:  # ValueError: a value that nobody can have written
             db.give_up(error)
             check(db)
-            disk = _recovered(directory, db, limit=limit, min_free=min_free)
+            disk = recovered()
         disk.sessions.begin()
     except BaseException:
         db.close()
@@ -70,13 +81,12 @@ def close_disk(disk: Disk) -> None:
     disk.db.close()
 
 
-def _recovered(directory: Path, db: Database, *, limit: int, min_free: int) -> Disk:
+def _recovered(directory: Path, db: Database, cache: Cache) -> Disk:
     now_ns = time.time_ns()
     sessions = Sessions(directory, db)
     journal = Journal(db, boot=boot_id())
     inodes = InodeTable(db, is_dirty=journal.is_dirty)
     inodes.make_root(now_ns)
-    cache = Cache(db, directory, limit=limit, min_free=min_free)
     disk = Disk(
         db,
         inodes,
@@ -382,7 +392,7 @@ def open_cache(directory: Path) -> Iterator[StoppedCache]:
         raise UsageError(f"there is no cache directory {directory}")
     lock = CacheDirectory(directory)
     try:
-        disk = open_disk(directory, limit=2**62, min_free=0, check=lambda db: None)
+        disk = open_disk(directory, limit=2**62, min_free=0, policy=None, check=lambda db: None)
         try:
             yield StoppedCache(disk)
         finally:

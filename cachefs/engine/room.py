@@ -7,7 +7,8 @@ from collections.abc import Callable
 import trio
 
 from cachefs.core.errors import CacheError, DiskFull, NoRoom
-from cachefs.core.policy import HIGH_WATER, LOW_WATER, choose_victims
+from cachefs.core.eviction import choose_victims
+from cachefs.core.policy import HIGH_WATER, LOW_WATER
 from cachefs.engine.threads import Threads
 from cachefs.local.cache import Cache, Doomed, Entry, Reservation
 from cachefs.remote import deadline
@@ -146,6 +147,8 @@ class Room:
                 if dropped is not None:
                     doomed.append(dropped)
                     self.on_evicted(entry, size)
+                    self._cache.order.went(victim)
+            self._cache.order.save()
         except CacheError as error:
             _log.warning("no further entries can be evicted: %s", error)
         self.evicted += len(doomed)

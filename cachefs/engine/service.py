@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from cachefs.core.errors import CacheError, CachefsError, NoEntry, UsageError
+from cachefs.core.eviction import Policy
 from cachefs.core.intent import State
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.source import Source
@@ -73,6 +74,7 @@ class ServiceSettings:
     cache_dir: Path
     cache_size: int
     min_free_bytes: int
+    policy: Policy
     upload: UploadMode
     upload_delay_s: float
     conflict: ConflictPolicy
@@ -325,6 +327,7 @@ class Service:
                 **self._disk.cache.statistics(),
                 "directory": str(self._settings.cache_dir),
                 "evicted": self._room.evicted,
+                "policy": self._settings.policy,
             },
             "reads": {
                 "opens_cached": self.fs.files.opens_cached,
@@ -557,6 +560,7 @@ async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncItera
             settings.cache_dir,
             limit=settings.cache_size,
             min_free=settings.min_free_bytes,
+            policy=settings.policy,
             check=lambda db: _check_source(db, store.description),
         )
         try:

@@ -8,6 +8,7 @@ is harmless.
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import resource
 import stat
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from cachefs.core.errors import CacheError, NoHandles, UsageError, disk_error, naming_shortages
+from cachefs.core.eviction import Candidate, Facts, Policy, Standing
 from cachefs.core.extents import Extent, ExtentMap
-from cachefs.core.policy import SECOND_NS, Candidate
 from cachefs.core.sums import PieceSums, Summing
 from cachefs.core.types import EntryId, ETag, Ino
 from cachefs.local.db import Database
+from cachefs.local.order import Order
 
 BLOCK: Final = 4096
 SLACK: Final = 2 * BLOCK
@@ -33,7 +35,7 @@ SEALED_SUFFIX: Final = ".sealed"
 _CHUNK: Final = 2**18
 _HANDLES_LEFT: Final = 256
 """Descriptors that cache files leave to everything else; of few, half."""
-_COLUMNS: Final = "id, ino, etag, size, extents, cost, used_ns, sums, made_ns, hits, fetch_ns"
+_COLUMNS: Final = "id, ino, etag, size, extents, cost, used_ns, sums, made_ns, hits, fetch_ns, queue, score, chances"
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -73,6 +75,11 @@ class Entry:
     """How often programs have opened it since."""
     fetch_ns: int = 0
     """For how long requests brought its bytes, those side by side counted once; 0: none of these bytes was fetched."""
+    standing: Standing = field(default_factory=Standing)
+    placed_cost: int = 0
+    """Bytes of disk that the order of eviction counts for it."""
+    is_learnt: bool = False
+    """The order of eviction knows what fetching it took."""
     damages: int = 0
     """How often all bytes were given up since the start, because together they were not those of the object."""
 
@@ -80,6 +87,17 @@ class Entry:
     def is_ghost(self) -> bool:
         """Whether it has neither row nor file, because the disk had no room for them: no byte is ever here."""
         return not self.id
+
+    @property
+    def facts(self) -> Facts:
+        """What the policies of eviction know of it."""
+        return Facts(self.cost, self.made_ns, self.used_ns, self.hits, self.fetch_ns)
+
+    def hit(self) -> None:
+        """Count that a program has opened it."""
+        if self.hits:
+            self.standing = self.standing.hit()
+        self.hits += 1
 
     @property
     def is_whole(self) -> bool:
@@ -154,9 +172,21 @@ class Cache:
     ``_unsaved`` until the disk takes its row.
     """
 
-    def __init__(self, db: Database, directory: Path, *, limit: int, min_free: int) -> None:
-        """*limit* and *min_free* in bytes: the most that files below data/ take, and what their disk keeps free."""
+    def __init__(
+        self,
+        db: Database,
+        directory: Path,
+        *,
+        limit: int,
+        min_free: int,
+        policy: Policy | None = None,
+    ) -> None:
+        """*limit* and *min_free* in bytes: the most that files below data/ take, and what their disk keeps free.
+
+        policy: by what is evicted; None: as the last mount had it.
+        """
         self._db = db
+        self.order = Order(db, policy=policy, limit=limit)
         self.data = directory / "data"
         _make_own(self.data)
         self.limit = limit
@@ -266,6 +296,9 @@ class Cache:
             made_ns=row[8],
             hits=row[9],
             fetch_ns=row[10],
+            standing=Standing(*row[11:]),
+            placed_cost=row[5],
+            is_learnt=row[10] > 0,
         )
 
     def load(self, entry_id: EntryId) -> Entry | None:
@@ -282,13 +315,14 @@ class Cache:
     def create(self, ino: Ino, *, etag: ETag | None, size: int, now_ns: int) -> Entry:
         """Make an empty entry for *ino*, which must have none, and pin it."""
         self._require_handle()
+        entry = Entry(EntryId(0), ino, etag, size, ExtentMap(), 0, now_ns, made_ns=now_ns)
+        entry.standing = self.order.arrived(ino, entry.facts)
         cursor = self._db.execute(
-            "INSERT INTO entries (ino, etag, size, extents, cost, used_ns, made_ns)"
-            " VALUES (?, ?, ?, x'', 0, ?, ?)",
-            (ino, etag, size, now_ns, now_ns),
+            "INSERT INTO entries (ino, etag, size, extents, cost, used_ns, made_ns, queue, score)"
+            " VALUES (?, ?, ?, x'', 0, ?, ?, ?, ?)",
+            (ino, etag, size, now_ns, now_ns, entry.standing.queue, entry.standing.score),
         )
-        entry_id = EntryId(cursor.lastrowid or 0)
-        entry = Entry(entry_id, ino, etag, size, ExtentMap(), 0, now_ns, made_ns=now_ns)
+        entry.id = EntryId(cursor.lastrowid or 0)
         try:
             with naming_shortages():
                 entry.fd = os.open(
@@ -364,6 +398,7 @@ class Cache:
             self._trusted.add(entry.id)
         try:
             self.account(entry)
+            self._place(entry)
         finally:
             os.close(entry.fd)
             entry.fd = -1
@@ -371,6 +406,15 @@ class Cache:
         with contextlib.suppress(CacheError):
             self._save_late(entry)
         return None
+
+    def _place(self, entry: Entry) -> None:
+        """Give an entry its place in the order of eviction, as it is given back."""
+        if entry.fetch_ns and not entry.is_learnt:
+            self.order.learn(entry.facts)
+            entry.is_learnt = True
+        self.order.grew(entry.standing, entry.cost - entry.placed_cost)
+        entry.placed_cost = entry.cost
+        entry.standing = self.order.placed(entry.facts, entry.standing)
 
     def save_late(self) -> None:
         """Bring the rows in line that a full disk did not take when they were to change."""
@@ -409,7 +453,7 @@ class Cache:
         """Bring the row in line with the entry."""
         self._db.execute(
             "UPDATE entries SET etag = ?, size = ?, extents = ?, cost = ?, used_ns = ?, sums = ?,"
-            " hits = ?, fetch_ns = ?, score = ? WHERE id = ?",
+            " hits = ?, fetch_ns = ?, queue = ?, score = ?, chances = ? WHERE id = ?",
             (
                 entry.etag,
                 entry.size,
@@ -419,7 +463,9 @@ class Cache:
                 entry.sums.encode(),
                 entry.hits,
                 entry.fetch_ns,
-                entry.used_ns / SECOND_NS,
+                entry.standing.queue,
+                entry.standing.score,
+                entry.standing.chances,
                 entry.id,
             ),
         )
@@ -429,6 +475,7 @@ class Cache:
         entry = None if ino in self._by_ino else self.find(ino)
         if entry is not None:
             entry.used_ns = used_ns
+            entry.standing = self.order.placed(entry.facts, entry.standing)
             self.save(entry)
 
     def drop(self, entry: Entry) -> Doomed | None:
@@ -447,6 +494,7 @@ class Cache:
 
         def undo() -> None:
             entry.dropped = False
+            self.order.grew(entry.standing, entry.placed_cost)
             self._usage.entries += cost
             self._usage.doomed -= cost
             if was_live:
@@ -457,6 +505,7 @@ class Cache:
                 self._fileless.add(entry.id)
 
         entry.dropped = True
+        self.order.grew(entry.standing, -entry.placed_cost)
         self._trusted.discard(entry.id)
         self._usage.entries -= cost
         self._usage.doomed += cost
@@ -500,16 +549,9 @@ class Cache:
     def evictable(self, limit: int) -> Iterator[Candidate]:
         """Yield up to *limit* entries that are clean, and pinned neither by the operator nor by anybody's use.
 
-        The longest unused first.
+        In the order in which they go; what is taken may be dropped at once, and nothing else be done meanwhile.
         """
-        rows = self._db.all(
-            "SELECT id, cost, used_ns FROM entries WHERE pinned = 0 AND queue = 0"
-            " AND id NOT IN (SELECT entry FROM intents) ORDER BY score, id LIMIT ?",
-            (limit + len(self._live),),
-        )
-        for entry_id, cost, used_ns in rows:
-            if entry_id not in self._live:
-                yield Candidate(EntryId(entry_id), cost, used_ns)
+        yield from itertools.islice(self.order.victims(self._live), limit)
 
     def entries_after(self, entry_id: EntryId, limit: int) -> list[Entry]:
         """Return up to *limit* entries, unpinned, whose numbers follow *entry_id*, the lowest first."""
@@ -790,11 +832,13 @@ class Cache:
 
     def age_future(self, now_ns: int) -> None:
         """Let nothing be kept for longer because a clock that was ahead says that it was used after *now_ns*."""
-        self._db.execute(
-            "UPDATE entries SET used_ns = min(used_ns, ?1), made_ns = min(made_ns, ?1), score = min(score, ?1 / 1e9)"
+        ahead = self._db.execute(
+            "UPDATE entries SET used_ns = min(used_ns, ?1), made_ns = min(made_ns, ?1)"
             " WHERE used_ns > ?1 OR made_ns > ?1",
             (now_ns,),
         )
+        if ahead.rowcount and self.order.policy.goes_by_time:
+            self.order.rank_anew()
 
     def remove_leftover(self, entry_id: EntryId) -> None:
         """Delete what stood beside an entry that is clean: its promise was kept just before the end."""

@@ -90,6 +90,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         config.negative_ttl_s,
         config.timeout_s,
     ) == (5, 60, 5, 60)
+    assert config.policy == "gdsf"
     assert (config.conflict, config.attributes, config.fetch) == ("keep-both", "auto", "ahead")
     assert (config.store.part_size, config.store.transfers) == (8 * 2**20, 16)
     assert (config.uid, config.gid, config.file_mode, config.dir_mode) == (1000, 100, 0o644, 0o755)

@@ -1,4 +1,4 @@
-"""Verdicts: freshness, victims, the next try, and what a crash left behind."""
+"""Verdicts: freshness, when to evict, the next try, and what a crash left behind."""
 
 import itertools
 
@@ -11,16 +11,13 @@ from cachefs.core.policy import (
     HIGH_WATER,
     LOW_WATER,
     SECOND_NS,
-    Candidate,
     Remains,
     Remedy,
-    choose_victims,
     is_due,
     is_fresh,
     next_try_ns,
     remedy,
 )
-from cachefs.core.types import EntryId
 
 moments = st.integers(0, 2**62)
 
@@ -48,36 +45,7 @@ def test_without_a_time_to_live_nothing_is_fresh(checked_ns: int, now_ns: int) -
     assert not is_fresh(checked_ns, 0, now_ns)
 
 
-# ---- eviction -------------------------------------------------------------------------------
-
-candidates = st.lists(
-    st.builds(
-        Candidate,
-        entry=st.integers(1, 50).map(EntryId),
-        cost=st.integers(0, 100),
-        used_ns=st.integers(0, 5),
-    ),
-    max_size=12,
-    unique_by=lambda candidate: candidate.entry,
-)
-
-
-@given(candidates, st.integers(-10, 600))
-def test_enough_is_evicted_and_not_one_entry_more(entries: list[Candidate], need: int) -> None:
-    victims = choose_victims(entries, need)
-    freed = sum(victim.cost for victim in victims)
-    assert freed >= need or len(victims) == len(entries)
-    if victims:
-        assert freed - victims[-1].cost < need
-
-
-@given(candidates, st.integers(0, 600))
-def test_the_longest_unused_goes_first(entries: list[Candidate], need: int) -> None:
-    victims = choose_victims(iter(entries), need)
-    spared = [entry for entry in entries if entry not in victims]
-    order = [(victim.used_ns, victim.entry) for victim in victims]
-    assert order == sorted(order)
-    assert all(order[-1] < (each.used_ns, each.entry) for each in spared if order)
+# ---- eviction ------------------------------------------------------------------------------
 
 
 def test_eviction_ends_below_where_it_begins() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import trio
 
 from cachefs.core.errors import Fault, NoEntry
+from cachefs.core.eviction import Policy
 from cachefs.core.extents import Extent
 from cachefs.core.source import Source, StoreKind
 from cachefs.core.types import (
@@ -48,6 +49,7 @@ SETTINGS = ServiceSettings(
     cache_dir=Path("/nowhere"),
     cache_size=64 * MIB,
     min_free_bytes=0,
+    policy=Policy.GDSF,
     upload=UploadMode.CLOSE,
     upload_delay_s=0,
     conflict=ConflictPolicy.KEEP_BOTH,

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from cachefs.core.errors import Stale
+from cachefs.core.eviction import Policy
 from cachefs.core.types import UploadMode
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import FOREVER_ASKING, serving, store, until
@@ -148,10 +149,10 @@ async def test_nothing_is_kept_for_years_because_a_fast_clock_says_that_it_is_in
     for name in ("long ago", "just now"):
         store(memory, name, bytes(100_000))
     clock.set_ahead(1)
-    async with serving(tmp_path, memory) as rig:
+    async with serving(tmp_path, memory, policy=Policy.LRU) as rig:
         await rig.read("long ago")
     clock.set_ahead(0)
-    async with serving(tmp_path, memory) as rig:
+    async with serving(tmp_path, memory, policy=Policy.LRU) as rig:
         await rig.read("just now")
         oldest = [rig.cache.load(each.entry) for each in rig.cache.evictable(10)]
         names = [rig.service._disk.inodes.key_of(entry.ino) for entry in oldest if entry]

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from cachefs.core.errors import Fault, NoRoom
+from cachefs.core.eviction import Policy
 from cachefs.core.types import FetchMode
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import LATER, MIB, Rig, objects, serving, store, together, until
@@ -184,6 +185,33 @@ async def test_what_is_used_is_what_the_disk_says(tmp_path: Path) -> None:
         await rig.rename("f0", "g")
         await rig.unlink("a")
         assert agree()
+
+
+@pytest.mark.parametrize(
+    ("policy", "stays"),
+    [
+        (Policy.GDSF, True),
+        (Policy.LFU, True),
+        (Policy.S3FIFO, True),
+        (Policy.LRU, False),
+        (Policy.AGE, False),
+    ],
+)
+async def test_a_file_that_is_used_outlives_a_scan_where_the_policy_says_so(
+    tmp_path: Path, policy: Policy, stays: bool
+) -> None:
+    memory = _memory(12, 100_000)
+    async with serving(tmp_path / "c", memory, cache_size=MIB, policy=policy) as rig:
+        for _ in range(5):
+            await rig.read("f0")
+        rig.watched.forget()
+        for number in range(1, 12):
+            await rig.read(f"f{number}")
+            reserved = await rig.service._room.make(300_000)
+            assert reserved is not None
+            rig.cache.release(reserved)
+        await rig.read("f0")
+        assert len(rig.watched.of("get_range")) == (11 if stays else 12)
 
 
 async def test_a_limit_that_was_lowered_holds_from_the_start(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cachefs.core.eviction import Policy
 from cachefs.core.extents import Extent
 from cachefs.core.types import EntryId, Ino, Kind, Name
 from cachefs.local.cache import SLACK, Cache, Doomed, Entry, blocks_of
@@ -86,15 +87,19 @@ class Disk:
 
 
 def open_disk(
-    directory: Path, *, limit: int = 64 * MIB, min_free: int = 0, boot: str = BOOT
+    directory: Path,
+    *,
+    limit: int = 64 * MIB,
+    min_free: int = 0,
+    boot: str = BOOT,
+    policy: Policy | None = None,
 ) -> Disk:
     db = Database(directory)
     journal = Journal(db, boot=boot)
     inodes = InodeTable(db, is_dirty=journal.is_dirty)
     inodes.make_root(1)
-    return Disk(
-        directory, db, journal, inodes, Cache(db, directory, limit=limit, min_free=min_free)
-    )
+    cache = Cache(db, directory, limit=limit, min_free=min_free, policy=policy)
+    return Disk(directory, db, journal, inodes, cache)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachefs.core.errors import NoHandles, UsageError
+from cachefs.core.eviction import Policy
 from cachefs.core.extents import Extent, ExtentMap
 from cachefs.core.types import EntryId, ETag, Ino
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, blocks_of
@@ -373,6 +374,7 @@ def test_to_delete_a_file_that_is_gone_already_is_no_error(disk: Disk) -> None:
 
 
 def test_only_what_is_clean_and_unpinned_is_offered_for_eviction(disk: Disk) -> None:
+    disk.cache.order.policy = Policy.LRU
     clean = [stored(disk, f"clean{at}", used_ns=10 - at) for at in range(3)]
     dirty = create(disk, "dirty", WHOLE)
     disk.promise(dirty)

@@ -13,8 +13,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from cachefs.core.eviction import Policy, choose_victims
 from cachefs.core.intent import State
-from cachefs.core.policy import choose_victims
 from cachefs.core.types import EntryId, ETag, Ino
 from cachefs.local.cache import BLOCK, SLACK, Doomed, Entry
 from tests.local.disk import Disk, open_disk
@@ -136,6 +136,7 @@ class CacheMachine(RuleBasedStateMachine):
             doomed = self.disk.cache.drop(entry)
             assert doomed is not None
             self.doomed.append(doomed)
+            self.disk.cache.order.went(victim)
             del self.content[slot]
 
     @rule()
@@ -145,12 +146,12 @@ class CacheMachine(RuleBasedStateMachine):
 
     # ---- the end of the process -------------------------------------------------------------
 
-    @rule()
-    def the_process_is_killed(self) -> None:
+    @rule(policy=st.sampled_from([None, *Policy]))
+    def the_process_is_killed(self, policy: Policy | None) -> None:
         self.disk.close()
         self.pins.clear()
         self.doomed.clear()
-        self.disk = open_disk(self.directory, limit=LIMIT)
+        self.disk = open_disk(self.directory, limit=LIMIT, policy=policy)
         self.disk.cache.skip_numbers()
         for path in list(self.disk.cache.strays()):
             self.disk.cache.remove_stray(path)
