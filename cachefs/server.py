@@ -17,6 +17,7 @@ import trio
 
 import cachefs
 from cachefs.core.errors import CachefsError, Fault, Refused, UsageError
+from cachefs.core.types import EntryId
 from cachefs.engine.cause import because
 
 SOCKET_NAME: Final = "control.sock"
@@ -92,6 +93,25 @@ class Controlled(Protocol):
 
     def history(self, after: int) -> Mapping[str, object]:
         """Return what is remembered of the opens of some files that follow *after*, and where to go on."""
+        ...
+
+    async def pin(self, path: str, /) -> Mapping[str, object]:
+        """Keep the file *path*, or all files at or below the directory *path*; fetch them beside the serving."""
+        ...
+
+    async def unpin(self, path: str, /) -> Mapping[str, object]:
+        """Let the file *path*, or all files at or below the directory *path*, be evicted like any other."""
+        ...
+
+    async def pins(self, turn: int, /) -> Mapping[str, object]:
+        """Tell how far the fetching of pinned files is: when *turn* is over, or a little later."""
+        ...
+
+    async def evict(self, files: Sequence[tuple[EntryId, int]], /) -> Sequence[int | str]:
+        """Drop cached files, each named by its number and its last use, unless anybody needs them.
+
+        Return for each the bytes that are free now, or why it stays.
+        """
         ...
 
     def dirty(self) -> Sequence[Mapping[str, object]]:
@@ -213,6 +233,10 @@ class _Conversation:
             "refresh": self._refresh,
             "look": self._look,
             "preheat": self._preheat,
+            "prune": self._prune,
+            "pin": self._pin,
+            "unpin": self._unpin,
+            "pins": self._pins,
             "dirty": self._dirty,
             "export": self._export,
             "discard": self._discard,
@@ -350,6 +374,23 @@ class _Conversation:
             may_evict=question.get("evict") is True,
         )
 
+    async def _pin(self, question: Mapping[str, object]) -> object:
+        return await self._service.pin(_path(question))
+
+    async def _unpin(self, question: Mapping[str, object]) -> object:
+        return await self._service.unpin(_path(question))
+
+    async def _pins(self, question: Mapping[str, object]) -> object:
+        return await self._service.pins(_number(question, "turn"))
+
+    async def _prune(self, question: Mapping[str, object]) -> object:
+        files = question.get("files")
+        if not isinstance(files, list) or not all(map(_is_named_use, files)):
+            raise UsageError(
+                "prune: files must be a list of pairs: a file's number, and when it was last used"
+            )
+        return await self._service.evict([(EntryId(each[0]), each[1]) for each in files])
+
     async def _dirty(self, question: Mapping[str, object]) -> object:
         return self._service.dirty()
 
@@ -396,6 +437,14 @@ def _path(question: Mapping[str, object]) -> str:
     if not isinstance(path, str) or not _is_path(path):
         raise UsageError("path must be the path of a file")
     return path
+
+
+def _is_named_use(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(each) is int and abs(each) < _LARGEST_ID for each in value)
+    )
 
 
 def _is_path(value: object) -> bool:

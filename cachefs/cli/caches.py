@@ -13,15 +13,19 @@ from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
 from cachefs.config.settings import Setting
-from cachefs.core.cached import CachedFile, CachedPieces
+from cachefs.core.cached import CachedFile, CachedPieces, CacheUsage
 from cachefs.core.errors import UsageError
+from cachefs.core.eviction import Policy
 from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed
 from cachefs.core.source import StoreOptions
+from cachefs.core.types import EntryId
 
 SOCKET_NAME: Final = "control.sock"
 _DATABASE: Final = "cachefs.sqlite3"
 _LONGEST_WAIT_S: Final = 7 * 86400.0
+_LONGEST_EVICTION_S: Final = 300.0
+"""Deleting large files takes some file systems seconds each."""
 
 File = Mapping[str, object]
 """A file that waits: id, path, key, size, state, error."""
@@ -44,6 +48,14 @@ class Held(Protocol):
 
     def history(self) -> Iterator[Accessed]:
         """Yield every file that programs have opened, as far as it is remembered."""
+        ...
+
+    def usage(self) -> CacheUsage:
+        """Tell how full the cache is."""
+        ...
+
+    def evict(self, files: Sequence[tuple[EntryId, int]]) -> Sequence[int | str]:
+        """Drop files, each named with its last use. Return for each the bytes that are free now, or why it stays."""
         ...
 
     def dirty(self) -> Sequence[File]:
@@ -119,6 +131,22 @@ class Live:
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise ControlError("the daemon's answer is not one") from None
             yield from files
+
+    def usage(self) -> CacheUsage:
+        """Ask how full the cache is."""
+        answer: Any = self._client.ask("status")
+        try:
+            cache = answer["cache"]
+            return CacheUsage(int(cache["used"]), int(cache["limit"]), Policy(cache["policy"]))
+        except (KeyError, TypeError, ValueError):
+            raise ControlError("the daemon's answer is not one") from None
+
+    def evict(self, files: Sequence[tuple[EntryId, int]]) -> Sequence[int | str]:
+        """Have the daemon drop files that nobody needs."""
+        answer = self._client.ask("prune", files=files, timeout_s=_LONGEST_EVICTION_S)
+        if not isinstance(answer, list) or len(answer) != len(files):
+            raise ControlError("the daemon's answer is not one")
+        return answer
 
     def dirty(self) -> Sequence[File]:
         """Return the files that wait."""

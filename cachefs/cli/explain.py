@@ -72,11 +72,23 @@ def _of_file(told: Told) -> list[tuple[str, str]]:
         rows += [
             ("cache file", f"{told['file']} ({_size(told.get('disk_bytes'))} on the disk)"),
             ("used", _used(told)),
+            ("eviction", _eviction(told)),
         ]
     upload = told.get("upload")
     if isinstance(upload, dict):
         rows.append(("upload", _upload(upload)))
     return rows
+
+
+def _eviction(told: Told) -> str:
+    if told.get("pinned"):
+        return "never: it is pinned"
+    score = told.get("score")
+    number = f"{score:.6g}" if isinstance(score, float) else "none"
+    queue = "main" if told.get("queue") else "small"
+    if told.get("policy") == "s3fifo":
+        return f"s3fifo: place {number} in the {queue} queue, {_number(told, 'chances')} chances"
+    return f"score {number} by {told.get('policy')}; the lowest goes first"
 
 
 def _cached(told: Told) -> str:

@@ -180,8 +180,10 @@ def _cache(report: Mapping[str, object]) -> str:
     cache = _mapping(report, "cache")
     used, limit = _number(cache, "used"), _number(cache, "limit")
     share = f" ({100 * used // limit}%)" if limit else ""
+    files = _number(cache, "pinned_files")
+    pinned = f"{files} pinned ({human_size(_number(cache, 'pinned_bytes'))}), " if files else ""
     return (
-        f"{human_size(used)} of {human_size(limit)}{share}, {counted(_number(cache, 'entries'), 'object')}, "
+        f"{human_size(used)} of {human_size(limit)}{share}, {counted(_number(cache, 'entries'), 'object')}, {pinned}"
         f"in {report.get('cache_dir')}"
     )
 

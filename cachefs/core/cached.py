@@ -4,9 +4,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from cachefs.core.eviction import Facts, Policy, Standing
 from cachefs.core.intent import State
 from cachefs.core.sums import PieceSums
 from cachefs.core.types import EntryId, ETag, Key
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUsage:
+    """How full a cache is."""
+
+    used: int
+    """Bytes of disk."""
+    limit: int | None
+    """The most that the last mount let it take; None: nobody has said it yet."""
+    policy: Policy
+    """By what its files stand in the order of eviction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,10 @@ class CachedFile:
     """How often programs have opened it since."""
     fetch_ns: int
     """For how long requests brought its bytes; 0: none of these bytes was fetched."""
+    fetch_s: float
+    """Seconds that fetching it again would take: what it took, or what others let expect."""
+    standing: Standing
+    """Where it stands in the mount's order of eviction."""
     is_pinned: bool
     """The operator wants it kept."""
     mtime_ns: int
@@ -41,6 +58,11 @@ class CachedFile:
     """Of what the store is owed; None: nothing, the bytes are clean."""
     pins: int
     """Open handles, fetches and uploads that hold it at this moment."""
+
+    @property
+    def facts(self) -> Facts:
+        """What the policies of eviction know of it."""
+        return Facts(self.cost, self.made_ns, self.used_ns, self.hits, self.fetch_ns)
 
     @property
     def is_whole(self) -> bool:
@@ -54,8 +76,10 @@ class CachedFile:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         """Return what :meth:`to_json` told. Raise ``KeyError``, ``TypeError`` or ``ValueError`` if it did not."""
-        state = row["state"]
-        return cls(**{**row, "state": None if state is None else State(state)})
+        state, standing = row["state"], Standing(**row["standing"])
+        return cls(
+            **{**row, "state": None if state is None else State(state), "standing": standing}
+        )
 
 
 @dataclass(frozen=True, slots=True)

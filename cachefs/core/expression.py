@@ -81,7 +81,9 @@ def _compiled(node: ast.expr, text: str) -> _Compiled:
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
             least, function = _FUNCTIONS[name]
             if len(arguments) < least or (least == 1 and len(arguments) > 1):
-                raise _wrong(text, f"{name} takes {'one value' if least == 1 else 'two values or more'}")
+                raise _wrong(
+                    text, f"{name} takes {'one value' if least == 1 else 'two values or more'}"
+                )
             return _applied(function, arguments, text)
     raise _wrong(text, f"{ast.unparse(node)!r} is none of what it may be made of")
 

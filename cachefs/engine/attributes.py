@@ -254,6 +254,7 @@ class Attributes:
         found: dict[str, str | None] = {
             "state": _state(entry, intent),
             "cached_bytes": "0" if entry is None else str(entry.here.total),
+            "pinned": str(inode.pinned),
         }
         if intent is not None:
             found["error"] = intent.error

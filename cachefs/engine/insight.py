@@ -117,6 +117,10 @@ class Insight:
             "hits": entry.hits,
             "fetch_s": entry.fetch_ns / _SECOND_NS,
             "used_ns": entry.used_ns,
+            "policy": self._disk.cache.order.policy.value,
+            "score": entry.standing.score,
+            "queue": entry.standing.queue,
+            "chances": entry.standing.chances,
         }
         intent = self._disk.journal.of(entry.id)
         if intent is not None:

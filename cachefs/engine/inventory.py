@@ -104,6 +104,8 @@ def _told(disk: Disk, entry: Entry) -> CachedFile:
         made_ns=entry.made_ns,
         hits=entry.hits,
         fetch_ns=entry.fetch_ns,
+        fetch_s=disk.cache.order.fetch_s(entry.facts),
+        standing=entry.standing,
         is_pinned=inode is not None and inode.is_pinned,
         mtime_ns=0 if inode is None else inode.mtime_ns,
         state=None if intent is None else intent.state,

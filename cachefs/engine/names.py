@@ -151,6 +151,8 @@ class Names:
         self.before_drop: Callable[[Ino], Awaitable[None]] = _nothing
         """Called before the bytes of an inode go whose version the store has no more."""
         self.told = Told()
+        self.on_pinned: Callable[[], object] = lambda: None
+        """Called when another version of a pinned file was seen."""
         self._changes, self.changes = trio.open_memory_channel[Forget](_CHANGES_KEPT)
 
     # ---- keys, and renames that are under way ----------------------------------------------
@@ -667,6 +669,8 @@ class Names:
                 doomed = self._cache.drop(entry) if entry is not None else None
                 self._inodes.drop(ino)
             await self._room.delete(doomed)
+        if difference.has_pinned:
+            self.on_pinned()
         for parent, name in difference.changed:
             self.tell_kernel(parent, name)
         for parent, name in difference.appeared:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cachefs.core.cached import CachedFile, CachedPieces
+from cachefs.core.cached import CachedFile, CachedPieces, CacheUsage
 from cachefs.core.errors import CacheError, Damaged, UsageError
 from cachefs.core.eviction import Policy
 from cachefs.core.heat import Presence
@@ -20,6 +20,7 @@ from cachefs.core.policy import Remains, Remedy, remedy
 from cachefs.core.types import EntryId
 from cachefs.engine import inventory, rebuild
 from cachefs.engine.conflict import beside
+from cachefs.engine.eviction import Evictions
 from cachefs.engine.promise import read_promise
 from cachefs.engine.rebuild import ASIDE, Disk
 from cachefs.local.cache import Cache, Entry
@@ -245,6 +246,7 @@ def _set_aside(disk: Disk, entry: Entry, reason: str, now_ns: int) -> None:
 
 def _unname(disk: Disk, entry: Entry, now_ns: int) -> None:
     inode = disk.inodes.get(entry.ino)
+    disk.inodes.leave_pin(inode)
     disk.inodes.detach(entry.ino, now_ns)
     if inode is not None and inode.parent is not None and inode.name is not None:
         disk.inodes.forget_removed(inode)
@@ -303,6 +305,29 @@ class StoppedCache:
     def entry(self, entry_id: int) -> CachedPieces | None:
         """Return one of them as it is now, with its sums; None if it is gone."""
         return inventory.one(self._disk, entry_id)
+
+    def usage(self) -> CacheUsage:
+        """Tell how full the cache is."""
+        limit = self._disk.db.get_meta("limit")
+        return CacheUsage(
+            self._disk.cache.used,
+            None if limit is None else int(limit),
+            self._disk.cache.order.policy,
+        )
+
+    def evict(self, files: Sequence[tuple[EntryId, int]]) -> list[int | str]:
+        """Drop entries, each named with its last use. Return for each the bytes that are free now, or why it stays."""
+        evictions = Evictions(self._disk)
+        outcomes: list[int | str] = []
+        for entry_id, used_ns in files:
+            dropped = evictions.drop(entry_id, used_ns)
+            if isinstance(dropped, str):
+                outcomes.append(dropped)
+                continue
+            self._disk.cache.delete_file(dropped)
+            self._disk.cache.deleted(dropped)
+            outcomes.append(dropped.cost)
+        return outcomes
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every dirty entry: id, key, path, size, state, tries, error."""
@@ -374,6 +399,7 @@ def discard(disk: Disk, entry_id: EntryId) -> None:
             return
         inode = disk.inodes.get(entry.ino)
         doomed = disk.cache.drop(entry)
+        disk.inodes.leave_pin(inode)
         disk.inodes.detach(entry.ino, time.time_ns())
         if inode is not None and inode.parent is not None and inode.name is not None:
             disk.inodes.forget_removed(inode)

@@ -383,6 +383,7 @@ class Renamer:
         lost = [] if holder is None else [holder, *self._inodes.below(holder.ino)]
         for inode in reversed(lost):
             self._inodes.detach(inode.ino, now_ns)
+        self._inodes.inherit_pin(plan.source.ino, holder)
         self._inodes.move(
             plan.source.ino,
             plan.parent,

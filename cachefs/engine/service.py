@@ -33,6 +33,7 @@ from cachefs.engine.audit import Audit, AuditedStore
 from cachefs.engine.background import Background
 from cachefs.engine.clock import Clock
 from cachefs.engine.conflict import Conflicts
+from cachefs.engine.eviction import Evictions
 from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
@@ -41,6 +42,7 @@ from cachefs.engine.leftovers import DurableLedger, Leftovers
 from cachefs.engine.mending import Mender
 from cachefs.engine.names import Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
+from cachefs.engine.pinning import Pins
 from cachefs.engine.preheat import Preheater
 from cachefs.engine.reach import Reach
 from cachefs.engine.rebuild import Disk
@@ -63,6 +65,7 @@ from cachefs.remote.store import ObjectStore
 _log = logging.getLogger(__name__)
 
 _CHECKPOINT_S = 1
+_LONGEST_PAUSE_S = 0.5
 _REMEMBER_S = 5
 
 
@@ -239,10 +242,19 @@ class Service:
         )
         closing = Closing(settings.upload, settings.upload_delay_s)
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
+        self._evictions = Evictions(disk, self._note_eviction)
         self._preheater = Preheater(self._names, files, rooms)
         attributes = Attributes(audited, disk.db, disk.inodes, rooms, files, defaults)
         self._insight = Insight(audited, disk, self._names, files, attributes, self._threads)
         self._mender = Mender(rooms, disk.inodes, files, is_read_only=settings.read_only)
+        self._pins = Pins(
+            disk.inodes,
+            disk.cache,
+            disk.journal,
+            self._names,
+            self._preheater,
+            timeout_s=settings.timeout_s,
+        )
         self.fs = FileSystem(
             audited,
             disk.db,
@@ -267,6 +279,7 @@ class Service:
         if not self._settings.read_only:
             found = await self._threads.ask(self._store.probe)
             self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
+        self._disk.db.set_meta("limit", str(self._settings.cache_size))
         await self._names.foresee()
         self._room.kick()
         self.background.keep("reach", self._reach.run)
@@ -280,6 +293,7 @@ class Service:
             self.background.keep("trace", self._trace.run)
         if self._audit.is_on:
             self.background.keep("audit", self._audit.run)
+        self.background.keep("pinned files", self._pins.run)
         self.background.keep("late closes", self.fs.files.close_late)
         if not self._settings.read_only:
             self.background.keep("leftovers", self._leftovers.run)
@@ -318,6 +332,7 @@ class Service:
     def status(self) -> dict[str, object]:
         """Return what ``cachefs status`` shows, ready for JSON."""
         health = self._store.health
+        pinned_files, pinned_bytes = self._disk.inodes.all_pinned()
         return {
             "source": str(self._settings.source),
             "store": self._store.description,
@@ -328,6 +343,8 @@ class Service:
                 "directory": str(self._settings.cache_dir),
                 "evicted": self._room.evicted,
                 "policy": self._settings.policy,
+                "pinned_files": pinned_files,
+                "pinned_bytes": pinned_bytes,
             },
             "reads": {
                 "opens_cached": self.fs.files.opens_cached,
@@ -399,6 +416,33 @@ class Service:
         """Return what is remembered of the opens of some files: ``{"files": […], "after": where to go on, or null}``."""
         found = inventory.history(self._disk, after)
         return {"files": [each.to_json() for each in found.files], "after": found.after}
+
+    async def pin(self, path: str) -> dict[str, object]:
+        """Keep the file *path*, or all files at or below the directory *path*. They are fetched beside the serving."""
+        return (await self._pins.pin(path)).to_json()
+
+    async def unpin(self, path: str) -> dict[str, object]:
+        """Let the file *path*, or all files at or below the directory *path*, be evicted like any other."""
+        return (await self._pins.unpin(path)).to_json()
+
+    async def pins(self, turn: int) -> dict[str, object]:
+        """Tell how far the fetching of pinned files is: when *turn* is over, or half a second later."""
+        with trio.move_on_after(_LONGEST_PAUSE_S):
+            await self._pins.wait_over(turn)
+        return self._pins.told().to_json()
+
+    async def evict(self, files: Sequence[tuple[EntryId, int]]) -> list[int | str]:
+        """Drop cached files, each named with its last use. Return for each the bytes that are free now, or why it stays."""
+        outcomes: list[int | str] = []
+        for entry_id, used_ns in files:
+            dropped = self._evictions.drop(entry_id, used_ns)
+            if isinstance(dropped, str):
+                outcomes.append(dropped)
+                continue
+            self._room.evicted += 1
+            await self._room.delete(dropped)
+            outcomes.append(dropped.cost)
+        return outcomes
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every file that the store does not have yet as it is here."""

@@ -317,6 +317,7 @@ class Unfinished:
         with self._db.transaction():
             if holder is not None:
                 self._inodes.detach(holder.ino, now_ns)
+                self._inodes.inherit_pin(inode.ino, holder)
             self._inodes.move(
                 inode.ino,
                 parent.ino,

@@ -687,7 +687,13 @@ class Uploader:
                     wall_ns=self._names.wall_ns(),
                 )
                 self._inodes.insert_seen(
-                    inode.parent, inode.name, inode.component, inode.kind, verdict.theirs, now_ns
+                    inode.parent,
+                    inode.name,
+                    inode.component,
+                    inode.kind,
+                    verdict.theirs,
+                    now_ns,
+                    pinned=inode.pinned,
                 )
             self._settle(entry, verdict.info, meta, sums)
         if inode is not None and inode.parent is not None and inode.name is not None:
@@ -707,6 +713,7 @@ class Uploader:
     def _drop_name(self, ino: Ino) -> None:
         """Take the name from an inode whose content lost, so that a lookup finds the winner."""
         inode = self._inodes.get(ino)
+        self._inodes.leave_pin(inode)
         self._inodes.detach(ino, self._names.now_ns())
         if inode is not None and inode.parent is not None and inode.name is not None:
             self._inodes.forget_removed(inode)

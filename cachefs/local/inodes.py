@@ -11,6 +11,7 @@ from cachefs.core.types import ETag, Ino, Key, Kind, Listing, Name, ObjectInfo
 from cachefs.local.db import Database
 
 ROOT: Final = Ino(1)
+_PINS: Final = "pins"
 _SLOP_NS: Final = 2 * 10**9
 """By how much a store's answer to a write and its listings may differ on when that was."""
 _SECOND_NS: Final = 10**9
@@ -19,6 +20,11 @@ _SECOND_NS: Final = 10**9
 _DEEPEST: Final = 2048
 """No key has so many components: what seems to lie deeper lies in a circle, and the table is damaged."""
 
+_TREE: Final = (
+    "WITH RECURSIVE tree(ino, depth) AS (SELECT ?, 0"
+    " UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino"
+    f" WHERE depth < {_DEEPEST})"
+)
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
     " etag, content_type, meta, stored_ns, checked_ns, listed_ns, pinned"
@@ -88,6 +94,8 @@ class Difference:
     """Inodes that are what they were, with other attributes."""
     freed: list[Ino] = field(default_factory=list)
     """Inodes whose cached bytes no longer have a name or a version at the store."""
+    has_pinned: bool = False
+    """Among what appeared or is another version now are files that the operator has pinned."""
 
 
 def _to_text(component: bytes) -> str:
@@ -154,6 +162,7 @@ class InodeTable:
         self._is_dirty = is_dirty
         self._removed: dict[tuple[Ino, str, bool], int] = {}
         self._making: set[Ino] = set()
+        self._names_pinned = {(Ino(p), c) for p, c in json.loads(db.get_meta(_PINS) or "[]")}
 
     def make_root(self, now_ns: int) -> None:
         """Make sure that the root exists."""
@@ -365,7 +374,11 @@ class InodeTable:
     def detach(self, ino: Ino, now_ns: int) -> None:
         """Take its name away; the row lives on for those who hold it open."""
         self._note_removed(ino, now_ns)
-        self._db.execute("UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (ino,))
+        self._unname(ino)
+
+    def _unname(self, ino: Ino) -> None:
+        sql = "UPDATE inodes SET parent = NULL, name = NULL, pinned = 0 WHERE ino = ?"
+        self._db.execute(sql, (ino,))
 
     def _note_removed(self, ino: Ino, now_ns: int) -> None:
         inode = self.get(ino)
@@ -459,6 +472,7 @@ class InodeTable:
                 difference.appeared += one.appeared
                 difference.altered += one.altered
                 difference.freed += one.freed
+                difference.has_pinned |= one.has_pinned
         return difference
 
     def _dir_row(self, parent: Ino, component: str) -> tuple[Any, ...] | None:
@@ -550,9 +564,7 @@ class InodeTable:
         if inode.parent is not None and inode.name is not None:
             difference.changed.append((inode.parent, inode.name))
         for each in (*reversed(below), inode):
-            self._db.execute(
-                "UPDATE inodes SET parent = NULL, name = NULL WHERE ino = ?", (each.ino,)
-            )
+            self._unname(each.ino)
         difference.freed.extend(
             each.ino for each in (*reversed(below), inode) if each.ino not in held
         )
@@ -582,9 +594,13 @@ class InodeTable:
         kind: Kind,
         info: ObjectInfo | None,
         now_ns: int,
-    ) -> None:
-        """Make an inode for something the store showed. The name must be free."""
+        *,
+        pinned: int = 0,
+    ) -> bool:
+        """Make an inode for something the store showed. The name must be free. Return whether it is pinned."""
+        pinned |= kind is not Kind.DIR and self._takes_pin_of(parent, component)
         columns: dict[str, object] = {
+            "pinned": pinned,
             "atime_ns": now_ns,
             "mtime_ns": now_ns,
             "ctime_ns": now_ns,
@@ -607,6 +623,63 @@ class InodeTable:
                 *columns.values(),
             ),
         )
+        return bool(pinned)
+
+    # ---- what the operator has pinned -------------------------------------------------------
+
+    def pin_below(self, ino: Ino, *, pinned: bool) -> int:
+        """Pin every known file at or below *ino*, or let it go. Return how many that changes."""
+        sql = f"{_TREE} UPDATE inodes SET pinned = ? WHERE kind = 'file' AND pinned <> ? AND ino IN (SELECT ino FROM tree)"
+        return self._db.execute(sql, (ino, int(pinned), int(pinned))).rowcount
+
+    def files_below(self, ino: Ino, *, pinned: bool) -> tuple[int, int]:
+        """Return how many known files at or below *ino* are pinned (or are not), and the bytes of disk they need."""
+        row = self._db.one(
+            f"{_TREE} SELECT count(*), coalesce(sum((size + 4095) / 4096 * 4096), 0) FROM inodes"
+            " WHERE kind = 'file' AND pinned = ? AND ino IN (SELECT ino FROM tree)",
+            (ino, int(pinned)),
+        )
+        return (int(row[0]), int(row[1])) if row else (0, 0)
+
+    def all_pinned(self) -> tuple[int, int]:
+        """Return how many files are pinned, and the bytes of disk that they need."""
+        row = self._db.one(
+            "SELECT count(*), coalesce(sum((size + 4095) / 4096 * 4096), 0) FROM inodes WHERE pinned = 1"
+        )
+        return (int(row[0]), int(row[1])) if row else (0, 0)
+
+    def pinned_after(self, ino: Ino, limit: int) -> list[Inode]:
+        """Return some pinned files whose numbers follow *ino*, the lowest first."""
+        rows = self._db.all(
+            f"SELECT {_COLUMNS} FROM inodes WHERE pinned = 1 AND ino > ? ORDER BY ino LIMIT ?",
+            (ino, limit),
+        )
+        return [_inode(row) for row in rows]
+
+    def inherit_pin(self, ino: Ino, holder: Inode | None) -> None:
+        """Pin what takes the name of *holder*, if that was pinned."""
+        if holder is not None and holder.is_pinned:
+            self.update(ino, pinned=1)
+
+    def leave_pin(self, inode: Inode | None) -> None:
+        """Keep the pin of a file for whatever the store shows under its name, for ours loses the name."""
+        if inode is not None and inode.is_pinned and inode.parent is not None:
+            name = inode.parent, inode.component
+            self._names_pinned.add(name)
+            self._db.if_undone(lambda: self._names_pinned.discard(name))
+            self._save_pins()
+
+    def _takes_pin_of(self, parent: Ino, component: str) -> bool:
+        name = parent, component
+        if name not in self._names_pinned:
+            return False
+        self._names_pinned.discard(name)
+        self._db.if_undone(lambda: self._names_pinned.add(name))
+        self._save_pins()
+        return True
+
+    def _save_pins(self) -> None:
+        self._db.set_meta(_PINS, json.dumps(sorted(self._names_pinned)))
 
     def is_dirty(self, ino: Ino) -> bool:
         """Whether the inode is being made, or bytes of it are promised to the store."""
@@ -665,22 +738,30 @@ class _Merge:
             row = None
         if row is None:
             self.difference.appeared.append((self.parent, name))
-            self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
+            self._insert(name, component, kind, info)
         elif self.since_ns <= row.checked_ns <= self.now_ns or self.table.is_dirty(row.ino):
             pass  # changed here after the listing began
         elif row.is_dir is not (kind is Kind.DIR):
             if self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):
-                self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
+                self._insert(name, component, kind, info)
         elif info is None or (info.etag == row.etag and not _contradicts(row, info)):
             self._confirm(row, info, self.now_ns)
         elif row.ino in self.held and not row.is_dir:
             # An open handle keeps its version, so the new one gets an inode, and page cache, of its own.
             self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns)
-            self.table.insert_seen(self.parent, name, component, kind, info, self.now_ns)
+            self._insert(name, component, kind, info, pinned=row.pinned)
         else:
+            self.difference.has_pinned |= row.is_pinned
             self.difference.changed.append((self.parent, name))
             self.difference.altered.append(row.ino)
             self.table.put(row.ino, info, self.now_ns)
+
+    def _insert(
+        self, name: Name, component: str, kind: Kind, info: ObjectInfo | None, *, pinned: int = 0
+    ) -> None:
+        self.difference.has_pinned |= self.table.insert_seen(
+            self.parent, name, component, kind, info, self.now_ns, pinned=pinned
+        )
 
     def _has_directory(self, component: str) -> bool:
         row = self.table.child(self.parent, name_of(component))

@@ -7,6 +7,8 @@
 --   ended         id of the last session that came to its end
 --   source        which store it caches; another source is refused
 --   capabilities  JSON: what the last probe of the store found, shown by `status`
+--   pins          JSON: names, by the number of their directory and their component, of which a pinned file has lost its
+--                 name to what the store has: whatever the store shows under one is pinned; written by inodes.py
 --   limit         bytes that the last mount let the cache take
 --   policy        the policy that the columns `queue`, `score` and `chances` of `entries` are for; written by order.py
 --   inflation     GDSF's clock: the score of what it evicted last; written by order.py

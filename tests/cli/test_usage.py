@@ -54,7 +54,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     [
         (
             "",
-            "no command given — one of mount, umount, status, explain, refresh, flush, preheat, verify, push, recover, sync, demo; see cachefs --help",
+            "no command given — one of mount, umount, status, explain, refresh, flush, preheat, prune, pin, unpin, verify, push, recover, sync, demo; see cachefs --help",
         ),
         ("mont", "unknown command mont — did you mean mount?"),
         ("frobnicate", "unknown command frobnicate — see cachefs --help"),
