@@ -98,8 +98,9 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = {re.split(r"[<>=!~ ]", line)[0] for line in project["dependencies"]}
-    distributions = packages_distributions()
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    declared = {re.split(r"[<>=!~ ]", line)[0] for line in [*project["dependencies"], *extras]}
+    distributions = {**{name: [name] for name in declared}, **packages_distributions()}
     names = {name for path in SOURCES for name in imported(parsed(path))}
     foreign = names - set(sys.stdlib_module_names) - {"cachefs"}
 

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "prune": "make room in a cache, by a policy",
     "pin": "fetch files, and keep them in the cache",
     "unpin": "let pinned files go like any other",
+    "simulate": "tell which eviction policy and cache size a recorded workload calls for",
     "verify": "tell whether the store has what is here, by checksum",
     "push": "store a directory in a bucket: what is new or changed, or what a list names",
     "recover": "list, upload, export or discard what a crash left behind",

@@ -119,7 +119,7 @@ def _run(call: Call) -> int:
     budget, threads = _budget(call), _number(arguments.threads, "--threads", _MOST_THREADS)
     with _ordered(call) as (wanted, totals):
         if arguments.check:
-            return _check(call, wanted)
+            return _check(call, wanted, budget)
         tally = _Tally()
         with contextlib.ExitStack() as stack:
             try:
@@ -197,6 +197,8 @@ def _ordered(call: Call) -> Iterator[tuple[Iterator[Wanted], Totals]]:
 
 def _check_order(call: Call) -> None:
     arguments = call.arguments
+    if arguments.check and (arguments.until or arguments.evict):
+        raise UsageError("--check fetches nothing — leave out --until and --evict")
     if arguments.from_dir is not None and (arguments.list is not None or arguments.by):
         raise UsageError(
             "--from-dir is an order of its own — leave out --list and --by, or --from-dir"
@@ -425,10 +427,10 @@ def _tell(call: Call, tally: _Tally) -> None:
 # ---- looking --------------------------------------------------------------------------------
 
 
-def _check(call: Call, wanted: Iterator[Wanted]) -> int:
+def _check(call: Call, wanted: Iterator[Wanted], budget: Budget) -> int:
     found = Share()
     with _looking(call) as ask, bar("checking", quiet=call.quiet or call.as_json) as shown:
-        for event in preheat.share(wanted, ask):
+        for event in preheat.share(wanted, ask, budget):
             if isinstance(event, Share):
                 found = event
             else:

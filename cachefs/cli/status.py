@@ -163,6 +163,8 @@ def describe(report: Mapping[str, object]) -> list[str]:
     rows += [
         (name, _lines(_mapping(report, name))) for name in ("trace", "audit") if report.get(name)
     ]
+    if lost := _number(_mapping(report, "trace"), "lost"):
+        rows.append(("trace", f"{counted(lost, 'open')} could not be written; the log tells why"))
     if failed := _number(report, "failed_tasks"):
         rows.append(
             ("failures", f"{counted(failed, 'task')} failed unforeseen; the log tells more")

@@ -316,7 +316,10 @@ class Fetcher:
         if self._mode is FetchMode.DEMAND:
             stop = min(stream.entry.size, -(-gap.stop // BLOCK) * BLOCK)
         for reach in (stop, min(stream.entry.size, max(gap.stop, start + BLOCK))):
-            need = blocks_of(Extent(start, reach)) + SLACK
+            # Not for what is on its way already: others would be evicted for nothing.
+            first = stream.wanted(Extent(start, min(reach, stream.entry.size)))[:1]
+            extent = first[0] if first else Extent(start, reach)
+            need = blocks_of(extent) + SLACK
             reservation = (
                 await self._room.make(need, spare=spare)
                 if may_evict
@@ -324,8 +327,8 @@ class Fetcher:
             )
             if reservation is None:
                 continue
-            # Others may have asked meanwhile: fetch only what is still missing, from the first such byte.
-            wanted = stream.wanted(Extent(start, min(reach, stream.entry.size)))
+            # Others may have asked meanwhile: fetch only what is still missing of it.
+            wanted = stream.wanted(Extent(extent.start, min(extent.stop, stream.entry.size)))
             if wanted and not stream.entry.dropped and not stream.changes:
                 self._begin(stream, wanted[0], reservation)
             else:

@@ -387,14 +387,22 @@ class Share:
 
 
 def share(
-    wanted: Iterable[Wanted], ask: Callable[[Sequence[str]], Sequence[Presence]]
+    wanted: Iterable[Wanted],
+    ask: Callable[[Sequence[str]], Sequence[Presence]],
+    budget: Budget,
 ) -> Iterator[Progress | Share]:
-    """Count how much of *wanted* is here, asking by batches of paths. The last event is the ``Share``."""
+    """Count how much of *wanted* is here, asking by batches of paths. The last event is the ``Share``.
+
+    Of *wanted* only what *budget* has files and bytes for is counted; a file of unknown size takes none.
+    """
     found = Share()
-    source = iter(wanted)
+    source = itertools.islice(wanted, budget.files)
     while batch := list(itertools.islice(source, _BATCH)):
         for each, presence in zip(batch, ask([each.path for each in batch]), strict=True):
             size = each.size if presence.size is None else presence.size
+            if budget.bytes is not None and found.bytes + (size or 0) > budget.bytes:
+                yield found
+                return
             found.files += 1
             found.unknown += size is None
             found.bytes += size or 0

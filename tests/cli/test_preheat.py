@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cachefs.cli import main
 from tests.cli.running import Done, cachefs, surroundings
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,30 @@ def test_a_file_that_is_not_at_the_store_is_one_line_and_the_rest_is_fetched(
     assert done.stdout.endswith(", 0 cached already, 1 failed\n")
 
 
+def test_other_files_go_for_it_if_they_may_until_the_cache_has_what_it_can_keep(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "objects").mkdir()
+    for number in range(12):
+        (tmp_path / "objects" / f"f{number:02}").write_bytes(bytes(100_000))
+    backwards = "".join(f"f{number:02}\n" for number in reversed(range(12)))
+    (tmp_path / "list").write_text(backwards)
+    (tmp_path / "first").write_text("f00\nf01\nf02\n")
+    words = (
+        *(f"file://{tmp_path}/objects", "--cache-size", "1MiB", "--min-free", "0"),
+        *("--policy", "lru", "--threads", "1", "--list"),
+    )
+    preheated(*words, "first", home=tmp_path)
+
+    full = preheated(*words, "list", home=tmp_path)
+    evicting = preheated(*words, "list", "--evict", home=tmp_path)
+    checked = preheated(*words, "list", "--check", "--files", "8", home=tmp_path)
+
+    assert "stopped at f05: the cache is full" in full.out
+    assert "stopped at f03: the budget of bytes is used up" in evicting.out
+    assert checked.out.startswith("8 of ")
+
+
 def test_nothing_is_there_before_the_first_mount(bucket: str, tmp_path: Path) -> None:
     done = cachefs("preheat", bucket, "--from-dir", tmp_path / "old", "--check", home=tmp_path)
 
@@ -88,6 +113,7 @@ def test_nothing_is_there_before_the_first_mount(bucket: str, tmp_path: Path) ->
         ("--list a --from-dir b", "--from-dir is an order of its own — leave out --list and --by, or --from-dir"),
         ("--from-dir a --by last", "--from-dir is an order of its own — leave out --list and --by, or --from-dir"),
         ("--list a --by frequency", "--by frequency is of the history — with --list, only --by last"),
+        ("--list a --check --until 5s", "--check fetches nothing — leave out --until and --evict"),
         ("-0", "--null says how to read --list — pass one, or leave it out"),
         (
             "--cache-dir none",
@@ -101,11 +127,21 @@ def test_nothing_is_there_before_the_first_mount(bucket: str, tmp_path: Path) ->
         ("--from-dir none", "HOME/none is not a directory — name the tree that has the times of access"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_line(words: str, line: str, tmp_path: Path) -> None:
-    done = cachefs("preheat", f"file://{tmp_path}", *words.split(), home=tmp_path)
+def test_wrong_usage_is_one_line(
+    words: str,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CACHEFS_CONFIG", "")
 
-    assert done.err == f"cachefs: {line}\n".replace("HOME", str(tmp_path))
-    assert (done.code, done.out) == (2, "")
+    code = main(["preheat", f"file://{tmp_path}", *words.split()])
+
+    told = capsys.readouterr()
+    assert told.err == f"cachefs: {line}\n".replace("HOME", str(tmp_path))
+    assert (code, told.out) == (2, "")
 
 
 def test_a_store_that_is_not_there_is_said_and_nothing_is_made(tmp_path: Path) -> None:

@@ -21,7 +21,18 @@ def test_every_command_has_help(command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["umount", "status", "explain", "refresh", "flush", "verify", "preheat", "push", "recover"],
+    [
+        "umount",
+        "status",
+        "explain",
+        "refresh",
+        "flush",
+        "verify",
+        "preheat",
+        "simulate",
+        "push",
+        "recover",
+    ],
 )
 def test_every_command_that_reports_can_report_in_json(command: str) -> None:
     assert "--json" in build_parser(command).format_help()
@@ -54,7 +65,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     [
         (
             "",
-            "no command given — one of mount, umount, status, explain, refresh, flush, preheat, prune, pin, unpin, verify, push, recover, sync, demo; see cachefs --help",
+            f"no command given — one of {', '.join(COMMANDS)}; see cachefs --help",
         ),
         ("mont", "unknown command mont — did you mean mount?"),
         ("frobnicate", "unknown command frobnicate — see cachefs --help"),

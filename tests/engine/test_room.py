@@ -226,3 +226,21 @@ async def test_a_limit_that_was_lowered_holds_from_the_start(tmp_path: Path) -> 
 async def _falls_below(rig: Rig) -> None:
     with trio.fail_after(1):
         await until(lambda: rig.cache.used <= rig.cache.limit)
+
+
+async def test_a_fetch_evicts_no_more_than_it_lacks(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    for number in range(10):
+        store(memory, f"small{number}", os.urandom(300_000))
+    store(memory, "large", os.urandom(MIB))
+    async with serving(tmp_path / "c", memory, cache_size=4 * MIB) as rig:
+        for number in range(10):
+            await rig.read(f"small{number}")
+
+        await rig.read("large")  # of which all but the first read finds room
+
+        assert (
+            rig.service.presence([f"small{number}" for number in range(10)]).count((300_000, 0))
+            == 1
+        )
+        rig.check()

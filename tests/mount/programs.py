@@ -309,6 +309,11 @@ def stat_until_gone(path: Path) -> int:
     return number
 
 
+def read_in_order(paths: list[Path]) -> int:
+    """Open and read each of *paths*, one after the other; returns the bytes."""
+    return sum(len(path.read_bytes()) for path in paths)
+
+
 def read_each(paths: dict[str, Path]) -> dict[str, bytes | int]:
     """The content of each file, or the number of the error that its reading ends with; all at once."""
 

@@ -1,5 +1,6 @@
 """``cachefs preheat`` while the mount serves: the daemon fetches, and agrees with it."""
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount import programs
-from tests.mount.harness import Mount, cachefs
+from tests.mount.harness import Mount, cachefs, wait_until
 from tests.mount.proxy import HoldBody
 from tests.mount.stores import LiveStore
 
@@ -28,7 +29,8 @@ def test_what_was_preheated_is_read_without_the_store_and_an_interrupt_ends_in_a
         store.put(key, content)
     (tmp_path / "list").write_text("".join(f"{key}\n" for key in contents))
     words = ("preheat", "--list", tmp_path / "list", "--threads", "2")
-    with store.proxy() as proxy, mounting(store.target(proxy), "--metadata-ttl", "600") as mount:
+    options = ("--metadata-ttl", "600", "--trace", str(tmp_path / "trace.csv"))
+    with store.proxy() as proxy, mounting(store.target(proxy), *options) as mount:
         held = HoldBody(1000)
         proxy.on(lambda e: store.is_object(e, "GET", "d/f2"), held, times=1)
         with subprocess.Popen(
@@ -59,3 +61,14 @@ def test_what_was_preheated_is_read_without_the_store_and_an_interrupt_ends_in_a
             "preheat", mount.mountpoint, "--by", "frequency", "--check", env=mount.env
         )
         assert by_history.stdout == checked.stdout
+
+        wait_until(
+            lambda: mount.status()["trace"]["lines"] == len(contents), "the trace is written"
+        )
+        simulated = cachefs(
+            *("simulate", mount.mountpoint, "--policy", "lru", "--sizes", "64MiB", "--json"),
+            env=mount.env,
+        )
+        document = json.loads(simulated.stdout)
+        assert document["trace"]["note"] == f"as {tmp_path}/trace.csv has it"
+        assert document["results"][0]["opens"] == len(contents)

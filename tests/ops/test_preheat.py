@@ -286,8 +286,11 @@ def test_the_share_counts_whole_files_and_the_bytes_of_all() -> None:
     wanted = [Wanted(path, 0, size) for path, size in
               (("whole", None), ("part", 99), ("empty", None), ("new", 5), ("unknown", None))]  # fmt: skip
 
-    *_, found = preheat.share(
-        wanted, lambda paths: [there.get(path, Presence(None, 0)) for path in paths]
-    )
+    def found(**budget: int) -> preheat.Share | Progress:
+        presences = lambda paths: [there.get(path, Presence(None, 0)) for path in paths]  # noqa: E731
+        *_, last = preheat.share(wanted, presences, Budget(**budget))
+        return last
 
-    assert found == Share(files=5, cached_files=2, bytes=25, cached_bytes=14, unknown=1)
+    assert found() == Share(files=5, cached_files=2, bytes=25, cached_bytes=14, unknown=1)
+    assert found(files=2) == Share(files=2, cached_files=1, bytes=20, cached_bytes=14)
+    assert found(bytes=19) == Share(files=1, cached_files=1, bytes=10, cached_bytes=10)
