@@ -38,6 +38,7 @@ class ControlClient:
         """
         self._timeout_s = timeout_s
         self._rest = b""
+        self._is_unanswered = False
         self._socket = _connected(path)
 
     def __enter__(self) -> Self:
@@ -52,7 +53,13 @@ class ControlClient:
         self.close()
 
     def ask(self, verb: str, *, timeout_s: float | None = None, **arguments: object) -> object:
-        """Return the daemon's result of *verb*. Raise ControlError with its reason if it has none."""
+        """Return the daemon's result of *verb*. Raise ControlError with its reason if it has none.
+
+        Once a question was given up before its answer came, nothing more can be asked: ``NoDaemon``.
+        """
+        if self._is_unanswered:  # that answer may come yet, and would be taken for this question's
+            raise NoDaemon("the daemon has left an earlier question unanswered", exit_code=4)
+        self._is_unanswered = True
         self._socket.settimeout(self._timeout_s if timeout_s is None else timeout_s)
         question = json.dumps({"verb": verb, **arguments}) + "\n"
         try:
@@ -62,6 +69,7 @@ class ControlClient:
             raise ControlError("the daemon does not answer", exit_code=4) from None
         except OSError as error:
             raise NoDaemon(f"the daemon is gone: {error.strerror}") from None
+        self._is_unanswered = False
         return _result(line)
 
     def wait_end(self, *, timeout_s: float) -> bool:

@@ -128,6 +128,24 @@ async def test_a_directory_deeper_than_a_socket_address_is_no_hindrance(tmp_path
         assert await ask(path, "status")
 
 
+async def test_an_answer_that_comes_too_late_is_not_taken_for_that_of_the_next_question(
+    tmp_path: Path,
+) -> None:
+    service = FakeService()
+    service.drain_takes = 0.3
+
+    def talk() -> None:
+        with ControlClient(tmp_path / SOCKET_NAME) as client:
+            with pytest.raises(ControlError, match="does not answer") as late:
+                client.ask("drain", timeout=60, timeout_s=0.1)
+            assert late.value.exit_code == 4
+            with pytest.raises(NoDaemon, match="unanswered"):
+                client.ask("dirty")
+
+    async with serving(service, tmp_path):
+        await trio.to_thread.run_sync(talk)
+
+
 async def test_an_error_comes_back_with_its_exit_code(tmp_path: Path) -> None:
     service = FakeService()
     async with serving(service, tmp_path) as path:
