@@ -125,9 +125,11 @@ class DirectoryCheck:
         """Yield the files and links below the root; what cannot be looked at is put into *unusable* instead."""
         for found in self._tree.walk():
             if isinstance(found, Unusable):
+                is_wanted = found.path in self._chosen
                 if found.path.endswith("/"):
                     self._unread = (*self._unread, found.path)
-                if found.path in self._chosen:
+                    is_wanted = self._chosen.may_hold(found.path)
+                if is_wanted:
                     unusable.append(found)
             elif found.kind in (Kind.FILE, Kind.SYMLINK):
                 yield found

@@ -227,8 +227,18 @@ def test_patterns_leave_out_files_on_both_sides(
     assert set(found) == {"z/changed", "z/\udcff\n", "z/ä"}
 
 
+@pytest.mark.parametrize(
+    ("include", "exclude", "told"),
+    [((), (), ["sub/"]), (("file",), (), ["sub/"]), ((), ("sub/",), [])],
+)
 def test_below_a_directory_that_cannot_be_read_nothing_counts_as_missing(
-    root: Path, store: TellingStore, memory: HashMemory, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    store: TellingStore,
+    memory: HashMemory,
+    monkeypatch: pytest.MonkeyPatch,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    told: list[str],
 ) -> None:
     both(root, store)
     scandir = os.scandir
@@ -239,10 +249,11 @@ def test_below_a_directory_that_cannot_be_read_nothing_counts_as_missing(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = Run(root, store, memory).findings()
+    found = Run(root, store, memory, include=include, exclude=exclude).findings()
 
-    assert [path for path, each in found.items() if each.state is not State.SAME] == ["sub/"]
-    assert (found["sub/"].state, found["sub/"].reason) == (State.ERROR, "Permission denied")
+    assert [path for path, each in found.items() if each.state is not State.SAME] == told
+    for path in told:
+        assert (found[path].state, found[path].reason) == (State.ERROR, "Permission denied")
 
 
 def test_an_object_that_may_not_be_looked_at_is_one_error_among_findings(
