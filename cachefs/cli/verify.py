@@ -152,7 +152,7 @@ def _cache(call: Call) -> int:
         cached, mends = stack.enter_context(looked_into(cache_dir))
         given = call.arguments.memory
         path = call.environment.absolute(given) if given else cache_dir / MEMORY_NAME
-        memory = stack.enter_context(HashMemory(path))
+        memory = stack.enter_context(HashMemory(path, is_named=bool(given)))
         comparer = comparing(store)
         check = CacheCheck(
             cache_dir / "data",
@@ -292,7 +292,7 @@ def _memory(call: Call, root: Path, store: Retrying) -> Iterator[HashMemory]:
         identity = f"{os.path.realpath(root)}\0{store.description}"
         name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
         path = call.environment.state_root / "verify" / f"{name}.sqlite3"
-    with HashMemory(path) as memory:
+    with HashMemory(path, is_named=bool(call.arguments.memory)) as memory:
         yield memory
 
 

@@ -4,6 +4,7 @@ One SQLite file for each directory and store; of a cache directory it is ``MEMOR
 are those of :func:`cached_path`. Losing it costs a hash of everything, and nothing else.
 """
 
+import logging
 import os
 import sqlite3
 import threading
@@ -11,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from cachefs.core.errors import CacheError
 from cachefs.core.types import EntryId, ETag
+
+_log = logging.getLogger(__name__)
 
 MEMORY_NAME: Final = "hashed.sqlite3"
 _SCHEMA: Final = 1
@@ -29,9 +32,12 @@ CREATE TABLE files (
     verified_ns INTEGER             -- when that was
 ) STRICT, WITHOUT ROWID
 """
+_MAGIC: Final = b"SQLite format 3\0"
+_OURS: Final = 0x63667368
+"""``PRAGMA application_id`` of such a file: in its header, by which it is told from anything else."""
+_OURS_AT: Final = slice(68, 72)
 _SETTLED_NS: Final = 2 * 10**9
 """A file that was changed so shortly before its hash may change again within the same tick of its clock."""
-_COMMIT_EVERY: Final = 256
 _AT_ONCE: Final = 500
 """Paths in one question: SQLite takes 999 parameters, or more."""
 
@@ -70,18 +76,28 @@ def cached_path(entry_id: EntryId) -> str:
 
 
 class HashMemory:
-    """The table of one directory. May be used from several threads; what was noted survives a kill, bar the last few."""
+    """The table of one directory. May be used from several threads; what was noted survives a kill.
 
-    def __init__(self, path: Path) -> None:
+    What the disk does not take, or another run keeps from being written, is not noted, and hashed again next time.
+    Reading raises ``CacheError`` where the file is damaged.
+    """
+
+    def __init__(self, path: Path, *, is_named: bool = False) -> None:
         """Open or create it, private to the user. One that cannot be read is begun anew.
 
-        Raise ``CacheError`` where the file can be neither read nor made.
+        *is_named*: by the user, so that what is there and is nothing of this kind is left alone. Raise ``CacheError``
+        then, and where the file can be neither read nor made.
         """
         self._path = path
         self._lock = threading.Lock()
-        self._pending = 0
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._is_foreign():
+                if is_named:
+                    raise CacheError(
+                        f"{path} is not what an earlier run has remembered — name another file, or move it away"
+                    )
+                self._set_aside()
             self._connection = self._opened()
         except (OSError, sqlite3.Error) as error:
             raise CacheError(
@@ -96,12 +112,7 @@ class HashMemory:
 
     def known(self, path: str, stamp: Stamp) -> Hashed | None:
         """Return what is kept of *path*, if the file is still the one that was hashed."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT * FROM files WHERE path = ?", (os.fsencode(path),)
-            ).fetchone()
-        found = None if row is None else _hashed(row)
-        return found if found is not None and found.stamp == stamp else None
+        return self.known_all({path: stamp}).get(path)
 
     def known_all(self, files: Mapping[str, Stamp]) -> dict[str, Hashed]:
         """Return by path what is kept of those of *files* that are still the ones that were hashed."""
@@ -110,10 +121,7 @@ class HashMemory:
         for start in range(0, len(paths), _AT_ONCE):
             some = paths[start : start + _AT_ONCE]
             marks = ",".join("?" * len(some))
-            with self._lock:
-                rows = self._connection.execute(
-                    f"SELECT * FROM files WHERE path IN ({marks})", some
-                ).fetchall()
+            rows = self._read(f"SELECT * FROM files WHERE path IN ({marks})", some)
             for row in map(_hashed, rows):
                 if row.stamp == files[row.path]:
                     found[row.path] = row
@@ -126,13 +134,13 @@ class HashMemory:
                 os.fsencode(row.path),
                 row.stamp.size,
                 row.stamp.mtime_ns,
-                row.stamp.inode,
+                _signed(row.stamp.inode),
                 row.md5,
                 row.etag,
                 row.verified_ns,
             )
             for row in rows
-            if now_ns - row.stamp.mtime_ns >= _SETTLED_NS
+            if _is_settled(row.stamp, now_ns)
         ]
         if settled:
             self._write_all("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", settled)
@@ -145,15 +153,14 @@ class HashMemory:
 
     def count(self) -> int:
         """Return how many files are kept."""
-        with self._lock:
-            (number,) = self._connection.execute("SELECT count(*) FROM files").fetchone()
+        ((number,),) = self._read("SELECT count(*) FROM files")
         return int(number)
 
     def note(self, path: str, stamp: Stamp, md5: str, *, now_ns: int) -> None:
         """Keep the MD5 of a file, unless it was changed a moment ago: then a later change might not show."""
-        if now_ns - stamp.mtime_ns < _SETTLED_NS:
+        if not _is_settled(stamp, now_ns):
             return
-        values = (os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.inode, md5)
+        values = (os.fsencode(path), stamp.size, stamp.mtime_ns, _signed(stamp.inode), md5)
         self._write(
             "INSERT INTO files (path, size, mtime_ns, inode, md5) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,"
@@ -180,38 +187,56 @@ class HashMemory:
 
     def all(self) -> Iterator[Hashed]:
         """Yield all that is kept, in the order of the bytes of the paths, on a connection of its own."""
-        self.commit()
-        with closing(sqlite3.connect(self._path)) as connection:
-            for row in connection.execute("SELECT * FROM files ORDER BY path"):
-                yield _hashed(row)
-
-    def commit(self) -> None:
-        """Make what was noted durable against a kill."""
-        with self._lock:
-            self._commit()
+        try:
+            with closing(sqlite3.connect(self._path)) as connection:
+                for row in connection.execute("SELECT * FROM files ORDER BY path"):
+                    yield _hashed(row)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
 
     def close(self) -> None:
-        """Keep all that was noted, and close the file."""
+        """Close the file."""
         with self._lock:
-            self._commit()
             self._connection.close()
+
+    def _read(self, question: str, values: Sequence[object] = ()) -> list[Any]:
+        try:
+            with self._lock:
+                return self._connection.execute(question, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: sqlite3.Error) -> CacheError:
+        return CacheError(
+            f"what was hashed cannot be read in {self._path}: {error} — remove that file: all is hashed once more"
+        )
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         self._write_all(statement, [values])
 
     def _write_all(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        with self._lock:
-            if not self._pending:
-                self._connection.execute("BEGIN")
-            self._connection.executemany(statement, rows)
-            self._pending += len(rows)
-            if self._pending >= _COMMIT_EVERY:
-                self._commit()
+        """Write, and commit at once: another run that writes is kept waiting for a moment only."""
+        try:
+            with self._lock, self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany(statement, rows)
+        except sqlite3.OperationalError as error:
+            _log.info("what was hashed cannot be noted in %s: %s", self._path, error)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
 
-    def _commit(self) -> None:
-        if self._pending:
-            self._connection.execute("COMMIT")
-            self._pending = 0
+    def _is_foreign(self) -> bool:
+        """Whether the file is there and was not made here."""
+        try:
+            with self._path.open("rb") as file:
+                head = file.read(100)
+        except FileNotFoundError:
+            return False
+        is_ours = head[_OURS_AT] == _OURS.to_bytes(4, "big")
+        return bool(head) and not (head.startswith(_MAGIC) and is_ours)
+
+    def _set_aside(self) -> None:
+        os.replace(self._path, self._path.with_name(f"{self._path.name}.broken"))
 
     def _opened(self) -> sqlite3.Connection:
         try:
@@ -219,13 +244,16 @@ class HashMemory:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            os.replace(self._path, self._path.with_name(f"{self._path.name}.broken"))
+            self._set_aside()
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
+            # Before the log is used, so that it is in the file itself at once.
+            if connection.execute("PRAGMA application_id").fetchone() != (_OURS,):
+                connection.execute(f"PRAGMA application_id = {_OURS}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -239,11 +267,21 @@ class HashMemory:
         return connection
 
 
+def _is_settled(stamp: Stamp, now_ns: int) -> bool:
+    """Whether a later change of the file is sure to show, and SQLite can hold its time."""
+    return -(2**63) <= stamp.mtime_ns <= now_ns - _SETTLED_NS
+
+
+def _signed(inode: int) -> int:
+    """Return *inode*, which has 64 bits, as SQLite has integers."""
+    return inode - 2**64 if inode >= 2**63 else inode
+
+
 def _hashed(row: tuple[bytes, int, int, int, str, str | None, int | None]) -> Hashed:
     path, size, mtime_ns, inode, md5, etag, verified_ns = row
     return Hashed(
         os.fsdecode(path),
-        Stamp(size, mtime_ns, inode),
+        Stamp(size, mtime_ns, inode % 2**64),
         md5,
         None if etag is None else ETag(etag),
         verified_ns,

@@ -1,8 +1,11 @@
 """What was hashed is known as long as the file is the same, and no longer."""
 
 import os
+import sqlite3
 import stat
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +105,88 @@ def test_a_file_that_is_no_database_is_begun_anew(path: Path, content: bytes) ->
     path.write_bytes(content)
     with HashMemory(path) as memory:
         assert list(memory.all()) == []
+
+
+def other_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE files (a); INSERT INTO files VALUES (1)")
+
+
+def picture(path: Path) -> None:
+    path.write_bytes(b"\xff\xd8 a picture" * 100)
+
+
+@pytest.mark.parametrize("make", [other_database, picture])
+def test_what_the_user_names_and_is_something_else_is_left_alone(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    named = tmp_path / "named"
+    make(named)
+    before = named.read_bytes()
+
+    with pytest.raises(CacheError, match="name another file"):
+        HashMemory(named, is_named=True)
+
+    assert os.listdir(tmp_path) == ["named"]
+    assert named.read_bytes() == before
+
+
+def test_what_the_user_names_serves_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with HashMemory(tmp_path / "named", is_named=True) as memory:
+            memory.note("a", _OLD, "md5", now_ns=_NOW)
+            assert memory.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("stamp", "is_kept"),
+    [
+        (replace(_OLD, inode=2**64 - 5), True),  # as network file systems number theirs
+        (replace(_OLD, mtime_ns=2**63 + 5), False),
+        (replace(_OLD, mtime_ns=-(2**63) - 5), False),
+    ],
+)
+def test_whatever_a_file_system_tells_of_a_file_can_be_kept_or_is_not(
+    path: Path, stamp: Stamp, is_kept: bool
+) -> None:
+    with HashMemory(path) as memory:
+        memory.keep([Hashed("kept", stamp, "md5", None, None)], now_ns=_NOW)
+        memory.note("noted", stamp, "md5", now_ns=_NOW)
+        assert [row.stamp for row in memory.all()] == [stamp, stamp] * is_kept
+        assert (memory.known("kept", stamp) is not None) == is_kept
+
+
+def test_two_runs_at_a_time_keep_what_they_have_hashed(path: Path) -> None:
+    with HashMemory(path) as one, HashMemory(path) as other:
+        one.keep([Hashed("a", _OLD, "md5", None, None)], now_ns=_NOW)
+        other.keep([Hashed("b", _OLD, "md5", None, None)], now_ns=_NOW)
+        assert one.count() == other.count() == 2
+
+
+def test_what_the_disk_does_not_take_is_hashed_again(path: Path) -> None:
+    with HashMemory(path) as memory:
+        memory.note("a", _OLD, "md5", now_ns=_NOW)
+        memory._connection.execute("PRAGMA max_page_count = 1")
+        long = [Hashed(f"{number}" * 500, _OLD, "md5", None, None) for number in range(100)]
+        memory.keep(long, now_ns=_NOW)
+        assert [row.path for row in memory.all()] == ["a"]
+        memory._connection.execute("PRAGMA max_page_count = 10000")
+        memory.keep(long, now_ns=_NOW)
+        assert memory.count() == 101
+
+
+def test_where_it_is_damaged_inside_that_is_said_in_one_line(path: Path) -> None:
+    with HashMemory(path) as memory:
+        for number in range(100):
+            memory.note(f"{number}" * 100, _OLD, "md5", now_ns=_NOW)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 8192)
+    with HashMemory(path) as memory:
+        with pytest.raises(CacheError, match="remove that file"):
+            memory.known_all({f"{number}" * 100: _OLD for number in range(100)})
+        with pytest.raises(CacheError, match="remove that file"):
+            list(memory.all())
 
 
 def test_it_is_private_to_its_owner(path: Path) -> None:
