@@ -86,6 +86,9 @@ class _Served:
         with _answered():
             self._client.ask("flush", paths=[], wait=True, timeout_s=_LONGEST_WAIT_S)
 
+    def end(self) -> None:
+        self._client.wake()
+
 
 @contextmanager
 def _answered() -> Iterator[None]:

@@ -5,6 +5,7 @@ changed since by somebody. Nothing that speaks against a file is said before the
 the daemon whether the entry is still the one that was looked at.
 """
 
+import errno
 import json
 import os
 import threading
@@ -43,6 +44,8 @@ _STATES: Final = {
     Promised.UPLOADING: State.UPLOADING,
     Promised.PARKED: State.PARKED,
 }
+_UNREADABLE: Final = frozenset({errno.EIO, errno.EISDIR, errno.ELOOP, errno.EUCLEAN})
+"""Of a cache file: its disk has lost it, or something else lies in its place."""
 _DAMAGED: Final = "its bytes are not those of the version that they should be"
 
 
@@ -75,6 +78,10 @@ class Mends(Protocol):
 
     def settle(self) -> None:
         """Upload what waits, and return when each file was stored or has failed."""
+        ...
+
+    def end(self) -> None:
+        """Let whoever waits for an answer go, because the job ends. Any thread."""
         ...
 
 
@@ -146,7 +153,7 @@ class CacheCheck:
                 self._judge,
                 self._batches(entries),
                 threads=self._threads,
-                stop=self._comparer.stop,
+                stop=self._stop,
             )
             done = size = 0
             with closing(judged):
@@ -166,6 +173,11 @@ class CacheCheck:
         if unsettled:
             yield from self._settled(unsettled)
         self._forget_gone()
+
+    def _stop(self) -> None:
+        self._comparer.stop()
+        if self._mends is not None:
+            self._mends.end()
 
     # ---- the two lists -----------------------------------------------------------------------
 
@@ -307,9 +319,14 @@ class CacheCheck:
             self._now(file)  # or it was evicted
             return _Looked(False, reason="its file is gone from the cache directory")
         content = FileContent(cached_path(file.id), os.fsencode(self._path(file)), stamp)
-        if not file.is_whole:
-            return self._pieces(file, content)
-        return self._whole(file, content, remote)
+        try:
+            if not file.is_whole:
+                return self._pieces(file, content)
+            return self._whole(file, content, remote)
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            return _Looked(False, reason=f"its file cannot be read: {why(error)}")
 
     def _whole(self, file: CachedFile, content: FileContent, remote: ObjectInfo | None) -> _Looked:
         etag, size = ETag(file.etag or ""), content.stamp.size

@@ -1,8 +1,12 @@
 """A cache held against its store: each file is found to be what it is, and what can be mended is."""
 
+import errno
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +18,8 @@ from cachefs.core.errors import Fault, Refused
 from cachefs.core.fingerprint import Fingerprint
 from cachefs.core.types import EntryId, FetchMode, Key, Listing
 from cachefs.local.hashed import HashMemory
-from cachefs.ops.compare import Comparer, Patience
+from cachefs.ops import verify_cache
+from cachefs.ops.compare import Comparer, FileContent, Patience
 from cachefs.ops.findings import FINE, Finding, Repair, State
 from cachefs.ops.globs import chosen
 from cachefs.ops.throttle import Throttle
@@ -73,6 +78,9 @@ class FromThreads:
             return await self._service.flush((), wait=True)
 
         trio.from_thread.run(flush, trio_token=self._token)
+
+    def end(self) -> None:
+        pass
 
 
 class Run:
@@ -339,6 +347,84 @@ async def test_an_etag_that_is_no_md5_is_held_against_what_the_store_tells(tmp_p
 
         # Of the one nothing more is known than that its bytes are as they came.
         assert run.states == {"damaged": State.ROTTED}
+
+
+async def test_a_file_that_its_disk_has_lost_is_rotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path / "c") as rig:
+        await fill(rig, a=b"a", b=b"b")
+        lost = os.fsencode(rig.cache.path_of(number_of(rig, "a")))
+        chunks = FileContent.chunks
+
+        def read(content: FileContent) -> Iterator[memoryview]:
+            if content.path == lost:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return chunks(content)
+
+        monkeypatch.setattr(FileContent, "chunks", read)
+        run = await verify(rig, repair=True)
+
+        assert run.states == {"a": State.ROTTED}
+        assert run.findings["a"].reason == "its file cannot be read: Input/output error"
+        assert run.findings["a"].repair is Repair.REFETCHED
+        assert await rig.read("a") == b"a"
+
+
+class Slow(FromThreads):
+    """Fetches a file anew for as long as the job goes on."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__(rig)
+        self.has_begun, self.has_ended = threading.Event(), threading.Event()
+        self.was_let_go = False
+
+    def refetch(self, file: CachedFile) -> bool:
+        self.has_begun.set()
+        self.was_let_go = self.has_ended.wait(5)
+        return True
+
+    def end(self) -> None:
+        self.has_ended.set()
+
+
+async def test_the_job_can_be_ended_over_a_file_that_takes_long_to_be_fetched_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_cache, "BATCH", 1)
+    async with serving(tmp_path / "c") as rig:
+        await fill(rig, a=b"a", rotted=b"b")
+        flip(rig, "rotted")
+        slow = Slow(rig)
+
+        def run() -> None:
+            with (
+                HashMemory(tmp_path / "hashed.sqlite3") as memory,
+                closing(check(rig, slow, memory).run()) as events,
+            ):
+                next(events)
+                assert slow.has_begun.wait(5)
+
+        await trio.to_thread.run_sync(run)
+
+        assert slow.was_let_go
+
+
+def check(rig: Rig, cached: FromThreads, memory: HashMemory) -> CacheCheck:
+    comparer = Comparer(
+        rig.memory, throttle=Throttle(None), patience=Patience(), now_ns=time.time_ns
+    )
+    return CacheCheck(
+        rig.cache.data,
+        cached,
+        rig.memory,
+        memory,
+        comparer,
+        chosen=chosen(),
+        threads=2,
+        mends=cached,
+        is_repairing=True,
+    )
 
 
 async def test_patterns_choose_what_is_looked_at(tmp_path: Path) -> None:
