@@ -117,10 +117,11 @@ _PATTERN: Final = "only these paths; a pattern as in .gitignore, may be given se
 def _run(call: Call) -> int:
     arguments = call.arguments
     budget, threads = _budget(call), _number(arguments.threads, "--threads", _MOST_THREADS)
-    with _ordered(call) as (wanted, totals):
+    tally = _Tally()
+    with _ordered(call, tally) as (wanted, totals):
         if arguments.check:
-            return _check(call, wanted, budget)
-        tally = _Tally()
+            _check(call, wanted, budget)
+            return tally.code
         with contextlib.ExitStack() as stack:
             try:
                 cache = stack.enter_context(_cache(call))
@@ -169,8 +170,11 @@ Totals = tuple[int | None, int | None]
 
 
 @contextlib.contextmanager
-def _ordered(call: Call) -> Iterator[tuple[Iterator[Wanted], Totals]]:
-    """Yield the files that are wanted, in their order, and how many they are, if that is known."""
+def _ordered(call: Call, tally: "_Tally") -> Iterator[tuple[Iterator[Wanted], Totals]]:
+    """Yield the files that are wanted, in their order, and how many they are, if that is known.
+
+    What cannot be looked at is said, and counted as failed.
+    """
     arguments = call.arguments
     _check_order(call)
     paths = chosen(arguments.include, arguments.exclude)
@@ -186,13 +190,19 @@ def _ordered(call: Call) -> Iterator[tuple[Iterator[Wanted], Totals]]:
         elif arguments.from_dir is not None:
             root = call.environment.absolute(arguments.from_dir)
             for failed in preheat.tree(root, paths, ordering):
-                complain(f"cannot look at {printable(failed.path)}: {failed.error}")
+                tally.failed += 1
+                tally.code = EXIT_FAILURES
+                complain(printable(f"cannot look at {failed.path}: {_reason_of(failed.error)}"))
         else:
             today = date.today().toordinal()
             by = By(arguments.by or By.LAST)
             with _history(call) as history:
                 preheat.remembered(history, by, paths, ordering, today=today)
         yield preheat.in_order(ordering), ordering.totals()
+
+
+def _reason_of(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _check_order(call: Call) -> None:
@@ -427,7 +437,7 @@ def _tell(call: Call, tally: _Tally) -> None:
 # ---- looking --------------------------------------------------------------------------------
 
 
-def _check(call: Call, wanted: Iterator[Wanted], budget: Budget) -> int:
+def _check(call: Call, wanted: Iterator[Wanted], budget: Budget) -> None:
     found = Share()
     with _looking(call) as ask, bar("checking", quiet=call.quiet or call.as_json) as shown:
         for event in preheat.share(wanted, ask, budget):
@@ -445,14 +455,13 @@ def _check(call: Call, wanted: Iterator[Wanted], budget: Budget) -> int:
                 "files_of_unknown_size": found.unknown,
             }
         )
-        return EXIT_DONE
+        return
     unknown = f"; the sizes of {found.unknown} are not known" if found.unknown else ""
     say(
         f"{found.cached_files} of {counted(found.files, 'file')} cached{_percent(found.cached_files, found.files)}, "
         f"{human_size(found.cached_bytes)} of {human_size(found.bytes)}"
         f"{_percent(found.cached_bytes, found.bytes)}{unknown}"
     )
-    return EXIT_DONE
 
 
 def _percent(part: int, whole: int) -> str:

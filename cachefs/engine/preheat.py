@@ -38,7 +38,7 @@ class Preheater:
         """Fetch some of what is missing of the file *path* (relative to the root).
 
         *used_ns*: when it was last used, since the epoch. It counts as that old, so that what is fetched first is
-        not evicted first. *may_evict*: other files may go for it; else what finds no free room is not fetched.
+        not evicted first; no moment to come counts. *may_evict*: other files may go for it; else what finds no free room is not fetched.
         Raise ``NoRoom`` for what can never fit, ``NoEntry`` and the like, or the store's error.
         """
         inode = await self._find(path)
@@ -56,6 +56,7 @@ class Preheater:
         finally:
             with trio.CancelScope(shield=True):
                 await self._files.give_back(file)
+        used_ns = min(used_ns, self._names.now_ns())
         if is_alone and self._files.find(inode.ino) is None:
             self._rooms.cache.age(
                 inode.ino, used_ns if before is None else max(used_ns, before.used_ns)

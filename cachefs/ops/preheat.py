@@ -30,6 +30,8 @@ _BATCH: Final = 200
 _SPREAD: Final = 2**34
 """More than the seconds since the epoch will be in this century, so that a rank holds both."""
 _MOST_OPENS: Final = 2**28
+_MOST: Final = 2**63 - 1
+"""Nanoseconds, and bytes, that SQLite can hold; file systems, and lists, have times beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +309,8 @@ def tree(root: Path, chosen: Chosen, into: Ordering) -> Iterator[Failed]:
                 note(error)
                 continue
             if stat.S_ISREG(found.st_mode):
-                into.add(Ordered(path, found.st_atime_ns, found.st_size, found.st_atime_ns))
+                used_ns = _bearable(found.st_atime_ns)
+                into.add(Ordered(path, used_ns, found.st_size, used_ns))
         yield from failed
         failed.clear()
     yield from failed
@@ -324,8 +327,13 @@ def listed_by_access(rows: Iterable[Row], chosen: Chosen, into: Ordering) -> Non
     """Put the files that a list names into *into*, the last read first; those without a time last."""
     for row in rows:
         if row.path in chosen:
-            used_ns = 0 if row.atime is None else max(0, int(row.atime * 1e9))
-            into.add(Ordered(row.path, used_ns, row.size, used_ns))
+            used_ns = 0 if row.atime is None else _bearable(int(row.atime * 1e9))
+            size = None if row.size is None else _bearable(row.size)
+            into.add(Ordered(row.path, used_ns, size, used_ns))
+
+
+def _bearable(number: int) -> int:
+    return min(max(0, number), _MOST)
 
 
 class By(StrEnum):

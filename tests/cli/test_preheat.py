@@ -101,6 +101,25 @@ def test_other_files_go_for_it_if_they_may_until_the_cache_has_what_it_can_keep(
     assert checked.out.startswith("8 of ")
 
 
+def test_a_tree_that_can_be_read_in_part_only_is_a_failure_that_is_said(
+    bucket: str, tmp_path: Path
+) -> None:
+    inside = os.open(tmp_path / "old", os.O_RDONLY)
+    for _ in range(17):  # deeper than a path may be long
+        os.mkdir("d" * 250, dir_fd=inside)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = below
+    os.close(inside)
+
+    done = cachefs("preheat", bucket, "--from-dir", tmp_path / "old", "--check", home=tmp_path)
+
+    assert done.code == 1
+    assert done.err.startswith(f"cachefs: cannot look at {tmp_path}/old/ddd")
+    assert done.err.endswith("ddd: File name too long\n")
+    assert done.out.startswith("0 of 3 files cached")
+
+
 def test_nothing_is_there_before_the_first_mount(bucket: str, tmp_path: Path) -> None:
     done = cachefs("preheat", bucket, "--from-dir", tmp_path / "old", "--check", home=tmp_path)
 

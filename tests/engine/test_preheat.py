@@ -1,6 +1,7 @@
 """Files that are fetched before any program asks for them."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,17 @@ async def test_what_is_preheated_counts_as_old_as_it_is_and_not_as_used(tmp_path
         assert used_ns(rig, "fetched") == LONG_AGO
         assert used_ns(rig, "read") == was_used_ns
         assert rig.fs.files.opens == opens
+
+
+async def test_no_file_counts_as_used_in_time_to_come(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"a")
+    async with serving(tmp_path / "c", memory) as rig:
+        await heat(rig, "a", used_ns=2**63 - 1)
+
+        told = used_ns(rig, "a")
+        assert isinstance(told, int)
+        assert told <= time.time_ns()
 
 
 async def test_a_file_that_is_open_stays_as_used_as_it_is(tmp_path: Path) -> None:

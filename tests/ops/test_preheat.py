@@ -226,6 +226,26 @@ def test_a_tree_is_ordered_by_the_last_access(tmp_path: Path) -> None:
     assert [each.path for each in order_of(tmp_path, exclude=["/d"])] == ["mid", "old"]
 
 
+def test_a_time_beyond_all_that_can_be_counted_comes_first_and_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_bytes(b"a")
+    lstat = os.lstat
+
+    class Far:
+        st_mode, st_size, st_atime_ns = lstat(tmp_path / "tree" / "a").st_mode, 1, 2**64
+
+    rows = [Row("b", size=2**70, atime=1e9), Row("c", atime=9e11)]
+    with Ordering() as ordering:
+        monkeypatch.setattr(os, "lstat", lambda path: Far)
+        assert list(preheat.tree(tmp_path / "tree", ALL, ordering)) == []
+        monkeypatch.undo()
+        preheat.listed_by_access(rows, ALL, ordering)
+
+        assert [each.path for each in preheat.in_order(ordering)] == ["a", "c", "b"]
+
+
 def test_a_tree_that_is_none_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a directory"):
         order_of(tmp_path / "none")
