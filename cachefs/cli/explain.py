@@ -145,9 +145,7 @@ def _used(told: Told) -> str:
 
 
 def _upload(upload: Told) -> str:
-    told = f"{upload.get('state')}, {counted(_number(upload, 'tries'), 'try')} so far".replace(
-        "trys", "tries"
-    )
+    told = f"{upload.get('state')}, {counted(_number(upload, 'tries'), 'attempt')} so far"
     due_s = upload.get("due_in_s")
     if upload.get("state") == "queued" and isinstance(due_s, int | float):
         told += f", next in {due_s:.0f} s"
