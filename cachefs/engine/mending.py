@@ -70,7 +70,12 @@ class Mender:
             return False
         if self._clean(entry_id, etag) is None:  # written while its sums were made
             return False
+        generation = file.generation
         await file.begin()
+        if (
+            file.generation != generation + 1
+        ):  # written meanwhile, and perhaps stored: its own upload goes on
+            return False
         file.mtime_ns, file.ctime_ns = mtime_ns, ctime_ns
         with self._rooms.db.transaction():
             self._rooms.cache.change(entry, etag=None)

@@ -10,6 +10,7 @@ from cachefs.core.cached import CachedPieces
 from cachefs.core.errors import Fault, ReadOnly
 from cachefs.core.extents import Extent
 from cachefs.core.types import EntryId, FetchMode
+from cachefs.engine.openfile import OpenFile
 from cachefs.engine.recovery import open_cache
 from tests.engine.rig import LATER, MIB, Rig, serving
 
@@ -162,3 +163,27 @@ async def test_a_read_only_mount_stores_nothing_anew(tmp_path: Path) -> None:
         told = (await cached(rig)).file
         with pytest.raises(ReadOnly):
             await rig.service.store_anew(told.id, str(told.etag))
+
+
+async def test_what_a_program_stores_meanwhile_is_no_conflict_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path / "c") as rig:
+        await rig.write("file", CONTENT)
+        told = look(rig, "file").file
+        assert told.etag is not None
+        rig.remove("file")
+        begin = OpenFile.begin
+
+        async def begin_late(file: OpenFile) -> None:
+            monkeypatch.undo()
+            await rig.write("file", b"newer")
+            await begin(file)
+
+        monkeypatch.setattr(OpenFile, "begin", begin_late)
+        is_queued = await rig.service.store_anew(told.id, told.etag)
+        await rig.flush()
+
+        assert rig.objects() == {"file": b"newer"}
+        assert not is_queued
+        rig.check()
