@@ -692,13 +692,16 @@ class Names:
         The kernel is told of each, and waited for. It keeps the names of directories, which programs may be in: that one is gone
         it hears when its parent is listed.
         """
+        absent: dict[Ino, list[Name]] = {}
+        for of, name in list(self._absent):
+            absent.setdefault(of, []).append(name)
         count = 1
         await self._forget_one(inode)
         directories = [inode.ino] if inode.is_dir else []
         while directories:
             parent = directories.pop()
             self._forget_listing(parent)
-            for name in [each for of, each in self._absent if of == parent]:
+            for name in absent.pop(parent, ()):
                 await self.forget_name(parent, name)
             after = 0
             while page := self._inodes.children(parent, after=after):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,33 @@ async def test_the_kernel_is_told_of_each_name_and_keeps_directories(tmp_path: P
     assert {(e, Name(b"%04d" % number)) for number in range(1200)} <= names
     assert {(d, None), (e, None), (d, Name(b"none"))} <= names
     assert (ROOT, Name(b"d")) not in names
+
+
+async def test_names_that_are_not_there_are_gone_through_once_and_not_for_each_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore()
+    for number in range(9):
+        store(memory, f"d{number}/a", b"")
+    async with serving(tmp_path, memory) as rig:
+        for number in range(9):
+            with pytest.raises(NoEntry):
+                await rig.ino(f"d{number}/none")
+        told_kernel(rig)
+        absent = rig.service._names._absent
+        rounds, iterate = [], type(absent).__iter__
+
+        def counted(cache: object) -> Iterator[object]:
+            rounds.append(cache)
+            return iterate(cache)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(type(absent), "__iter__", counted)
+
+        await rig.service.refresh("")
+
+        monkeypatch.undo()
+        assert [each is absent for each in rounds].count(True) == 1
+        assert [each.name for each in told_kernel(rig)].count(Name(b"none")) == 9
 
 
 async def test_one_file_and_a_name_that_was_not_there_can_be_refreshed(tmp_path: Path) -> None:
