@@ -29,6 +29,8 @@ POLICIES: Final = {
 }
 """Those that bear files of different sizes. Left out: LIRS and W-TinyLFU, which in version 0.3.5 refuse a file that is larger
 than their first hundredth of the cache, and LFUDA, which does not end."""
+_REQUEST: Final = 24
+"""Bytes of a request: time (4), object (8), size (4), when it comes again (8)."""
 
 
 def is_installed() -> bool:
@@ -62,10 +64,17 @@ def hits(
 
 
 def oracle_requests(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Yield time in seconds, object and size of each request of a trace in the form ``oracleGeneral``."""
+    """Yield time in seconds, object and size of each request of a trace in the form ``oracleGeneral``.
+
+    Raise ``OSError`` if there is no such file, ``UsageError`` if it cannot be one.
+    """
     library = _library()
-    if not path.is_file():
-        raise FileNotFoundError(2, "No such file or directory")
+    size = path.stat().st_size
+    # The library ends the process over some of these, and reads others to their last whole request.
+    if not path.is_file() or not size or (path.suffix != ".zst" and size % _REQUEST):
+        raise UsageError(
+            f"{path} is no trace in the form oracleGeneral, which is requests of {_REQUEST} bytes — pass --format"
+        )
     reader: Any = library.TraceReader(str(path), library.TraceType.ORACLE_GENERAL_TRACE)
     for request in reader:
         yield int(request.clock_time), int(request.obj_id), int(request.obj_size)

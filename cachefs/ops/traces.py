@@ -4,6 +4,7 @@ import csv
 import gzip
 import math
 import random
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,9 +111,10 @@ def read(
     for path in paths:
         try:
             _read_one(trace, numbers, path, form or _form_of(path), columns)
-        except OSError as error:
+        except (OSError, EOFError, zlib.error) as error:  # the latter two: of what is compressed
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UsageError(
-                f"the trace {path} cannot be read: {error.strerror or error} — name a trace of opens"
+                f"the trace {path} cannot be read: {reason} — name a trace of opens"
             ) from None
     trace.files = len(numbers)
     if not len(trace):
@@ -189,6 +191,8 @@ def _read_csv(
             try:
                 _take(trace, numbers, row, places)
             except (ValueError, IndexError, OverflowError) as error:
+                if first == OWN and next(pending, None) is None:
+                    return  # cut off by a loss of power
                 raise UsageError(
                     f"{name}, line {number} is no open: {error} — check --columns"
                 ) from None

@@ -132,6 +132,39 @@ def test_a_trace_that_is_not_there_is_said(tmp_path: Path) -> None:
         read([tmp_path / "none"], form=None, columns=None)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.oracleGeneral.bin", b""),
+        ("t.oracleGeneral.bin", bytes(25)),
+        ("t.csv.gz", b"no gzip"),
+        ("t.csv.gz", gzip.compress(f"{HEADER}\n1.0,a,10,1,0.0,read\n".encode())[:-9]),
+        ("t.csv.gz", gzip.compress(bytes(9999))[:20] + b"\xff" * 20),
+    ],
+)
+def test_what_is_broken_is_said_and_ends_nothing(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    if "oracle" in name:
+        pytest.importorskip("libcachesim")
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(UsageError, match=r"cannot be read|is no trace"):
+        read([tmp_path / name], form=None, columns=None)
+
+
+def test_a_last_line_that_was_cut_off_is_no_open_and_one_in_between_is_an_error(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER}\n1.0,a,10,1,0.0,read\n2.0,b")
+    assert len(read([path], form=None, columns=None)) == 1
+
+    path.write_text(f"{HEADER}\n2.0,b\n1.0,a,10,1,0.0,read\n")
+    with pytest.raises(UsageError, match="line 2 is no open"):
+        read([path], form=None, columns=None)
+
+
 def test_oracle_general_is_read_by_the_library(tmp_path: Path) -> None:
     pytest.importorskip("libcachesim")
     path = tmp_path / "t.oracleGeneral.bin"
