@@ -154,8 +154,16 @@ class _Sync:
                 return self.report.planned()
             if self.wanted.deleting:
                 require_few(self.plan, self.wanted.most_deleted)
-            if any(self.plan.files.values()):
-                self._carry_out(near, far, is_within=is_within)
+            name = job_id(self.source, self.target, self.call)
+            with FileLedger(
+                self.call.environment.state_root / "sync" / f"{name}.sqlite3",
+                job=f"a sync from {self.source.source} to {self.target.source}",
+            ) as ledger:
+                far.keep_ledger(ledger)
+                if any(self.plan.files.values()):
+                    self._carry_out(near, far, is_within=is_within)
+                if not self.report.failed:
+                    sweep(far, ledger.all())
         return self.report.done()
 
     def _compared(self, near: Retrying, far: Retrying) -> Generator[Event, None, None]:
@@ -173,40 +181,33 @@ class _Sync:
         )
 
     def _carry_out(self, near: Retrying, far: Retrying, *, is_within: bool) -> None:
-        where = self.call.environment.state_root / "sync"
-        name = job_id(self.source, self.target, self.call)
-        what = f"a sync from {self.source.source} to {self.target.source}"
-        with FileLedger(where / f"{name}.sqlite3", job=what) as ledger:
-            far.keep_ledger(ledger)
-            if far.probe().writable is False:
-                raise Denied(f"nothing may be written to {self.target.source}")
-            copier = Copier(
-                near,
-                far,
-                is_within=is_within,
-                hash_first=self.source.source.kind is StoreKind.FILE,
-                throttle=Throttle(self.wanted.rate),
-            )
+        if far.probe().writable is False:
+            raise Denied(f"nothing may be written to {self.target.source}")
+        copier = Copier(
+            near,
+            far,
+            is_within=is_within,
+            hash_first=self.source.source.kind is StoreKind.FILE,
+            throttle=Throttle(self.wanted.rate),
+        )
 
-            def stop() -> None:
-                copier.stop()
-                near.give_up()
-                far.give_up()
-                if is_within:
-                    far.close()  # ends a copy of many parts after those that are under way
+        def stop() -> None:
+            copier.stop()
+            near.give_up()
+            far.give_up()
+            if is_within:
+                far.close()  # ends a copy of many parts after those that are under way
 
-            events = carried_out(
-                self.plan,
-                near,
-                far,
-                copier,
-                stop=stop,
-                threads=self.target.config.store.transfers,
-                deleting=self.wanted.deleting,
-            )
-            self._follow(events, "copying")
-            if not self.report.failed:
-                sweep(far, ledger.all())
+        events = carried_out(
+            self.plan,
+            near,
+            far,
+            copier,
+            stop=stop,
+            threads=self.target.config.store.transfers,
+            deleting=self.wanted.deleting,
+        )
+        self._follow(events, "copying")
 
     def _follow(self, events: Generator[Event, None, None], doing: str) -> None:
         with closing(events), bar(doing, quiet=self.call.quiet) as shown:
@@ -264,10 +265,15 @@ def _number(text: str) -> int:
 
 
 def _rate(text: str | None) -> int | None:
+    if not text:
+        return None
     try:
-        return parse_size(text) if text else None
+        rate, reason = parse_size(text), "lets nothing through"
     except ValueError as error:
-        raise UsageError(f"--limit-rate {text} {error} — for example --limit-rate 10MiB") from None
+        rate, reason = 0, str(error)
+    if not rate:
+        raise UsageError(f"--limit-rate {text} {reason} — for example --limit-rate 10MiB")
+    return rate
 
 
 COMMAND = Command(_configure, _run, option_groups=_GROUPS)

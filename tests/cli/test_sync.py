@@ -1,18 +1,23 @@
 """``cachefs sync`` as operators type it."""
 
+import io
 import json
+import logging
 import os
 import pty
+import re
 import select
 import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.running import Done, cachefs, surroundings
+from cachefs.cli import main
+from tests.cli.running import Done, surroundings
 from tests.mount.harness import wait_until
 
 SECRET = "hunter2hunter2"
@@ -31,31 +36,36 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     return source, target
 
 
-def configured(home: Path, *words: str, secrets: str = "", **variables: str) -> Done:
-    """Run ``configure`` with *secrets* on its standard input."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cachefs", "sync", "configure", *words],
-        env=surroundings(home, **variables),
-        cwd=home,
-        input=secrets,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+@pytest.fixture
+def sync(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Done]]:
+    """Runs ``cachefs sync`` in this process, with nothing but *secrets* on its standard input."""
+    for name in [name for name in os.environ if re.match("(AWS|OS|ST|CACHEFS|XDG)_", name)]:
+        monkeypatch.delenv(name)
+    for name, value in surroundings(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    handlers, level = list(logging.root.handlers), logging.root.level
+
+    def run(*words: str, secrets: str = "") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(secrets))
+        code = main(["sync", *words])
+        shown = capsys.readouterr()
+        return Done(code, shown.out, shown.err)
+
+    yield run
+    logging.root.handlers, logging.root.level = handlers, level
 
 
 def test_what_is_configured_is_compared_copied_and_deleted(
-    two: tuple[Path, Path], tmp_path: Path
+    two: tuple[Path, Path], tmp_path: Path, sync: Callable[..., Done]
 ) -> None:
     source, target = two
-    kept = configured(
-        tmp_path, "--in-bucket", f"file://{source}", "--out-bucket", f"file://{target}"
-    )
+    kept = sync("configure", "--in-bucket", f"file://{source}", "--out-bucket", f"file://{target}")
     assert (kept.code, kept.err) == (0, "")
 
-    dry = cachefs("sync", "dryrun", home=tmp_path)
+    dry = sync("dryrun")
 
     out = tmp_path / "out"
     assert (dry.code, dry.err) == (1, "")
@@ -64,7 +74,7 @@ def test_what_is_configured_is_compared_copied_and_deleted(
     assert (out / "duplicate_stores.txt").read_bytes() == b"only here\n"
     assert sorted(path.name for path in target.iterdir()) == ["only here"]
 
-    done = cachefs("sync", "sync", "--json", home=tmp_path)
+    done = sync("sync", "--json")
 
     lines = [json.loads(line) for line in done.out.splitlines()]
     summary = lines.pop()["summary"]
@@ -103,6 +113,10 @@ def test_what_is_configured_is_compared_copied_and_deleted(
             "--limit-rate fast is not a size — for example --limit-rate 10MiB",
         ),
         (
+            "copy s3://a s3://b --limit-rate 0",
+            "--limit-rate 0 lets nothing through — for example --limit-rate 10MiB",
+        ),
+        (
             "copy file:///a file:///b --cloud x",
             "--cloud x means nothing to file:///a — it is for swift",
         ),
@@ -115,9 +129,9 @@ def test_what_is_configured_is_compared_copied_and_deleted(
     ],
 )  # fmt: skip
 def test_wrong_usage_is_one_line_and_nothing_is_done(
-    words: str, line: str, tmp_path: Path
+    words: str, line: str, tmp_path: Path, sync: Callable[..., Done]
 ) -> None:
-    done = cachefs("sync", *words.split(), home=tmp_path)
+    done = sync(*words.split())
 
     assert done.err == f"cachefs: {line}\n"
     assert (done.code, done.out) == (2, "")
@@ -125,21 +139,21 @@ def test_wrong_usage_is_one_line_and_nothing_is_done(
 
 
 def test_more_than_may_be_deleted_is_refused_as_a_whole(
-    two: tuple[Path, Path], tmp_path: Path
+    two: tuple[Path, Path], sync: Callable[..., Done]
 ) -> None:
     source, target = (f"file://{path}" for path in two)
 
-    done = cachefs("sync", "sync", source, target, "--max-delete", "0", home=tmp_path)
+    done = sync("sync", source, target, "--max-delete", "0")
 
     assert done.code == 1
     assert "1 objects would be deleted, and --max-delete allows 0: nothing was done" in done.err
     assert [path.name for path in two[1].iterdir()] == ["only here"]
 
 
-def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_is_said(tmp_path: Path, sync: Callable[..., Done]) -> None:
     (tmp_path / "from").mkdir()
 
-    done = cachefs("sync", "copy", f"file://{tmp_path}/from", "file:///no/where", home=tmp_path)
+    done = sync("copy", f"file://{tmp_path}/from", "file:///no/where")
 
     assert done.code == 3
     assert done.err == (
@@ -148,10 +162,12 @@ def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert done.out == ""
 
 
-def test_secrets_come_from_standard_input_and_are_shown_nowhere(tmp_path: Path) -> None:
+def test_secrets_come_from_standard_input_and_are_shown_nowhere(
+    tmp_path: Path, sync: Callable[..., Done]
+) -> None:
     words = ("--in-bucket", "a", "--out-bucket", "swift://b", "--access-key-id", "AKID")
-    done = configured(
-        tmp_path, *words, "--out-access-key-id", "test:tester", "--region", "eu-west-1",
+    done = sync(
+        "configure", *words, "--out-access-key-id", "test:tester", "--region", "eu-west-1",
         "--secret-stdin", "--json", secrets=f"{SECRET}\nother-secret\n",
     )  # fmt: skip
 
@@ -166,8 +182,8 @@ def test_secrets_come_from_standard_input_and_are_shown_nowhere(tmp_path: Path) 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_secret_as_an_option_is_refused_and_not_repeated(tmp_path: Path) -> None:
-    done = configured(tmp_path, "--in-bucket", "a", "--secret-access-key", SECRET)
+def test_a_secret_as_an_option_is_refused_and_not_repeated(sync: Callable[..., Done]) -> None:
+    done = sync("configure", "--in-bucket", "a", "--secret-access-key", SECRET)
 
     assert done.code == 2
     assert SECRET not in done.err
@@ -234,7 +250,7 @@ def test_ctrl_c_ends_it_soon_with_a_summary(tmp_path: Path) -> None:
 
 
 def test_by_checksum_what_is_the_same_is_not_copied_although_it_is_newer(
-    two: tuple[Path, Path], tmp_path: Path
+    two: tuple[Path, Path], tmp_path: Path, sync: Callable[..., Done]
 ) -> None:
     source, target = two
     (target / "a").write_text("first")
@@ -243,10 +259,10 @@ def test_by_checksum_what_is_the_same_is_not_copied_although_it_is_newer(
     (source / "a").write_text("first")
     os.utime(source / "a", (1e9, 1e9))  # the time that it shows, not that of the change
 
-    words = ("sync", "dryrun", f"file://{source}", f"file://{target}")
-    cachefs(*words, home=tmp_path)
+    words = ("dryrun", f"file://{source}", f"file://{target}")
+    sync(*words)
     by_time = (tmp_path / "out" / "modified.txt").read_text()
-    cachefs(*words, "--checksum", home=tmp_path)
+    sync(*words, "--checksum")
 
     assert by_time == "a\n"
     assert (tmp_path / "out" / "modified.txt").read_text() == "d/b\n"

