@@ -214,6 +214,18 @@ async def test_a_file_that_is_used_outlives_a_scan_where_the_policy_says_so(
         assert len(rig.watched.of("get_range")) == (11 if stays else 12)
 
 
+async def test_gdsfs_clock_moves_as_files_go_and_is_kept_over_a_restart(tmp_path: Path) -> None:
+    memory = _memory(20, 100_000)
+    async with serving(tmp_path / "c", memory, cache_size=MIB) as rig:
+        for number in range(20):
+            await rig.read(f"f{number}")
+        assert rig.service._room.evicted > 0
+        moved = rig.cache.order.inflation
+        assert moved > 0
+    async with serving(tmp_path / "c", memory, cache_size=MIB) as rig:
+        assert rig.cache.order.inflation >= moved
+
+
 async def test_a_limit_that_was_lowered_holds_from_the_start(tmp_path: Path) -> None:
     memory = _memory(10, 100_000)
     async with serving(tmp_path / "c", memory) as rig:
