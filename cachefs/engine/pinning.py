@@ -25,7 +25,9 @@ _AT_ONCE: Final = 4
 """Files that are fetched at the same time: programs want their places, too."""
 _FAILURES_TOLD: Final = 20
 _AGAIN_S: Final = 60.0
-"""After how long what could not be fetched is tried again, and all is looked at once more."""
+"""After how long what could not be fetched is tried again."""
+_LOOK_S: Final = 600.0
+"""After how long all is looked at once more where nothing is known to be missing: of 100,000 files that takes seconds."""
 
 
 class Pins:
@@ -137,7 +139,7 @@ class Pins:
         """Fetch what is pinned and not here, at the start, whenever there may be something new, and now and then."""
         self.kick()
         while True:
-            with trio.move_on_after(_AGAIN_S):
+            with trio.move_on_after(_AGAIN_S if self._failures else _LOOK_S):
                 await self._kicked.wait()
             self._kicked = trio.Event()
             turn = self._asked

@@ -8,6 +8,7 @@ import pytest
 
 from cachefs.core.errors import Fault, NoRoom
 from cachefs.core.types import ConflictPolicy, Key
+from cachefs.engine import pinning
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import FOREVER_ASKING, LATER, MIB, Rig, serving, store, until
@@ -83,6 +84,19 @@ async def test_what_is_pinned_is_fetched_after_a_restart_if_it_was_not_before(
     async with serving(tmp_path / "c", memory) as rig:
         assert await is_pinned(rig, "d/a")
         await rig.service._pins.wait_over(1)
+        assert await is_here(rig, "d/a")
+
+
+async def test_what_could_not_be_fetched_is_tried_again(
+    tmp_path: Path, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pinning, "_AGAIN_S", 0.05)
+    async with serving(tmp_path / "c", memory) as rig:
+        rig.watched.fail("before", "get_range", Fault("down"), times=10**6)
+        await rig.service.pin("d/a")
+        await until(lambda: rig.service._pins.told().failures == 1)
+        rig.watched.rules.clear()
+        await until(lambda: rig.service._pins.told().failures == 0)
         assert await is_here(rig, "d/a")
 
 
