@@ -16,7 +16,7 @@ from cachefs.cli.jobs import bar
 from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.cli.stores import opened_store, store_config
-from cachefs.cli.verify_caches import looked_into
+from cachefs.cli.verify_caches import looked_into, require_same_store
 from cachefs.cli.verify_report import Report
 from cachefs.client import ControlClient, NoDaemon
 from cachefs.config import MountConfig
@@ -149,6 +149,7 @@ def _cache(call: Call) -> int:
         store = stack.enter_context(opened_store(call, config))
         if call.arguments.repair or call.arguments.wait:
             stack.enter_context(_serving(call, config))
+            require_same_store(cache_dir, store.description)
         cached, mends = stack.enter_context(looked_into(cache_dir))
         given = call.arguments.memory
         path = call.environment.absolute(given) if given else cache_dir / MEMORY_NAME

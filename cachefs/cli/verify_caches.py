@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from cachefs.cli.caches import SOCKET_NAME, Held, Live, opened
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.core.cached import CachedFile, CachedPieces
+from cachefs.core.errors import UsageError
 from cachefs.core.heat import Heat, Heated
 from cachefs.ops.verify_cache import Cached, Mends, Unanswered
 
@@ -33,6 +34,17 @@ def looked_into(cache_dir: Path) -> Iterator[tuple[Cached, Mends | None]]:
     with client:
         served = _Served(client)
         yield served, served
+
+
+def require_same_store(cache_dir: Path, store: str) -> None:
+    """Raise ``UsageError`` unless the daemon behind a cache stores to *store*: what another lacks is not to be mended."""
+    with ControlClient(cache_dir / SOCKET_NAME) as client:
+        told = client.ask("status")
+    its = told.get("store") if isinstance(told, dict) else None
+    if its != store:
+        raise UsageError(
+            f"{cache_dir} is a cache of {its}, not of {store}: nothing can be mended by that — name the store that it is of"
+        )
 
 
 class _Served:

@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 import pytest
 
+from cachefs.cli import verify_caches
+from cachefs.core.errors import UsageError
 from tests.cli.running import Done, cachefs, surroundings
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +137,28 @@ def test_the_stand_alone_tool_takes_the_same_words(tmp_path: Path, here: Path) -
     )
 
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "5 files: 5 the same")
+
+
+class _Daemon:
+    """A daemon that tells which store it is of."""
+
+    def __init__(self, socket: Path) -> None:
+        self.store = "file:///mnt/one"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Hang up."""
+
+    def ask(self, question: str) -> object:
+        return {"status": {"store": self.store}}[question]
+
+
+def test_a_cache_is_never_mended_by_what_another_store_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(verify_caches, "ControlClient", _Daemon)
+    verify_caches.require_same_store(tmp_path, "file:///mnt/one")
+    with pytest.raises(UsageError, match="is a cache of file:///mnt/one, not of file:///mnt/two"):
+        verify_caches.require_same_store(tmp_path, "file:///mnt/two")
