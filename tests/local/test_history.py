@@ -131,6 +131,18 @@ def test_the_files_that_were_not_opened_for_longest_make_place(disk: Disk) -> No
     assert set(told(history)) == set(inos[3:])
 
 
+def test_files_that_become_too_many_later_make_place_on_the_same_day(disk: Disk) -> None:
+    inos = made(disk, 8)
+    history = History(disk.db, most_files=4)
+    for minute, ino in enumerate(inos):
+        history.note(ino, ns(NOON + timedelta(minutes=minute)))
+        history.save_all()
+        while history.tidy(ns(NOON + timedelta(minutes=minute))):
+            pass
+
+    assert set(told(history)) == set(inos[4:])
+
+
 def test_a_clock_that_was_ahead_keeps_nothing_for_longer(disk: Disk) -> None:
     (ino,) = made(disk, 1)
     history = History(disk.db)

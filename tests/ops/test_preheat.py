@@ -119,6 +119,25 @@ def test_a_budget_of_bytes_is_never_passed_and_is_the_same_set_the_next_time(thr
     assert not any(isinstance(event, Ready) and event.fetched for event in again)
 
 
+def test_a_budget_of_bytes_is_for_the_first_of_the_order_however_late_its_size_is_known() -> None:
+    class LateCache(FakeCache):
+        has_looked = threading.Event()
+
+        def look(self, path: str) -> Heated:
+            if path == "second":
+                self.has_looked.set()
+            elif path == "first":
+                assert self.has_looked.wait(10)
+            return super().look(path)
+
+    events = ran(LateCache({"first": 10, "second": 10}), ["first", "second"], bytes=10, threads=2)
+
+    assert events == [
+        Ready("first", 10, 10),
+        Stopped("the budget of bytes is used up", "second"),
+    ]
+
+
 def test_a_budget_of_files_takes_the_first_of_the_order() -> None:
     cache = FakeCache(dict.fromkeys("abcd", 1))
 
