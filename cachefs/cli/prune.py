@@ -105,6 +105,10 @@ def _run(call: Call) -> int:
 def _by(call: Call) -> tuple[Policy | Expression, Call]:
     """Return the policy, and the call without it: no mount could be configured by an expression."""
     settings = call.given.settings
+    if any(each.name == "min-free" for each in settings):
+        raise UsageError(
+            "--min-free is for mounts — to prune by what the disk has left, write --threshold free:10%"
+        )
     said = next((each.value for each in reversed(settings) if each.name == "policy"), "gdsf")
     rest = replace(call.given, settings=tuple(s for s in settings if s.name != "policy"))
     by = Policy(said.lower()) if said.lower() in set(Policy) else parse(said)

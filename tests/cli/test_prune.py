@@ -110,6 +110,7 @@ def test_only_what_was_verified_goes_if_that_is_asked_for(home: Path) -> None:
         (("--threshold", "full"), "--threshold full is no fill level"),
         (("--policy", "size.real"), "is none of what it may be made of"),
         (("--older-than", "old"), "--older-than old"),
+        (("--min-free", "5%"), "--min-free is for mounts"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_do(
