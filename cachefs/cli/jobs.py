@@ -16,6 +16,8 @@ from rich.progress import (
     Progress as Bars,
 )
 
+from cachefs.config.quantities import parse_size
+from cachefs.core.errors import UsageError
 from cachefs.ops.events import Progress
 
 
@@ -41,6 +43,19 @@ class Bar:
             total=progress.total_bytes,
             files=_of(progress.files, progress.total_files),
         )
+
+
+def byte_rate(text: str | None) -> int | None:
+    """Return what ``--limit-rate`` says, in bytes a second; None: nothing. Raise ``UsageError`` for what is no rate."""
+    if text is None:
+        return None
+    try:
+        rate = parse_size(text.removesuffix("/s"))
+    except ValueError as error:
+        raise UsageError(f"--limit-rate {text} {error} — for example --limit-rate 10MiB") from None
+    if not rate:
+        raise UsageError("--limit-rate 0 would send nothing — leave it out for no limit")
+    return rate
 
 
 def _of(done: int, total: int | None) -> str:

@@ -16,11 +16,11 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def complain(line: str) -> None:
-    """Write *line* to standard error, as one line, after the command's name.
+    """Write *line* to standard error, as one line and without what would move the cursor, after the command's name.
 
     A mount may outlive the terminal that it was started from: then there is nobody to complain to.
     """
-    flat = f"cachefs: {' '.join(line.split())}".encode(errors="backslashreplace").decode()
+    flat = printable(f"cachefs: {' '.join(line.split())}")
     with contextlib.suppress(OSError):
         print(flat, file=sys.stderr, flush=True)
 
@@ -41,6 +41,11 @@ def printable(text: str) -> str:
         character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
         for character in text
     )
+
+
+def on_one_line(path: str) -> str:
+    """Return *path* with its newlines escaped."""
+    return path.replace("\n", "\\n")
 
 
 def human_size(size: int) -> str:

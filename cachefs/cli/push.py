@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, explain
-from cachefs.cli.jobs import bar
+from cachefs.cli.jobs import bar, byte_rate
 from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.cli.push_report import Report, total_shown
@@ -19,7 +19,6 @@ from cachefs.cli.stores import opened_store, store_config
 from cachefs.config import MountConfig
 from cachefs.config.mount import cache_id
 from cachefs.config.option import Group
-from cachefs.config.quantities import parse_size
 from cachefs.core.errors import StoreError, UsageError
 from cachefs.core.source import Source, StoreKind
 from cachefs.local.hashed import HashMemory
@@ -137,7 +136,7 @@ def _run(call: Call) -> int:
     _check(call)
     deletion = Deletion(arguments.max_delete) if arguments.delete else None
     wanted = chosen(arguments.include, arguments.exclude)
-    throttle = Throttle(_rate(arguments.limit_rate))
+    throttle = Throttle(byte_rate(arguments.limit_rate))
     config = store_config(call, arguments.dest)
     root = _root(call, config.source)
     if arguments.nice is not None:
@@ -224,18 +223,6 @@ def _check(call: Call) -> None:
         raise UsageError(f"--max-delete {arguments.max_delete} is no number of objects")
     if arguments.nice is not None and not 0 <= arguments.nice <= _NICEST:
         raise UsageError(f"--nice {arguments.nice} is not between 0 and {_NICEST}")
-
-
-def _rate(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        rate = parse_size(text.removesuffix("/s"))
-    except ValueError as error:
-        raise UsageError(f"--limit-rate {text} {error} — for example --limit-rate 10MiB") from None
-    if not rate:
-        raise UsageError("--limit-rate 0 would send nothing — leave it out for no limit")
-    return rate
 
 
 def _root(call: Call, source: Source) -> Path:

@@ -11,7 +11,7 @@ from typing import Final
 from cachefs.cli.command import Call
 from cachefs.cli.failures import explain
 from cachefs.cli.jobs import Bar
-from cachefs.cli.output import complain, counted, human_size, printable, say, say_json
+from cachefs.cli.output import complain, counted, human_size, on_one_line, say, say_json
 from cachefs.core.errors import CachefsError, Changed, Exists
 from cachefs.core.source import Source
 from cachefs.ops.events import Failed, Progress
@@ -100,7 +100,7 @@ class Report:
         if not is_told:
             return
         if not self._call.as_json:
-            say(f"{done.action:10}  {_on_one_line(done.path)}")
+            say(f"{done.action:10}  {on_one_line(done.path)}")
             return
         line: dict[str, object] = {"path": done.path, "done": done.action}
         if self._would:
@@ -114,7 +114,7 @@ class Report:
             say_json({"path": path, "done": done, "reason": reason}, stream=True)
         if done != "skipped" or not (self._call.quiet or self._call.as_json):
             word = "" if done == "failed" else f"{done}: "
-            complain(printable(f"{_on_one_line(path)}: {word}{reason}"))
+            complain(f"{on_one_line(path)}: {word}{reason}")
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, OSError) and not isinstance(error, CachefsError):
@@ -154,10 +154,6 @@ class Report:
             f"{human_size(push.sent_bytes)} sent, {human_size(push.hashed_bytes)} hashed, in {took_s:.1f} s"
             f" (requests: {made})" + ("; not finished" if interrupted else "")
         )
-
-
-def _on_one_line(path: str) -> str:
-    return path.replace("\n", "\\n")
 
 
 _WORDS: Final = {

@@ -12,13 +12,12 @@ from typing import Final
 from cachefs.cli import sync_configure
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_INTERRUPTED, explain
-from cachefs.cli.jobs import bar
+from cachefs.cli.jobs import bar, byte_rate
 from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.cli.sync_report import Report
 from cachefs.cli.sync_sides import End, Unusable, ends, job_id, opened
 from cachefs.config.option import Group
-from cachefs.config.quantities import parse_size
 from cachefs.core.errors import CachefsError, Denied, InUse, UsageError
 from cachefs.core.source import StoreKind
 from cachefs.local.ledger import FileLedger
@@ -66,8 +65,7 @@ def _configure(parser: Parser) -> None:
     parser.add_argument(
         "--max-delete",
         metavar="N",
-        default=str(_MOST_DELETED),
-        help=f"sync: do nothing at all if more than N objects would be deleted [{_MOST_DELETED}]",
+        help=f"sync: do nothing at all if more than N objects would be deleted [{_MOST_DELETED}, but not all of them]",
     )
     parser.add_argument(
         "--include", metavar="PATTERN", action="append", default=[], help="only keys that match"
@@ -100,11 +98,12 @@ def _run(call: Call) -> int:
         return EXIT_DONE
     if arguments.action == "configure":
         return sync_configure.run(call)
+    sync_configure.require_none(call)
     wanted = _Wanted(
         is_dry=arguments.action == "dryrun" or arguments.dry_run,
         deleting=arguments.action == "sync",
         most_deleted=_number(arguments.max_delete),
-        rate=_rate(arguments.limit_rate),
+        rate=byte_rate(arguments.limit_rate),
         chosen=chosen(arguments.include, arguments.exclude),
     )
     source, target = ends(call)
@@ -126,7 +125,8 @@ class _Wanted:
 
     is_dry: bool
     deleting: bool
-    most_deleted: int
+    most_deleted: int | None
+    """None: nobody has said."""
     rate: int | None
     chosen: Chosen
 
@@ -153,7 +153,12 @@ class _Sync:
             if self.wanted.is_dry:
                 return self.report.planned()
             if self.wanted.deleting:
-                require_few(self.plan, self.wanted.most_deleted)
+                most = self.wanted.most_deleted
+                require_few(
+                    self.plan,
+                    _MOST_DELETED if most is None else most,
+                    is_meant=most is not None,
+                )
             name = job_id(self.source, self.target, self.call)
             with FileLedger(
                 self.call.environment.state_root / "sync" / f"{name}.sqlite3",
@@ -258,22 +263,12 @@ def _failed(call: Call, error: CachefsError, source: End, target: End) -> int:
     return failure.code
 
 
-def _number(text: str) -> int:
+def _number(text: str | None) -> int | None:
+    if text is None:
+        return None
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"--max-delete {text} is not a number — for example --max-delete 1000")
     return int(text)
-
-
-def _rate(text: str | None) -> int | None:
-    if not text:
-        return None
-    try:
-        rate, reason = parse_size(text), "lets nothing through"
-    except ValueError as error:
-        rate, reason = 0, str(error)
-    if not rate:
-        raise UsageError(f"--limit-rate {text} {reason} — for example --limit-rate 10MiB")
-    return rate
 
 
 COMMAND = Command(_configure, _run, option_groups=_GROUPS)

@@ -27,6 +27,11 @@ _MORE: Final = {
     "cloud": "Entry of clouds.yaml",
 }
 _ASKED: Final = ("region", "endpoint_url")
+_OWN: Final = (
+    "in_bucket", "out_bucket", "access_key_id", "out_access_key_id", "secret_stdin",
+    *(f"out_{name}" for name in _MORE),
+)  # fmt: skip
+"""What no other command than ``configure`` takes."""
 _CLEAR: Final = "-"
 
 
@@ -55,6 +60,10 @@ def declare(parser: Parser) -> None:
 
 def run(call: Call) -> int:
     """Ask, keep the answers, and return the exit code."""
+    if named := call.arguments.source:
+        raise UsageError(
+            f"configure does not take {named} so — write --in-bucket SOURCE --out-bucket SOURCE"
+        )
     path = settings_path(call)
     before = read_pair(path)
     pair = _told(call, before) if _is_told(call) or not sys.stdin.isatty() else _asked(before)
@@ -72,14 +81,22 @@ def _shown(side: Side) -> dict[str, object]:
     return {"bucket": side.bucket, "access_key_id": side.access, **side.more}
 
 
+def require_none(call: Call) -> None:
+    """Raise ``UsageError`` for an option by which *call* means to say what only ``configure`` is told."""
+    for name in _given(call):
+        raise UsageError(
+            f"--{name.replace('_', '-')} is for configure — name the buckets behind: "
+            f"cachefs sync {call.arguments.action} FROM TO"
+        )
+
+
+def _given(call: Call) -> list[str]:
+    return [name for name in _OWN if getattr(call.arguments, name)]
+
+
 def _is_told(call: Call) -> bool:
-    arguments = call.arguments
-    return bool(
-        arguments.in_bucket
-        or arguments.out_bucket
-        or arguments.access_key_id
-        or arguments.secret_stdin
-    )
+    names = {setting.name.replace("-", "_") for setting in call.given.settings}
+    return bool(_given(call) or names & set(_MORE))
 
 
 def _require_source(call: Call, side: Side) -> None:

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from cachefs.cli.command import Call
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, explain
-from cachefs.cli.output import complain, counted, human_size, say, say_json
+from cachefs.cli.output import complain, counted, human_size, on_one_line, say, say_json
 from cachefs.ops.bucketsync import Deleted, Event, Kept, NothingDeleted
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.sync_copy import Copied, Vanished
@@ -56,12 +56,13 @@ class Report:
         if isinstance(event, Progress):
             return
         line = self._line(event)
+        shown = on_one_line(str(line["path"]))
         self._counts[str(line["state"])] += 1
         self._write(line)
         if isinstance(event, Failed):
-            complain(f"{event.path}: {line['reason']}")
+            complain(f"{shown}: {line['reason']}")
         elif self._call.verbose and not self._call.as_json:
-            say(f"{line['state']:8} {line['path']}")
+            say(f"{line['state']:8} {shown}")
 
     def planned(self) -> int:
         """Tell what would be done, and return the exit code of a dry run."""

@@ -1,5 +1,6 @@
 """The two buckets of ``cachefs sync``: named on the command line, or configured, each with its own keys."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -178,11 +179,12 @@ def _meant_for(
 
 def _account(end: End) -> tuple[object, ...]:
     store = end.config.store
-    signs_in = {
-        name: value for name, value in end.environ.items() if name.startswith(("OS_", "ST_"))
-    }
     keys = _keys_of(end)
-    return (store.endpoint_url, store.no_sign_request, store.cloud, keys, sorted(signs_in.items()))
+    return (store.endpoint_url, store.no_sign_request, store.cloud, keys, _signs_in(end))
+
+
+def _signs_in(end: End) -> list[tuple[str, str]]:
+    return sorted(item for item in end.environ.items() if item[0].startswith(("OS_", "ST_")))
 
 
 def _keys_of(end: End) -> object:
@@ -207,6 +209,10 @@ def _require_apart(source: End, target: End) -> None:
 
 def _place(end: End) -> str:
     """Return what the places of all its objects begin with."""
-    source = end.source
-    at = (source.kind.value, end.config.store.endpoint_url or "", source.bucket)
-    return "\0".join(at) + f"/{source.prefix}"
+    source, store = end.source, end.config.store
+    server, bucket = store.endpoint_url or "", source.bucket
+    if source.kind is StoreKind.SWIFT:  # names of containers are those of an account
+        server = repr((store.cloud, _signs_in(end)))
+    if source.kind is StoreKind.FILE:
+        bucket = os.path.realpath(bucket)
+    return f"{source.kind}\0{server}\0{bucket}/{source.prefix}"

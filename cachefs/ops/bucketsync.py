@@ -127,9 +127,19 @@ def _key_of(info: ObjectInfo) -> Key:
     return info.key
 
 
-def require_few(plan: Plan, most: int) -> None:
-    """Raise ``UsageError`` if more than *most* objects would be deleted."""
-    if (doomed := plan.files[Kind.DUPLICATE]) > most:
+def require_few(plan: Plan, most: int, *, is_meant: bool) -> None:
+    """Raise ``UsageError`` if more than *most* objects would be deleted, or everything, because the source has nothing.
+
+    *is_meant*: somebody has said that number, of this very run.
+    """
+    doomed = plan.files[Kind.DUPLICATE]
+    if doomed and not plan.listed and not is_meant:
+        raise UsageError(
+            f"the source has nothing, and all that the target has ({doomed}) would be deleted: nothing was done — is it "
+            f"the right one? --max-delete {doomed} says that it is",
+            exit_code=1,
+        )
+    if doomed > most:
         raise UsageError(
             f"{doomed} objects would be deleted, and --max-delete allows {most}: nothing was done — look at "
             f"{Kind.DUPLICATE.value}, then raise --max-delete, or use copy, which deletes nothing",

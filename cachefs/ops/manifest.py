@@ -12,6 +12,7 @@ Paths are relative to the root of what the job is about. Bytes that are no UTF-8
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -136,6 +137,10 @@ def _text(raw: bytes) -> str:
 
 def _relative(path: str, where: str) -> str:
     """Return *path* as the job has it. Raise ``UsageError`` if it leads out of the root."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise _no_list(where, f"{path!a} stands for no bytes, and no file is called so") from None
     clean = path.removeprefix("./")
     if not clean or clean.startswith("/") or "\0" in clean or ".." in clean.split("/"):
         raise UsageError(

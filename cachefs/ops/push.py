@@ -11,6 +11,7 @@ from typing import Final
 from cachefs.core.errors import (
     CachefsError,
     Exists,
+    NotDirectory,
     NotFound,
     StoreError,
     StoreFull,
@@ -347,13 +348,27 @@ class Push:
     def _remove(self, doomed: tuple[Key, ETag]) -> Event:
         key, etag = doomed
         path = _shown(key)
-        if self._rules.dry_run:
-            return Done(path, Action.DELETED)
         try:
+            if self._is_here_by_now(key, path):
+                return Skipped(path, "it has come to the directory meanwhile; it stays")
+            if self._rules.dry_run:
+                return Done(path, Action.DELETED)
             return self._pusher.remove(key, etag, path)
-        except CachefsError as error:
+        except (CachefsError, OSError) as error:
             self._note_failure(key, error)
             return Failed(path, error)
+
+    def _is_here_by_now(self, key: Key, path: str) -> bool:
+        """Whether the tree has something for *key* that was not there when it was walked. Raise what hides that."""
+        try:
+            found = self._tree.look(path)
+        except FileNotFoundError:
+            return False
+        if isinstance(found, Found):
+            return found.key == key
+        if isinstance(found.error, NotDirectory):  # a file is where the store has a directory
+            return False
+        raise found.error
 
     def _end_leftovers(self) -> None:
         """End large uploads that an earlier run has begun, and nothing goes on with."""

@@ -345,7 +345,9 @@ class Pusher:
             raise Changed(
                 "it was deleted at the store meanwhile; it is pushed next time"
             ) from None
-        if now.size == size and metadata.is_of_write(now.meta, meta):
+        # Where others' metadata left no room for a token, nothing tells that it is ours.
+        is_marked = metadata.TOKEN in meta
+        if is_marked and now.size == size and metadata.is_of_write(now.meta, meta):
             return now
         raise Changed("somebody else has written it at the store meanwhile; it is left as it is")
 

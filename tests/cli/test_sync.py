@@ -113,8 +113,20 @@ def test_what_is_configured_is_compared_copied_and_deleted(
             "--limit-rate fast is not a size — for example --limit-rate 10MiB",
         ),
         (
-            "copy s3://a s3://b --limit-rate 0",
-            "--limit-rate 0 lets nothing through — for example --limit-rate 10MiB",
+            "copy file:///a file:///b --limit-rate 0",
+            "--limit-rate 0 would send nothing — leave it out for no limit",
+        ),
+        (
+            "sync --in-bucket a --out-bucket b",
+            "--in-bucket is for configure — name the buckets behind: cachefs sync sync FROM TO",
+        ),
+        (
+            "copy s3://a s3://b --out-region x",
+            "--out-region is for configure — name the buckets behind: cachefs sync copy FROM TO",
+        ),
+        (
+            "configure s3://a s3://b",
+            "configure does not take s3://a so — write --in-bucket SOURCE --out-bucket SOURCE",
         ),
         (
             "copy file:///a file:///b --cloud x",
@@ -136,6 +148,66 @@ def test_wrong_usage_is_one_line_and_nothing_is_done(
     assert done.err == f"cachefs: {line}\n"
     assert (done.code, done.out) == (2, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def here(words: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command in this process, and return its exit code."""
+    monkeypatch.chdir(home)
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("CACHEFS_CONFIG", str(home / "config.toml"))
+    (home / "config.toml").touch()
+    handlers, level = list(logging.root.handlers), logging.root.level
+    try:
+        return main(["sync", *words.split()])
+    finally:
+        logging.root.handlers, logging.root.level = handlers, level
+
+
+def test_a_directory_below_the_source_is_known_by_whatever_link_it_is_named(
+    two: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (two[0] / "d" / "only here").write_text("precious")
+    (tmp_path / "link").symlink_to(two[0])
+
+    code = here(f"sync file://{two[0]} file://{tmp_path}/link/d", tmp_path, monkeypatch)
+
+    assert code == 2
+    assert "hold the same objects" in capsys.readouterr().err
+    assert (two[0] / "d" / "only here").exists()
+
+
+def test_containers_of_one_name_in_two_clouds_are_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[remotes.old]\ntype = "swift"\ncloud = "one"\n[remotes.new]\ntype = "swift"\ncloud = "other"\n'
+    )
+    here("dryrun old:photos new:photos", tmp_path, monkeypatch)
+    assert "hold the same objects" not in capsys.readouterr().err
+
+    here("dryrun old:photos old:photos/2024", tmp_path, monkeypatch)
+    assert "hold the same objects" in capsys.readouterr().err
+
+
+def test_an_empty_source_empties_no_target_unless_that_is_said(
+    two: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "typo").mkdir()
+    words = f"sync file://{tmp_path}/typo file://{two[1]}"
+
+    assert here(words, tmp_path, monkeypatch) == 1
+    assert "--max-delete 1 says that it is" in capsys.readouterr().err
+    assert (two[1] / "only here").exists()
+
+    assert here(f"{words} --max-delete 1", tmp_path, monkeypatch) == 0
+    assert not (two[1] / "only here").exists()
 
 
 def test_more_than_may_be_deleted_is_refused_as_a_whole(

@@ -349,9 +349,9 @@ def test_more_than_may_be_deleted_is_refused_as_a_whole(two: Two, tmp_path: Path
     with Plan(tmp_path) as plan:
         list(compared(two.source, two.target, plan, chosen=chosen(), rule=by_time))
 
-        require_few(plan, 3)
+        require_few(plan, 3, is_meant=True)
         with pytest.raises(UsageError, match="3 objects would be deleted"):
-            require_few(plan, 2)
+            require_few(plan, 2, is_meant=True)
 
 
 def test_a_store_that_is_gone_for_good_ends_it_all_soon(two: Two) -> None:

@@ -50,6 +50,14 @@ def test_what_json_lines_say_of_a_file_is_kept() -> None:
     assert _read(json.dumps(line).encode()) == [Row("a", md5="aa", size=3, mtime=1.5, state="x")]
 
 
+@pytest.mark.parametrize(
+    "text", [rb'{"path": "\ud800"}', rb'{"\ud800": {}}', rb'{"path": "a\udc41"}']
+)
+def test_a_path_that_stands_for_no_bytes_is_refused(text: bytes) -> None:
+    with pytest.raises(UsageError, match="stands for no bytes"):
+        _read(text)
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_an_object_of_paths_is_a_list_too(indent: int | None) -> None:
     said = {"d/a": {"md5": "aa", "atime": 5, "ctime": 6, "mtime": 7.5}, "b": {}}

@@ -759,6 +759,36 @@ def test_what_somebody_wrote_meanwhile_is_not_deleted(world: World) -> None:
     assert world.content("old") == b"newer"
 
 
+def test_what_came_to_the_directory_meanwhile_is_not_deleted(world: World) -> None:
+    extras(world, "gone", "back", "dir/", "dir/back")
+
+    def come_back() -> None:
+        world.write("back", b"as it was")
+        world.write("dir/back", b"as it was")
+
+    world.store.on("before", "put", come_back, key="stays")
+
+    events = world.push(deletion=Deletion())
+
+    assert set(world.objects()) == {"stays", "back", "dir/", "dir/back"}
+    assert world.content("back") == b"old"
+    skipped = {event.path for event in events if isinstance(event, Skipped)}
+    assert skipped == {"back", "dir/", "dir/back"}
+
+
+def test_without_room_for_its_token_no_write_is_taken_for_our_own(world: World) -> None:
+    crowded = {"note": "x" * (metadata.META_MAX - 10)}
+    world.write("f", b"ours--")
+    world.put("f", b"before", crowded)
+
+    world.store.on("before", "put", lambda: world.put("f", b"theirs", crowded), key="f")
+
+    events = world.push()
+
+    assert isinstance(failed(events)["f"], Changed)
+    assert world.content("f") == b"theirs"
+
+
 def test_what_is_excluded_is_neither_pushed_nor_deleted(world: World) -> None:
     world.write("keep/here")
     world.write("cache/here")
