@@ -64,8 +64,23 @@ class Tree:
         Holds one sorted list of names for each directory on the way down. Raise ``OSError`` if the root itself cannot be
         read.
         """
-        root = os.stat(self._root)
-        yield from self._below(_ROOT, "", enter, ((root.st_dev, root.st_ino),))
+        status = os.stat(self._root)
+        # A stack and no recursion: a key bears more levels than Python has frames.
+        levels = [_Level("", (status.st_dev, status.st_ino), self._listed(_ROOT, ""))]
+        while levels:
+            inside = levels[-1].inside
+            key, entry = next(levels[-1].entries, (None, None))
+            if entry is None or key is None:
+                levels.pop()
+                continue
+            path = f"{inside}{os.fsdecode(entry.name)}"
+            if isinstance(key, Exception):
+                yield Unusable(f"{path}/" if self._is_dir(entry) else path, key)
+            elif key.endswith("/"):
+                if enter(f"{path}/"):
+                    yield from self._entered(key, f"{path}/", entry, levels)
+            elif (told := self._told(key, path, entry)) is not None:
+                yield told
 
     def look(self, path: str) -> Found | Unusable:
         """Return what is at *path*, given relative to the root. Raise ``FileNotFoundError`` if nothing is."""
@@ -99,55 +114,33 @@ class Tree:
             raise InvalidName(f"the name {name!r} is reserved for what a directory's marker holds")
         return child_key(directory, component, is_dir=is_dir)
 
-    def _below(
-        self,
-        directory: Key,
-        inside: str,
-        enter: Callable[[str], bool],
-        above: tuple[tuple[int, int], ...],
+    def _entered(
+        self, key: Key, path: str, entry: "os.DirEntry[bytes]", levels: list["_Level"]
     ) -> Iterator[Found | Unusable]:
-        """*above*: the directories on the way here, by which a link that leads back to one is known."""
-        try:
-            with os.scandir(self.full(inside)) as entries:
-                found = sorted(self._keyed(directory, inside, entries), key=_order)
-        except OSError as error:
-            if not inside:
-                raise
-            yield Unusable(inside, error)
-            return
-        for key, each in found:
-            path = f"{inside}{os.fsdecode(each.name)}"
-            if isinstance(key, Exception):
-                yield Unusable(f"{path}/" if self._is_dir(each) else path, key)
-            elif key.endswith("/"):
-                if enter(f"{path}/"):
-                    yield from self._directory(key, f"{path}/", each, enter, above)
-            else:
-                told = self._told(key, path, each)
-                if told is not None:
-                    yield told
-
-    def _directory(
-        self,
-        key: Key,
-        path: str,
-        entry: "os.DirEntry[bytes]",
-        enter: Callable[[str], bool],
-        above: tuple[tuple[int, int], ...],
-    ) -> Iterator[Found | Unusable]:
+        """Yield a directory, and put what is in it on *levels*, where it is known if the link leads back to one of them."""
         told = self._told(key, path, entry)
         if not isinstance(told, Found):
             if told is not None:
                 yield told
             return
         own = told.status.st_dev, told.status.st_ino
-        if own in above:
+        if any(own == level.own for level in levels):
             yield Unusable(
                 path, OSError(errno.ELOOP, "the link leads back to where it lies", path)
             )
             return
         yield told
-        yield from self._below(key, path, enter, (*above, own))
+        try:
+            levels.append(_Level(path, own, self._listed(key, path)))
+        except OSError as error:
+            yield Unusable(path, error)
+
+    def _listed(
+        self, directory: Key, inside: str
+    ) -> Iterator[tuple[Key | Exception, "os.DirEntry[bytes]"]]:
+        """Return what is directly in a directory, in the order of the keys. Raise ``OSError`` if it cannot be read."""
+        with os.scandir(self.full(inside)) as entries:
+            return iter(sorted(self._keyed(directory, inside, entries), key=_order))
 
     def _keyed(
         self, directory: Key, inside: str, entries: Iterator["os.DirEntry[bytes]"]
@@ -173,6 +166,18 @@ class Tree:
             return Unusable(path, error) if entry.is_symlink() else None
         except OSError as error:
             return Unusable(path, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A directory on the way down."""
+
+    inside: str
+    """Its path, with a slash behind."""
+    own: tuple[int, int]
+    """Device and inode, by which a link that leads back to it is known."""
+    entries: Iterator[tuple[Key | Exception, "os.DirEntry[bytes]"]]
+    """What of it is still to come."""
 
 
 def _order(keyed: tuple[Key | Exception, "os.DirEntry[bytes]"]) -> tuple[bytes, bytes]:

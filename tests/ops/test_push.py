@@ -781,7 +781,10 @@ def test_without_room_for_its_token_no_write_is_taken_for_our_own(world: World) 
     world.write("f", b"ours--")
     world.put("f", b"before", crowded)
 
-    world.store.on("before", "put", lambda: world.put("f", b"theirs", crowded), key="f")
+    def write() -> None:
+        world.put("f", b"theirs", crowded)
+
+    world.store.on("before", "put", write, key="f")
 
     events = world.push()
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cachefs.core.keys import KEY_MAX
 from cachefs.core.types import Kind
 from cachefs.ops.merge import byte_order
 from cachefs.ops.tree import Found, Tree, Unusable
@@ -30,6 +31,17 @@ def _make(root: bytes, tree: object) -> None:
     else:
         with open(root, "wb"):
             pass
+
+
+def test_a_tree_is_walked_as_deep_as_keys_go(tmp_path: Path) -> None:
+    deep = "d/" * ((KEY_MAX - len("file")) // 2)
+    (tmp_path / deep).mkdir(parents=True)
+    (tmp_path / deep / "file").touch()
+
+    keys = _keys(tmp_path)
+
+    assert len(keys) == deep.count("/") + 1
+    assert keys[-1] == f"{deep}file"
 
 
 def _keys(root: Path, *, follow: bool = False) -> list[str]:
