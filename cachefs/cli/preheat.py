@@ -35,7 +35,7 @@ from cachefs.core.errors import CachefsError, Fault, UsageError
 from cachefs.core.heat import Heated, Presence
 from cachefs.core.history import Accessed
 from cachefs.core.policy import LOW_WATER
-from cachefs.local.ordering import Ordering
+from cachefs.local.sorting import Ordering
 from cachefs.ops import preheat
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.globs import chosen

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from cachefs.core.errors import CachefsError, Fault, NoRoom, UsageError
 from cachefs.core.heat import Heat, Heated, Presence
 from cachefs.core.history import Accessed
-from cachefs.local.ordering import Ordered, Ordering
+from cachefs.local.sorting import Ordered, Ordering
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.globs import Chosen
 from cachefs.ops.manifest import Row

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachefs.local.ordering import Ordered, Ordering
+from cachefs.local.sorting import Ordered, Ordering
 
 _PATHS = st.binary(min_size=1, max_size=30).map(
     lambda raw: raw.replace(b"\0", b"_").decode("utf-8", "surrogateescape")

@@ -12,7 +12,7 @@ import pytest
 from cachefs.core.errors import CachefsError, NoEntry, NoRoom, TimedOut, UsageError
 from cachefs.core.heat import Heat, Heated, Presence
 from cachefs.core.history import Accessed
-from cachefs.local.ordering import Ordering
+from cachefs.local.sorting import Ordering
 from cachefs.ops import preheat
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.globs import chosen
