@@ -12,8 +12,13 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Let `kill -USR1` show where a hanging run stands, and time no example: machines are shared."""
+    """Let `kill -USR1` show where a hanging run stands, and time no example: machines are shared.
+
+    What a shell starts in the background ignores SIGINT, and so would every program that a test starts and interrupts.
+    """
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), deadline=None)
     hypothesis.settings.load_profile("untimed")
 
