@@ -138,8 +138,8 @@ def test_a_trace_that_is_not_there_is_said(tmp_path: Path) -> None:
         ("t.oracleGeneral.bin", b""),
         ("t.oracleGeneral.bin", bytes(25)),
         ("t.csv.gz", b"no gzip"),
-        ("t.csv.gz", gzip.compress(f"{HEADER}\n1.0,a,10,1,0.0,read\n".encode())[:-9]),
-        ("t.csv.gz", gzip.compress(bytes(9999))[:20] + b"\xff" * 20),
+        ("t.csv.gz", gzip.compress(f"{HEADER}\n1.0,a,10,1,0.0,read\n".encode(), mtime=0)[:-9]),
+        ("t.csv.gz", gzip.compress(bytes(9999), mtime=0)[:20] + b"\xff" * 20),
     ],
 )
 def test_what_is_broken_is_said_and_ends_nothing(
