@@ -53,7 +53,10 @@ class Forked:
         self._lock = threading.Lock()
         self._told = told
         self.pid = int(os.read(told, _WIDTH))
-        self._itself = os.pidfd_open(self.pid)
+        try:
+            self._itself: int | None = os.pidfd_open(self.pid)
+        except ProcessLookupError:  # it has ended already, and its end is told
+            self._itself = None
         weakref.finalize(self, _close, self._told, self._itself)
 
     def poll(self) -> int | None:
@@ -70,8 +73,9 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._itself, number)
+        if self._itself is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._itself, number)
 
     def kill(self) -> None:
         """End it, at once."""
@@ -85,9 +89,10 @@ class Forked:
         return self.returncode
 
 
-def _close(*fds: int) -> None:
+def _close(*fds: int | None) -> None:
     for fd in fds:
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 
 def can_fork(argv: Sequence[str], env: Mapping[str, str]) -> bool:

@@ -121,3 +121,18 @@ def test_what_the_interpreter_reads_at_its_start_wants_a_process_of_its_own(
     for name in ("LD_PRELOAD", "LC_ALL", "PYTHONHASHSEED", "TZ"):
         assert not forks.can_fork(argv, environment(tmp_path, {name: "1"}))
     assert not forks.can_fork(["unshare", *argv], environment(tmp_path, {}))
+
+
+def test_a_fork_that_has_ended_before_anybody_looks_is_told_of_as_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def gone(pid: int) -> int:
+        raise ProcessLookupError(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", gone)
+    argv, env = [sys.executable, "-m", "cachefs", "--version"], environment(tmp_path, {})
+    if not forks.can_fork(argv, env):
+        pytest.skip("every process is started for real")
+    done = forks.run(argv, env, timeout_s=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith("cachefs ")
