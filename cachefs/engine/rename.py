@@ -425,14 +425,15 @@ class Renamer:
                 target = None if moving is None else _moved(moving, key)
                 promise = restated(key, entry, intent, target=target)
                 try:
-                    await self._write_promise(entry.id, promise)
+                    # The rows are synced before an old name goes: an older promise would then belie them.
+                    await self._write_promise(entry.id, promise, durably=moving is not None)
                 except CacheError as error:
                     if moving is not None:
                         raise
                     _log.warning("the promise of entry %d keeps its old key: %s", entry.id, error)
 
-    async def _write_promise(self, entry_id: EntryId, promise: Promise) -> None:
-        write = partial(self._cache.write_promise, entry_id, promise.encode())
+    async def _write_promise(self, entry_id: EntryId, promise: Promise, *, durably: bool) -> None:
+        write = partial(self._cache.write_promise, entry_id, promise.encode(), durably=durably)
         try:
             try:
                 await self._threads.disk(write)

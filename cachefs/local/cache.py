@@ -600,10 +600,10 @@ class Cache:
 
     # ---- promises beside the files ----------------------------------------------------------
 
-    def write_promise(self, entry_id: EntryId, text: bytes) -> None:
+    def write_promise(self, entry_id: EntryId, text: bytes, *, durably: bool = False) -> None:
         """Keep *text* beside the entry's file, whole or not at all. Blocks; any thread.
 
-        Takes one block, which :meth:`promise_made` counts.
+        Takes one block, which :meth:`promise_made` counts. *durably*: no loss of power brings back what stood there.
         """
         path = self.promise_path(entry_id)
         # Two closes of one file may be here at once, each in its thread.
@@ -615,7 +615,11 @@ class Cache:
             left = memoryview(text)
             while left:
                 left = left[os.write(descriptor, left) :]
+            if durably:
+                os.fsync(descriptor)
             os.rename(temporary, path)
+            if durably:
+                self._sync(path.parent)
         except BaseException:
             self._unlink(temporary)
             raise

@@ -186,6 +186,13 @@ async def test_what_was_acknowledged_outlives_a_loss_of_power_at_any_moment(
     assert await try_all(tmp_path, 1, length=12, strict=strict, every=17) > 50
 
 
+async def test_a_rename_that_the_loss_of_power_undoes_leaves_no_copy_of_an_older_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "boot_id", lambda: "after the power came back")
+    assert await try_all(tmp_path, 4, length=8, strict=True, every=7) > 50
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("strict", [False, True], ids=["journaled", "strict"])
 @pytest.mark.parametrize("seed", SOAK_SEEDS)
