@@ -46,7 +46,7 @@ ETAG = ETag("0123456789abcdef0123456789abcdef-1")
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 OBJECT = {"ETag": f'"{ETAG}"', "Last-Modified": DATE}
 
-Serve = Callable[[Handler], tuple[S3Store, Scripted]]
+Serve = Callable[..., tuple[S3Store, Scripted]]
 
 
 @pytest.fixture
@@ -56,9 +56,10 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with ExitStack() as stack:
 
-        def start(handler: Handler) -> tuple[S3Store, Scripted]:
+        def start(handler: Handler, **chosen: object) -> tuple[S3Store, Scripted]:
             server = stack.enter_context(scripted(handler))
-            return stack.enter_context(closing(S3Store("bucket", options(server.url)))), server
+            store = S3Store("bucket", replace(options(server.url), **chosen))  # type: ignore[arg-type]
+            return stack.enter_context(closing(store)), server
 
         yield start
 
@@ -68,7 +69,7 @@ def options(url: str) -> StoreOptions:
         endpoint_url=url,
         region="us-east-1",
         connect_timeout_s=2,
-        read_timeout_s=0.5,
+        read_timeout_s=5,
         multipart_threshold=6 * MIB,
         part_size=5 * MIB,
         transfers=2,
@@ -754,7 +755,7 @@ def test_what_a_body_raises_is_not_taken_for_the_networks(serve: Serve) -> None:
 
 
 def test_a_store_that_takes_a_connection_and_says_nothing_is_a_fault(serve: Serve) -> None:
-    store, _ = serve(lambda _: None)
+    store, _ = serve(lambda _: None, read_timeout_s=0.5)
 
     with pytest.raises(Fault) as caught:
         store.head(KEY)
