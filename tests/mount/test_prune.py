@@ -44,7 +44,7 @@ def attribute(mount: Mount, name: str, path: str) -> bytes:
     return mount.do(os.getxattr, mount / path, f"user.cachefs.{name}")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
     ("store", "load"),
     [

@@ -37,7 +37,7 @@ ODD: Final = (
     "n" * 255,
 )
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(7200)
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -226,7 +226,7 @@ def test_many_files_are_pushed_and_pushed_again_for_nothing(
     assert second.changed == set()
     assert second.summary["bytes_hashed"] == second.summary["bytes_sent"] == 0
     assert set(second.summary["requests"]) == {"check", "list"}
-    with mounting(store.target(), watchdog_s=1100) as mount:
+    with mounting(store.target(), watchdog_s=7000) as mount:
         hands = mount.hands()
         hands.begin(programs.inventory, mount.mountpoint)
-        assert hands.finish(1000) == programs.inventory(pushing.root)
+        assert hands.finish(7000) == programs.inventory(pushing.root)
