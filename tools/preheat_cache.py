@@ -3,7 +3,7 @@
 
 import sys
 
-from cachefs.cli import main
+from cachefs.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["preheat", *sys.argv[1:]]))

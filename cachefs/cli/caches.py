@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from cachefs.cli.command import Call
 from cachefs.cli.live import every_mount
-from cachefs.cli.mounts import locate
+from cachefs.cli.mounts import locate, mount_of
 from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
@@ -183,16 +183,14 @@ def opened(cache_dir: Path) -> Iterator[Held]:
 
 def cache_dirs(call: Call) -> list[Path]:
     """Return the cache directories that are meant: the one that was named, or all that are known."""
-    given = next((s.value for s in reversed(call.given.settings) if s.name == "cache-dir"), None)
-    if given:
-        cache_dir = call.environment.absolute(given)
+    if call.arguments.of:
+        return [_of_mount(call)]
+    if (cache_dir := _given_dir(call)) is not None:
         if not has_cache(cache_dir):
             raise UsageError(
                 f"there is no cache in {cache_dir} — name the directory that holds {_DATABASE}"
             )
         return [cache_dir]
-    if call.arguments.of:
-        return [_of_mount(call)]
     known = [Path(each.cache_dir) for each in every_mount(call.environment)]
     file = read_config_file(call.environment)
     known += [configured(name, file, call.environment).cache_dir for name in file.mounts]
@@ -208,7 +206,7 @@ def has_cache(cache_dir: Path) -> bool:
 
 def one_cache_dir(call: Call) -> Path:
     """Return the one cache directory that is meant. Raise ``UsageError``, which names them, if there are several."""
-    found = [_of_mount(call)] if call.arguments.of else cache_dirs(call)
+    found = cache_dirs(call)
     if not found:
         raise UsageError("no cache directory is known — name a mount, or its --cache-dir")
     if len(found) > 1:
@@ -278,18 +276,54 @@ def _configured_name(call: Call, file: ConfigFile) -> str:
     return places.get(str(call.environment.absolute(named)), named)
 
 
+def _given_dir(call: Call) -> Path | None:
+    said = next((s.value for s in reversed(call.given.settings) if s.name == "cache-dir"), None)
+    return call.environment.absolute(said) if said else None
+
+
 def _of_mount(call: Call) -> Path:
-    place = locate(call.environment.absolute(call.arguments.of))
-    running = next(
-        (each for each in every_mount(call.environment) if each.mountpoint == str(place)), None
-    )
+    """Return the cache directory of what was named: a mount that runs, one that is configured, or a source.
+
+    Raise ``UsageError`` where ``--cache-dir`` names another one than the mount that runs has.
+    """
+    named, given = str(call.arguments.of), _given_dir(call)
+    place = locate(call.environment.absolute(named))
+    all_running = every_mount(call.environment)
+    running = next((each for each in all_running if each.mountpoint == str(place)), None)
     if running is not None:
-        return Path(running.cache_dir)
+        cache_dir = Path(running.cache_dir)
+        if given is not None and locate(given) != locate(cache_dir):
+            raise UsageError(
+                f"--cache-dir {given} is not the cache of {named}, which is in {cache_dir} — name one of the two"
+            )
+        return cache_dir
     file = read_config_file(call.environment)
     target = _configured_name(call, file)
-    return mount_config(
+    if target not in file.mounts and ":" not in target:
+        _require_outside(named, place)
+    config = mount_config(
         target, None, call.given.settings, file=file, environment=call.environment
-    ).cache_dir
+    )
+    if given is None and not has_cache(config.cache_dir):
+        serving = [each for each in all_running if _is_of(each, config)]
+        if len(serving) == 1:
+            return Path(serving[0].cache_dir)
+    return config.cache_dir
+
+
+def _require_outside(named: str, place: Path) -> None:
+    """Raise ``UsageError``, which names the mount, if *place* lies in one: what is asked for is about all of it."""
+    holding = mount_of(place)
+    if holding is not None and holding.is_cachefs:
+        raise UsageError(
+            f"{named} lies in the mount {holding.mountpoint} — name that: this is about the whole of a cache"
+        )
+
+
+def _is_of(running: Registration, config: MountConfig) -> bool:
+    """Whether a mount that runs shows the source of *config*, as far as it has told how it reaches the store."""
+    is_there = running.store.get("endpoint_url") == config.store.endpoint_url
+    return running.source == str(config.source) and is_there
 
 
 def configured(name: str, file: ConfigFile, environment: Environment) -> MountConfig:

@@ -9,7 +9,7 @@ from cachefs.cli.failures import EXIT_DONE
 from cachefs.cli.live import mount_containing
 from cachefs.cli.output import counted, human_size, say, say_json, table
 from cachefs.cli.parser import Parser
-from cachefs.client import ControlClient
+from cachefs.client import ControlClient, ControlError
 
 _MOST_RANGES = 5
 _TIMEOUT_S = 75.0
@@ -31,7 +31,11 @@ def _configure(parser: Parser) -> None:
 def _run(call: Call) -> int:
     running, relative = mount_containing(call.arguments.path, call.environment)
     with ControlClient(Path(running.socket), timeout_s=_TIMEOUT_S) as client:
-        answer = client.ask("explain", path=relative)
+        try:
+            answer = client.ask("explain", path=relative)
+        except ControlError as error:
+            line = f"cannot explain {call.arguments.path}: {error}"
+            raise ControlError(line, exit_code=error.exit_code) from error
     told: Told = answer if isinstance(answer, dict) else {}
     if call.as_json:
         say_json({"mountpoint": running.mountpoint, **told})

@@ -32,6 +32,8 @@ _NO_BUCKET: Final = {
     StoreKind.SWIFT: ("no such container", "check the name, and the account in OS_* or --cloud"),
     StoreKind.FILE: ("no such directory", "create it, or check the name"),
 }
+_NO_BUCKET_ANYWHERE: Final = ("no such bucket", "check the name, and where it is looked for")
+_CREDENTIALS_ANYWHERE: Final = "check the credentials, and what they permit"
 _CREDENTIALS: Final = {
     StoreKind.S3: "check AWS_* or --profile, or pass --no-sign-request for a public bucket",
     StoreKind.SWIFT: "check OS_* or ST_*, or name an entry of clouds.yaml by --cloud",
@@ -54,6 +56,7 @@ def explain(
 ) -> Failure:
     """Return what to say of *error*, which ended *doing* (``cannot mount s3://photos``).
 
+    *source* is that of the store that has failed; None: it is not known which one, so that the advice holds for any.
     *at* is where the store is, if that is known: `` at http://127.0.0.1:9000``.
     """
     prefix = f"{doing}: " if doing else ""
@@ -77,7 +80,7 @@ def _expected(error: CachefsError, source: Source | None, at: str) -> tuple[str,
     if isinstance(error, UsageError | ControlError):
         return str(error), error.exit_code
     if isinstance(error, StoreError):
-        return _of_store(error, source.kind if source else StoreKind.S3, at)
+        return _of_store(error, source.kind if source else None, at)
     reason = _reason(error)
     if isinstance(error, InUse):
         return _advised(
@@ -90,13 +93,15 @@ def _expected(error: CachefsError, source: Source | None, at: str) -> tuple[str,
     return reason, EXIT_FAILURES
 
 
-def _of_store(error: StoreError, kind: StoreKind, at: str) -> tuple[str, int]:
+def _of_store(error: StoreError, kind: StoreKind | None, at: str) -> tuple[str, int]:
     reason = _reason(error)
     if isinstance(error, NoBucket):
-        what, advice = _NO_BUCKET.get(kind, _NO_BUCKET[StoreKind.S3])
+        what, advice = _NO_BUCKET[kind] if kind else _NO_BUCKET_ANYWHERE
         return f"{what}{at} — {advice}", EXIT_REFUSED
     if isinstance(error, Denied):
-        return _advised(f"access denied{at}: {reason}", _CREDENTIALS.get(kind, "")), EXIT_REFUSED
+        return _advised(
+            f"access denied{at}: {reason}", _CREDENTIALS[kind] if kind else _CREDENTIALS_ANYWHERE
+        ), EXIT_REFUSED
     if isinstance(error, Unreachable):
         said = _advised(
             f"cannot reach the store{at}: {reason}", "check the address and the network"

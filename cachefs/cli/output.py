@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 _MOST_NAMES = 3
+_WIDEST = 60
 _STATES = {
     "open": "being written",
     "queued": "queued",
@@ -36,11 +37,16 @@ def say_json(document: object, *, stream: bool = False) -> None:
 
 
 def printable(text: str) -> str:
-    """Return *text* with what would not print, or would move the cursor, escaped."""
+    """Return *text* with what would not print, or would move the cursor, escaped; bytes that are no UTF-8 as ``\\xff``."""
     return "".join(
-        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        character if character.isprintable() or character == "\n" else _escaped(character)
         for character in text
     )
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
 
 
 def on_one_line(path: str) -> str:
@@ -74,12 +80,13 @@ def named(files: Sequence[Mapping[str, object]]) -> str:
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return *rows* as lines with their columns aligned."""
+    """Return *rows* as lines with their columns aligned, but for cells that are too long for that."""
     cells = [[printable(cell) for cell in row] for row in rows]
     if not cells:
         return []
     widths = [
-        max(len(row[at]) for row in cells if at < len(row)) for at in range(max(map(len, cells)))
+        min(_WIDEST, max(len(row[at]) for row in cells if at < len(row)))
+        for at in range(max(map(len, cells)))
     ]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()

@@ -1,7 +1,8 @@
 """argparse, made to answer in one line, and to take ``_`` for ``-`` in the names of options."""
 
 import argparse
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from cachefs.config.given import dashed, unknown_option
@@ -9,6 +10,21 @@ from cachefs.config.option import Group, Option
 from cachefs.config.options import MOUNT_OPTIONS
 from cachefs.config.settings import suggestion
 from cachefs.core.errors import UsageError
+
+_NARROWEST, _WIDEST = 20, 110
+"""Columns that a paragraph may take."""
+
+
+class _Filled(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal; leaves those as they are that have indented lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        wide = max(_NARROWEST, min(width, _WIDEST) - len(indent))
+        shown = (
+            part if "\n " in f"\n{part}" else textwrap.fill(part, wide, break_on_hyphens=False)
+            for part in text.split("\n\n")
+        )
+        return textwrap.indent("\n\n".join(shown), indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Filled,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -41,12 +57,17 @@ class Parser(argparse.ArgumentParser):
         ]
 
 
-def show_mount_options(parser: Parser, groups: tuple[Group, ...]) -> None:
-    """Let ``--help`` show mount options, which are read before argparse sees the words."""
+def show_mount_options(
+    parser: Parser, groups: tuple[Group, ...], *, without: Collection[str] = ()
+) -> None:
+    """Let ``--help`` show mount options, which are read before argparse sees the words.
+
+    *without*: those that the command refuses, or says itself.
+    """
     for group in groups:
         section = parser.add_argument_group(f"options: {group}")
         for option in MOUNT_OPTIONS:
-            if option.group is group:
+            if option.group is group and option.name not in without:
                 _show(section, option)
     section = parser.add_argument_group("options: as in fstab")
     section.add_argument(

@@ -182,7 +182,8 @@ def _ordered(call: Call, tally: "_Tally") -> Iterator[tuple[Iterator[Wanted], To
         ordering = stack.enter_context(Ordering())
         if arguments.list is not None:
             stream = stack.enter_context(_stream(call, arguments.list))
-            named = rows(stream, name=arguments.list, null=arguments.null)
+            name = "standard input" if arguments.list == "-" else arguments.list
+            named = rows(stream, name=name, null=arguments.null)
             if arguments.by is None:
                 yield preheat.listed(named, paths, now_ns=time.time_ns()), (None, None)
                 return

@@ -54,6 +54,7 @@ def _configure(parser: Parser) -> None:
         metavar="LEVEL",
         help="where to stop [75%%; a lower threshold, or one of another kind, itself]",
     )
+    parser.add_argument("--policy", metavar="POLICY", help="who goes first [gdsf]")
     parser.add_argument(
         "--older-than", metavar="TIME", help="only what was not used for so long: 30d, 12h"
     )
@@ -70,13 +71,18 @@ def _configure(parser: Parser) -> None:
         "--explain", action="store_true", help="tell the order, the scores, and the reasons"
     )
     add_json(parser)
-    show_mount_options(parser, _GROUPS)
+    show_mount_options(parser, _GROUPS, without=("policy", "min-free"))
 
 
 def _run(call: Call) -> int:
     threshold = parse_level(call.arguments.threshold, "--threshold")
     to = call.arguments.to
     target = default_target(threshold) if to is None else parse_level(to, "--to")
+    if target.is_above(threshold):
+        raise UsageError(
+            f"--to {to} is more than --threshold {call.arguments.threshold}, at which pruning begins — "
+            "name a lower level, or a higher threshold"
+        )
     by, call = _by(call)
     cache_dir = one_cache_dir(call)
     tally = _Tally(is_dry=call.arguments.dry_run)
@@ -281,7 +287,7 @@ def _tell_spared(call: Call, why: str, files: int, size: int) -> None:
     if call.as_json:
         say_json({"state": "spared", "reason": why, "files": files, "bytes": size}, stream=True)
     elif call.arguments.explain:
-        say(f"left alone: {counted(files, 'file')} ({human_size(size)}), of which each {why}")
+        say(f"left alone: {counted(files, 'file')} ({human_size(size)}), each of which {why}")
 
 
 def _tell(call: Call, tally: _Tally, fill: str) -> None:

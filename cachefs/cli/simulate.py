@@ -86,6 +86,8 @@ def _run(call: Call) -> int:
     draw = _drawing(arguments.plot)
     trace, note = _trace(call)
     limits = _limits(arguments.sizes, trace.footprint())
+    if arguments.policy is None and "belady" not in policies and not call.quiet:
+        complain("Belady's bound needs libcachesim: pip install 'cachefs-mount[simulate]'")
     outcomes: list[Outcome] = []
     code = EXIT_DONE
     try:
@@ -112,8 +114,6 @@ def _policies(call: Call) -> list[str]:
     has_library = libcachesim.is_installed()
     if given is None:
         bounds = ("belady", "belady-size") if has_library else ()
-        if not has_library and not call.quiet:
-            complain("Belady's bound needs libcachesim: pip install 'cachefs-mount[simulate]'")
         return [*OWN, *bounds, BOUND]
     names = [name for name in given.split(",") if name]
     for name in names:

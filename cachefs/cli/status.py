@@ -38,28 +38,28 @@ def _configure(parser: Parser) -> None:
         help="tell again and again, until interrupted: in place on a terminal, in a pipe one block (--json: one line) "
         "each time",
     )
-    parser.add_argument(
-        "--interval", metavar="TIME", default="1s", help="with --watch: how often [1s]"
-    )
+    parser.add_argument("--interval", metavar="TIME", help="with --watch: how often [1s]")
     add_json(parser)
 
 
 def _run(call: Call) -> int:
-    arguments = call.arguments
-    try:
-        interval_s = parse_patience(arguments.interval)
-    except ValueError as error:
-        raise UsageError(
-            f"--interval {arguments.interval} {error} — for example --interval 2s"
-        ) from None
-    if arguments.watch:
-        _watch(call, interval_s)
+    if call.arguments.watch:
+        _watch(call, _interval_s(call.arguments.interval or "1s"))
+    if call.arguments.interval is not None:
+        raise UsageError("--interval says how often --watch tells — pass that, too")
     reports = list(_reports(call))
     if call.as_json:
         say_json(_document(call, reports))
     else:
         say(_text(reports))
     return EXIT_FAILURES if any(map(_is_wrong, reports)) else EXIT_DONE
+
+
+def _interval_s(said: str) -> float:
+    try:
+        return parse_patience(said)
+    except ValueError as error:
+        raise UsageError(f"--interval {said} {error} — for example --interval 2s") from None
 
 
 def _watch(call: Call, interval_s: float) -> NoReturn:

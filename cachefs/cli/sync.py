@@ -19,7 +19,7 @@ from cachefs.cli.sync_report import Report
 from cachefs.cli.sync_sides import End, Unusable, ends, job_id, opened
 from cachefs.config.option import Group
 from cachefs.core.errors import CachefsError, Denied, InUse, UsageError
-from cachefs.core.source import StoreKind
+from cachefs.core.source import Source, StoreKind
 from cachefs.local.ledger import FileLedger
 from cachefs.ops.bucketsync import Event, carried_out, compared, require_few, sweep
 from cachefs.ops.events import Progress
@@ -46,9 +46,8 @@ def _configure(parser: Parser) -> None:
         "  sync        copy, then delete what FROM no longer has\n"
         "  help        show this\n\n"
         "A file is modified if FROM's is newer than TO's, or not as long; with --checksum if its content is another.\n"
-        "Nothing is overwritten or deleted but what\n"
-        "the listing showed. A run that was cut off is simply run again: it goes on where it was.\n"
-        "The exit code of dryrun is 1 if there is anything to do, that of the others if anything failed."
+        "Nothing is overwritten or deleted but what the listing showed. A run that was cut off is simply run again: it\n"
+        "goes on where it was. The exit code is 1 if anything failed; that there is something to do is no failure."
     )
     parser.add_argument("action", metavar="COMMAND", choices=_ACTIONS, help=argparse.SUPPRESS)
     parser.add_argument("source", metavar="FROM", nargs="?", help="the bucket to copy from")
@@ -107,7 +106,11 @@ def _run(call: Call) -> int:
         chosen=chosen(arguments.include, arguments.exclude),
     )
     source, target = ends(call)
-    with _output(call) as out, Plan(out) as plan, Report(call, out, plan) as report:
+    with (
+        _output(call) as out,
+        Plan(out) as plan,
+        Report(call, out, plan, _either(source, target)) as report,
+    ):
         try:
             return _Sync(call, wanted, source, target, out, plan, report).run()
         except KeyboardInterrupt:
@@ -243,6 +246,11 @@ def _output(call: Call) -> Iterator[Path]:
         os.close(fd)
 
 
+def _either(source: End, target: End) -> Source | None:
+    """Return a source on the kind of store that both are on; None: they are on two kinds."""
+    return target.source if source.source.kind is target.source.kind else None
+
+
 def _side(store: Retrying, end: End) -> Side:
     return Side(store, is_near=end.source.kind is StoreKind.FILE)
 
@@ -258,7 +266,8 @@ def _failed(call: Call, error: CachefsError, source: End, target: End) -> int:
         )
     else:
         what = f"cannot sync {source.source} to {target.source}"
-        failure = explain(error, doing="" if isinstance(error, UsageError) else what)
+        doing = "" if isinstance(error, UsageError) else what
+        failure = explain(error, doing=doing, source=_either(source, target))
     complain(call.redactor(failure.line))
     return failure.code
 

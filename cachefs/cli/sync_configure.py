@@ -41,7 +41,7 @@ def declare(parser: Parser) -> None:
         "options: configure",
         "--region, --endpoint-url, --profile and --cloud are kept, too; with --out- in front they are those of the\n"
         f"second bucket alone. The secret key comes from the terminal, from {_SECRET} (and\n"
-        f"{_OUT_SECRET}), or from standard input. An option in place of it there is not.",
+        f"{_OUT_SECRET}), or from standard input; no option takes it.",
     )
     group.add_argument("--in-bucket", metavar="SOURCE", help="the bucket to copy from")
     group.add_argument("--out-bucket", metavar="SOURCE", help="the bucket to copy to")

@@ -9,6 +9,7 @@ from typing import Final, Self
 from cachefs.cli.command import Call
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, explain
 from cachefs.cli.output import complain, counted, human_size, on_one_line, say, say_json
+from cachefs.core.source import Source
 from cachefs.ops.bucketsync import Deleted, Event, Kept, NothingDeleted
 from cachefs.ops.events import Failed, Progress
 from cachefs.ops.sync_copy import Copied, Vanished
@@ -22,8 +23,10 @@ _Line = dict[str, object]
 class Report:
     """Takes what happens. The file replaces that of the run before when the block ends, if there was anything to say."""
 
-    def __init__(self, call: Call, out: Path, plan: Plan) -> None:
+    def __init__(self, call: Call, out: Path, plan: Plan, of: Source | None) -> None:
+        """*of*: a source on a store of the kind that both are; None: they are not of one kind."""
         self._call = call
+        self._of = of
         self._path = out / _NAME
         self._plan = plan
         self._counts: Counter[str] = Counter()
@@ -76,9 +79,9 @@ class Report:
             f"{files[Kind.NEW]} new ({human_size(size[Kind.NEW])}), {files[Kind.MODIFIED]} modified "
             f"({human_size(size[Kind.MODIFIED])}), {files[Kind.DUPLICATE]} duplicate; "
             f"{counted(self._plan.listed, 'object')} compared\n"
-            f"lists: {', '.join(str(self._path.with_name(kind.value)) for kind in Kind)}",
+            f"lists: {', '.join(self._shown(kind.value) for kind in Kind)}",
         )
-        return EXIT_FAILURES if any(files.values()) else EXIT_DONE
+        return EXIT_DONE
 
     def done(self, *, is_whole: bool = True) -> int:
         """Tell what was done, and return the exit code; *is_whole*: nothing cut it off."""
@@ -105,9 +108,13 @@ class Report:
                 "interrupted": not is_whole,
             },
             f"{'' if is_whole else 'cut off: '}{', '.join(words)}; {same} were the same\n"
-            f"report: {self._path}",
+            f"report: {self._shown(_NAME)}",
         )
         return EXIT_FAILURES if self.failed else EXIT_DONE
+
+    def _shown(self, name: str) -> str:
+        """Return how *name* in the directory of lists is told: as that was given."""
+        return str(Path(self._call.arguments.out) / name)
 
     def _line(self, event: Copied | Vanished | Deleted | Kept | Failed) -> _Line:
         match event:
@@ -127,7 +134,7 @@ class Report:
             case Kept(key):
                 return {"path": key, "state": "kept", "reason": "the source has it again"}
             case Failed(path, error):
-                reason = self._call.redactor(explain(error).line)
+                reason = self._call.redactor(explain(error, source=self._of).line)
                 return {"path": path, "state": "failed", "reason": reason}
 
     def _write(self, line: Mapping[str, object]) -> None:

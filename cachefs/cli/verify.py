@@ -1,17 +1,19 @@
 """``cachefs verify``: whether the store has what is here, by checksum."""
 
+import argparse
 import contextlib
 import hashlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from cachefs.cli.caches import SOCKET_NAME, config_of, has_cache, one_cache_dir
 from cachefs.cli.command import Call, Command, add_json
-from cachefs.cli.failures import EXIT_INTERRUPTED, EXIT_UNREACHABLE
+from cachefs.cli.failures import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_UNREACHABLE, explain
 from cachefs.cli.jobs import bar
 from cachefs.cli.output import complain
 from cachefs.cli.parser import Parser, show_mount_options
@@ -22,7 +24,7 @@ from cachefs.client import ControlClient, NoDaemon
 from cachefs.config import MountConfig
 from cachefs.config.option import Group
 from cachefs.config.quantities import parse_duration, parse_size
-from cachefs.core.errors import UsageError
+from cachefs.core.errors import StoreError, UsageError
 from cachefs.local.hashed import MEMORY_NAME, HashMemory
 from cachefs.ops.compare import Comparer, Patience
 from cachefs.ops.events import Progress
@@ -57,6 +59,7 @@ def _configure(parser: Parser) -> None:
         "if something only waits for its upload."
     )
     parser.add_argument("of", metavar="MOUNT", nargs="?", help="which cache; with --dir: DEST")
+    parser.add_argument("more", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--dir", metavar="DIR", help="verify the files below this directory")
     parser.add_argument(
         "--one-way", action="store_true", help="with --dir: pass over what only the store has"
@@ -131,6 +134,8 @@ def _run(call: Call) -> int:
             f"where the files of {arguments.dir} should be is missing — for example cachefs verify --dir "
             f"{arguments.dir} s3://BUCKET/PREFIX"
         )
+    if arguments.more is not None:
+        raise UsageError(f"unexpected argument {arguments.more!r} — see cachefs verify --help")
     if arguments.repair or arguments.wait:
         raise UsageError(
             "--repair and --wait are for a cache — to upload what a directory has, give the list to push:"
@@ -140,12 +145,13 @@ def _run(call: Call) -> int:
 
 
 def _cache(call: Call) -> int:
+    _require_no_directory(call)
     cache_dir = one_cache_dir(call)
     if not has_cache(cache_dir):
         raise UsageError(f"there is no cache in {cache_dir} — name a mount, or its --cache-dir")
     config = config_of(call, cache_dir, how=f"cachefs verify --cache-dir {cache_dir} s3://BUCKET")
     paths, threads, comparing = _paths(call), _threads(call), _comparing(call, config)
-    with contextlib.ExitStack() as stack:
+    with _explained(call, config) as code, contextlib.ExitStack() as stack:
         store = stack.enter_context(opened_store(call, config))
         if call.arguments.repair or call.arguments.wait:
             stack.enter_context(_serving(call, config))
@@ -167,7 +173,40 @@ def _cache(call: Call) -> int:
             is_repairing=call.arguments.repair,
             is_settling=call.arguments.wait,
         )
-        return _reported(call, check.run(), comparer, store)
+        code.value = _reported(call, check.run(), comparer, store)
+    return code.value
+
+
+@dataclass(slots=True)
+class _Code:
+    value: int = EXIT_FAILURES
+
+
+@contextmanager
+def _explained(call: Call, config: MountConfig) -> Iterator[_Code]:
+    """Yield the exit code to be; say why the store could not be asked, if it could not."""
+    code = _Code()
+    try:
+        yield code
+    except StoreError as error:
+        where = config.store.endpoint_url
+        failure = explain(
+            error,
+            doing=f"cannot verify against {config.source}",
+            source=config.source,
+            at=f" at {where}" if where else "",
+        )
+        complain(call.redactor(failure.line))
+        code.value = failure.code
+
+
+def _require_no_directory(call: Call) -> None:
+    """Raise ``UsageError`` if what was named can only be the directory that --dir was meant for."""
+    of, more = call.arguments.of, call.arguments.more
+    if more is not None:
+        raise UsageError(
+            f"{of} {more} are two — to verify the files of a directory: cachefs verify --dir {of} {more}"
+        )
 
 
 @contextmanager
@@ -190,7 +229,11 @@ def _directory(call: Call) -> int:
         raise UsageError(f"{call.arguments.dir} is no directory — name the one to verify")
     config = store_config(call, call.arguments.of)
     paths, threads, comparing = _paths(call), _threads(call), _comparing(call, config)
-    with opened_store(call, config) as store, _memory(call, root, store) as memory:
+    with (
+        _explained(call, config) as code,
+        opened_store(call, config) as store,
+        _memory(call, root, store) as memory,
+    ):
         comparer = comparing(store)
         check = DirectoryCheck(
             str(root),
@@ -201,7 +244,8 @@ def _directory(call: Call) -> int:
             threads=threads,
             is_one_way=call.arguments.one_way,
         )
-        return _reported(call, check.run(), comparer, store)
+        code.value = _reported(call, check.run(), comparer, store)
+    return code.value
 
 
 def _reported(

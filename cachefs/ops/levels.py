@@ -52,6 +52,18 @@ class Level:
             return max(0, usage.disk_size - usage.disk_free - wanted)
         return max(0, wanted - usage.disk_free)
 
+    def is_above(self, other: "Level") -> bool:
+        """Whether it is fuller than *other*, as far as the two are told in the same terms."""
+        if self.of is not other.of:
+            return False
+        for mine, its in (
+            (self.space.percent, other.space.percent),
+            (self.space.size, other.space.size),
+        ):
+            if mine is not None and its is not None:
+                return mine < its if self.of is Of.FREE else mine > its
+        return False
+
     def _size_of_cache(self, usage: Usage) -> int:
         if self.space.size is not None:
             return 0  # which does not matter then

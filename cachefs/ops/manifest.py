@@ -21,6 +21,8 @@ from cachefs.core.errors import UsageError
 
 _BLOCK: Final = 1 << 16
 _FORMS: Final = "one path a line, paths that end in NUL, JSON lines with a path each, or a JSON object of paths"
+_SHOWN: Final = 60
+"""Characters of a path that a message shows."""
 _LONGEST: Final = 1 << 20
 """Bytes of one entry: what is longer is no list of files."""
 
@@ -144,9 +146,14 @@ def _relative(path: str, where: str) -> str:
     clean = path.removeprefix("./")
     if not clean or clean.startswith("/") or "\0" in clean or ".." in clean.split("/"):
         raise UsageError(
-            f"{where}: {path!r} does not lie below the root — paths in a list are relative to it, without '..'"
+            f"{where}: {_shortened(path)} does not lie below the root — paths in a list are relative to it, without '..'"
         )
     return clean
+
+
+def _shortened(path: str) -> str:
+    """Return *path* in quotes, or the beginning of what is too long for a line."""
+    return repr(path) if len(path) <= _SHOWN else f"{path[:_SHOWN]!r}…"
 
 
 def _no_list(where: str, why: str) -> UsageError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from cachefs.core.errors import UsageError
+from cachefs.core.keys import path_shown
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.file_records import changed_ns
 
@@ -165,14 +166,15 @@ class Plan:
     def write_lists(self, directory: Path) -> None:
         """Write the list of each kind into *directory*, in place of those of the run before.
 
-        One key a line. Where that would not bear a key (it holds a newline, say) each key of that list ends in a
-        NUL instead. ``--manifest`` reads both.
+        One key a line, as a mount shows it: what no path can hold (an empty part, ``..``) is escaped. Where a line
+        would not bear a key (it holds a newline, say) each key of that list ends in a NUL instead. ``--manifest``
+        reads both.
         """
         for kind in Kind:
             end = b"\0" if kind in self._odd else b"\n"
             with replacing(directory / kind.value) as file:
                 for found in self.differences(kind):
-                    file.write(found.key.encode("utf-8", "surrogateescape") + end)
+                    file.write(_shown(found.key) + end)
 
     def close(self) -> None:
         """Forget everything."""
@@ -203,6 +205,12 @@ class replacing:
                 os.fsync(self._file.fileno())
         if kind is None:
             os.replace(self._part, self._path)
+
+
+def _shown(key: Key) -> bytes:
+    """Return *key* as a path that does not leave the tree; a directory's marker still ends in a slash."""
+    name = key.removesuffix("/")
+    return path_shown(Key(name)) + key[len(name) :].encode()
 
 
 def _is_odd(key: str) -> bool:

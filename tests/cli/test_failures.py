@@ -29,6 +29,18 @@ AT = " at http://127.0.0.1:9000"
         ),
         (
             errors.Denied("HTTP 403"),
+            None,
+            "access denied at http://127.0.0.1:9000: HTTP 403 — check the credentials, and what they permit",
+            3,
+        ),
+        (
+            errors.NoBucket("404"),
+            None,
+            "no such bucket at http://127.0.0.1:9000 — check the name, and where it is looked for",
+            3,
+        ),
+        (
+            errors.Denied("HTTP 403"),
             S3,
             "access denied at http://127.0.0.1:9000: HTTP 403 — check AWS_* or --profile, or pass "
             "--no-sign-request for a public bucket",

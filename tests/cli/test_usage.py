@@ -1,6 +1,8 @@
 """What is said of wrong usage: one line, the right exit code, and nothing done."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from cachefs.cli import COMMANDS, build_parser
 from cachefs.config.option import Group
 from cachefs.config.options import MOUNT_OPTIONS
-from tests.cli.running import cachefs, contents
+from tests.cli.running import cachefs, contents, surroundings
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -66,6 +68,15 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (
             "",
             f"no command given — one of {', '.join(COMMANDS)}; see cachefs --help",
+        ),
+        ("status --interval 2s", "--interval says how often --watch tells — pass that, too"),
+        (
+            "prune --threshold 50% --to 80%",
+            "--to 80% is more than --threshold 50%, at which pruning begins — name a lower level, or a higher threshold",
+        ),
+        (
+            "verify here s3://photos",
+            "here s3://photos are two — to verify the files of a directory: cachefs verify --dir here s3://photos",
         ),
         ("mont", "unknown command mont — did you mean mount?"),
         ("frobnicate", "unknown command frobnicate — see cachefs --help"),
@@ -195,3 +206,37 @@ def test_the_commands_start_without_the_event_loop_and_the_sdks(tmp_path: Path) 
     loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
     assert "cachefs.cli.live" in loaded  # what status is made of
     assert not loaded & {"trio", "pyfuse3", "boto3", "botocore", "swiftclient", "sqlite3"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_wide_as_the_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    description, _, _ = build_parser(command).format_help().partition("\noptions:")
+
+    prose = [
+        line for line in description.splitlines() if line[:1].isalpha() and "usage:" not in line
+    ]
+    assert 40 < max(map(len, prose)) <= 60
+
+
+def test_an_interrupt_while_the_command_is_loaded_ends_it_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    interrupting = (
+        "import runpy, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'cachefs.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "runpy.run_module('cachefs', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting],
+        env=surroundings(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -71,11 +71,20 @@ def test_what_is_out_of_sync_is_listed_in_words_and_ends_in_1(tmp_path: Path, he
     assert (done.code, done.err) == (1, "")
     assert sorted(done.out.splitlines()[:-2]) == [
         "differs        changed: other bytes than at the store",
-        r"missing_local  \udcff",
+        r"missing_local  \xff",
         r"missing_remote new\nline",
     ]
     assert done.out.splitlines()[-2] == (
         "5 files: 2 the same, 1 differ, 1 missing at the store, 1 missing here"
+    )
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path: Path, here: Path) -> None:
+    done = cachefs("verify", "--dir", here, f"file://{tmp_path}/none", home=tmp_path)
+
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        f"cachefs: cannot verify against file://{tmp_path}/none: no such directory — create it, or check the name\n"
     )
 
 
@@ -117,7 +126,7 @@ def test_combined_is_what_rclone_check_writes(tmp_path: Path, here: Path) -> Non
     assert sorted(done.out.splitlines()) == [
         "* changed",
         "+ same",
-        r"- \udcff",
+        r"- \xff",
         "= sub/same too",
     ]
 

@@ -56,6 +56,44 @@ def test_every_tool_beside_a_daemon_asks_it_and_takes_no_lock(
         assert mount.do(os.listdir, mount.mountpoint) == ["a", "c", "d"]
 
 
+def test_what_is_named_is_one_whole_cache_and_never_another_one_than_the_mounts(
+    new_store: Callable[[str], LiveStore], mounting: Mounting, tmp_path: Path
+) -> None:
+    store = new_store("file")
+    store.put("d/a", b"a")
+    with mounting(store.target()) as mount:
+        place, other = mount.mountpoint, tmp_path / "other"
+
+        def asked(*words: str | Path) -> tuple[int, str]:
+            done = cachefs(*words, env=mount.env)
+            return done.returncode, done.stdout + done.stderr
+
+        by_source = asked("prune", store.target().source)
+        by_both = asked("prune", place, "--cache-dir", mount.cache_dir)
+        told = {
+            command: (
+                asked(command, place, "--cache-dir", other),
+                asked(command, mount / "d"),
+            )
+            for command in ("prune", "verify", "preheat")
+        }
+
+    assert by_source == by_both
+    assert by_both[0] == 0
+    assert by_both[1].startswith("nothing to do: the cache takes 0 B")
+    for of_other, of_part in told.values():
+        assert of_other == (
+            2,
+            f"cachefs: --cache-dir {other} is not the cache of {place}, which is in {mount.cache_dir}"
+            " — name one of the two\n",
+        )
+        assert of_part == (
+            2,
+            f"cachefs: {place}/d lies in the mount {place} — name that: this is about the whole of a cache\n",
+        )
+    assert not other.exists()
+
+
 @pytest.mark.soak
 def test_without_a_daemon_a_tool_takes_the_lock_and_respects_that_of_another(
     new_store: Callable[[str], LiveStore], mounting: Mounting

@@ -190,7 +190,7 @@ def test_everything_arrives_and_the_second_run_copies_nothing(
         made = time.time()
         wait_until(lambda: time.time() >= made + 1.1, "a second, which stores tell times in")
 
-        planned = syncing.run("dryrun", code=1)
+        planned = syncing.run("dryrun")
         first = syncing.run("sync")
         second = syncing.run("sync")
 

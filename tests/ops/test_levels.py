@@ -48,3 +48,22 @@ def test_a_share_of_nobody_knows_what_is_refused_and_bytes_are_not() -> None:
 )
 def test_where_to_stop_unless_it_is_said(threshold: str, target: str) -> None:
     assert default_target(parse_level(threshold, "--threshold")).text == target
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_above"),
+    [
+        ("80%", "50%", True),
+        ("50%", "50%", False),
+        ("2GiB", "1GiB", True),
+        ("free:5%", "free:10%", True),
+        ("free:10%", "free:5%", False),
+        ("disk:90%", "disk:80%", True),
+        ("2GiB", "1%", False),
+        ("disk:90%", "80%", False),
+    ],
+)
+def test_a_level_is_above_another_one_told_in_the_same_terms(
+    one: str, other: str, is_above: bool
+) -> None:
+    assert parse_level(one, "--to").is_above(parse_level(other, "--threshold")) is is_above
