@@ -11,6 +11,7 @@ import os
 import stat as stat_bits
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -39,6 +40,7 @@ from cachefs.engine.attributes import Stat
 from cachefs.engine.cause import because
 from cachefs.engine.filesystem import Changes, FileSystem
 from cachefs.engine.handles import Opened
+from cachefs.engine.listing import Reader
 from cachefs.engine.names import Forget
 from cachefs.engine.service import Service
 from cachefs.engine.threads import Threads
@@ -131,6 +133,16 @@ def _file_info(opened: Opened) -> FileInfo:
     return FileInfo(fh=FileHandleT(opened.fh), keep_cache=opened.keep_cache)
 
 
+@dataclass(slots=True)
+class _Directory:
+    """One directory handle."""
+
+    reader: Reader
+    was_read: bool = False
+    appetite: int = _READDIR_PAGE
+    """How many names the kernel took the last time: more are not read for it."""
+
+
 class Door(pyfuse3.Operations):
     """The requests of the kernel, one method each."""
 
@@ -143,6 +155,8 @@ class Door(pyfuse3.Operations):
         self._fs = fs
         self._on_ready = on_ready
         self._timeout_s = timeout_s
+        self._directories: dict[int, _Directory] = {}
+        self._last_directory = 0
 
     def _replying(self, operation: str) -> replying:
         return replying(operation, self._timeout_s)
@@ -283,23 +297,36 @@ class Door(pyfuse3.Operations):
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         with self._replying("opendir"):
-            await self._fs.opendir(Ino(inode))
-            return FileHandleT(inode)
+            opened = _Directory(await self._fs.opendir(Ino(inode)))
+            self._last_directory += 1
+            self._directories[self._last_directory] = opened
+            return FileHandleT(self._last_directory)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         with self._replying("readdir"):
-            ino, cookie = Ino(fh), start_id
-            if cookie < _DOTS and not self._reply_dots(ino, cookie, token):
+            opened, cookie = self._directories[fh], start_id
+            if cookie == 0 and opened.was_read:
+                await self._fs.rewinddir(opened.reader)
+            opened.was_read = True
+            if cookie < _DOTS and not self._reply_dots(opened.reader.ino, cookie, token):
                 return
-            cookie = max(cookie, _DOTS)
-            while page := self._fs.readdir(ino, cookie - _DOTS, _READDIR_PAGE):
+            taken = 0
+            while page := await self._fs.readdir(
+                opened.reader,
+                max(cookie - _DOTS, 0),
+                opened.appetite,
+                # What there is is told at once, and nothing that can fail comes behind it.
+                may_wait=not taken and cookie >= _DOTS,
+            ):
                 for name, found in page:
                     cookie = found.ino + _DOTS
                     if not pyfuse3.readdir_reply(
                         token, FileNameT(name), _attributes(found), cookie
                     ):
+                        opened.appetite = taken + 1
                         return
                     self._fs.shown(found)
+                    taken += 1
 
     def _reply_dots(self, ino: Ino, cookie: int, token: ReaddirToken) -> bool:
         own = self._fs.directory(ino)
@@ -312,7 +339,8 @@ class Door(pyfuse3.Operations):
         return True
 
     async def releasedir(self, fh: FileHandleT) -> None:
-        """Do nothing: a directory handle holds nothing."""
+        """Forget the handle."""
+        self._directories.pop(fh, None)
 
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Do nothing: names go to the store before the call that makes them returns."""

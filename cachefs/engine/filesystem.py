@@ -32,6 +32,7 @@ from cachefs.engine.attributes import Attributes, Stat
 from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.handles import Opened, OpenFiles
+from cachefs.engine.listing import Listings, Reader
 from cachefs.engine.names import Forget
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.rename import Renamer
@@ -77,6 +78,7 @@ class FileSystem:
         defaults: Defaults,
         files: OpenFiles,
         attributes: Attributes,
+        listings: Listings,
         *,
         read_only: bool,
     ) -> None:
@@ -90,6 +92,7 @@ class FileSystem:
         self._defaults = defaults
         self.files = files
         self.attributes = attributes
+        self._listings = listings
         self._read_only = read_only
         self.is_closing = False
         """Set when the mount ends: no more writes."""
@@ -141,16 +144,24 @@ class FileSystem:
         """For how many seconds the kernel may believe that a name does not exist."""
         return self._names.negative_ttl_s
 
-    async def opendir(self, ino: Ino) -> None:
-        """Make the whole directory known."""
-        await self._names.list_directory(ino)
+    async def opendir(self, ino: Ino) -> Reader:
+        """Return a reader of the directory once its first names can be shown; see :meth:`Listings.open`."""
+        return await self._listings.open(ino)
 
-    def readdir(self, ino: Ino, after: int, limit: int) -> list[tuple[Name, Stat]]:
-        """Return children in order of their numbers, from the first one above *after*.
+    async def rewinddir(self, reader: Reader) -> None:
+        """Let *reader* show the directory anew, from its beginning."""
+        await self._listings.rewind(reader)
 
-        Which of them the kernel is told, the caller says by :meth:`shown`.
+    async def readdir(
+        self, reader: Reader, after: int, limit: int, *, may_wait: bool = True
+    ) -> list[tuple[Name, Stat]]:
+        """Return children in order of their numbers, from the first one above *after*; none: there are no more.
+
+        Unless it *may_wait*, none may also mean that the next ones have to be waited for.
+        Which of them the kernel is told, the caller says by :meth:`shown`. Raise the error of a listing that failed
+        behind what it has shown.
         """
-        found = self._inodes.children(ino, after=after, limit=limit)
+        found = await self._listings.read(reader, after, limit, may_wait=may_wait)
         return [
             (child.name, self.attributes.stat(child)) for child in found if child.name is not None
         ]

@@ -23,8 +23,9 @@ from cachefs.core.errors import (
 )
 from cachefs.core.keys import NAME_MAX, child_key, component_of, name_of
 from cachefs.core.policy import SECOND_NS, is_fresh
-from cachefs.core.types import AttributeMode, Ino, Key, Name, ObjectInfo
+from cachefs.core.types import AttributeMode, Ino, Key, Listing, Name, ObjectInfo
 from cachefs.engine.clock import Clock
+from cachefs.engine.pages import Fetched, fetched_ahead
 from cachefs.engine.reach import Reach, wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
@@ -70,6 +71,21 @@ class Freshness:
     """What is cached is opened although it cannot be asked whether it is the newest version."""
     offline_names: bool = False
     """What was not in a directory when it was last listed, whole, may be made while the store cannot be asked."""
+
+
+@dataclass(slots=True)
+class _Look:
+    """One look at a directory's listing, or at its first page."""
+
+    ino: Ino
+    key: Key
+    since_ns: int
+    first_page_only: bool
+    on_page: Callable[[Key, Key], None] | None
+    was_seen: bool = False
+    """Anything was in it."""
+    was_moved: bool = False
+    """The directory has another key by now: what was read tells nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +157,8 @@ class Names:
         """At or below these a rename was cut off, and is still to be undone or finished."""
         self._moved = trio.Event()
         # Directories whose objects (or subdirectories: True) were found to carry no POSIX metadata: their
-        # listing tells all there is.
-        self._plain: TTLCache[tuple[Ino, bool], bool] = TTLCache(maxsize=65536, ttl=600)
+        # listing tells all there is. The value: in which thousand of its names that was looked at last.
+        self._plain: TTLCache[tuple[Ino, bool], int] = TTLCache(maxsize=65536, ttl=600)
         self._absent: TTLCache[tuple[Ino, Name], bool] = TTLCache(
             maxsize=65536, ttl=max(freshness.negative_ttl_ns / SECOND_NS, 1e-9)
         )
@@ -483,27 +499,6 @@ class Names:
 
     # ---- whole directories ------------------------------------------------------------------
 
-    async def list_directory(self, ino: Ino) -> None:
-        """Make sure that the children of *ino* are known, all of them, and fresh."""
-        while True:
-            directory = self.directory(ino)
-            listed_ns = directory.listed_ns
-            ttl_ns = max(self._freshness.metadata_ttl_ns, _SAME_OPEN_NS)
-            if listed_ns is not None and self._freshness.holds(listed_ns, ttl_ns, self.now_ns()):
-                break
-            if listed_ns is not None and await self._reach.is_lost():
-                return
-            try:
-                if await self._flights.run(("list", ino), lambda: self._list_all(ino)):
-                    break
-            except Fault as fault:
-                if listed_ns is None:
-                    raise
-                _log.info("directory %d is shown as last known: %s", ino, fault)
-                return
-        if not await self._reach.is_lost():
-            await self._make_exact(ino)
-
     async def list_now(self, ino: Ino) -> None:
         """Make sure that the children of *ino* are those that the store has now. Raise its error."""
         await self._list(ino)
@@ -518,76 +513,128 @@ class Names:
             await self._list(ROOT, first_page_only=True)
             self._inodes.age(ROOT)
 
-    async def _list_all(self, ino: Ino) -> None:
-        await self._list(ino)
+    async def list_whole(self, ino: Ino, on_page: Callable[[Key, Key], None]) -> None:
+        """Make the children of *ino* known as the store has them from now on. Raise its error.
 
-    async def _list(self, ino: Ino, *, first_page_only: bool = False) -> bool:
+        After each page but the last *on_page* is called with the key of the directory and the last key of the page.
+        """
+        await self._list(ino, on_page=on_page)
+
+    async def _list(
+        self,
+        ino: Ino,
+        *,
+        first_page_only: bool = False,
+        on_page: Callable[[Key, Key], None] | None = None,
+    ) -> bool:
         """Merge the listing of a directory. Return whether anything was in it.
 
         With *first_page_only* a directory of more than one page is merged in part, and not taken for
         completely known.
         """
-        since_ns = now_ns = self.now_ns()
-        key = await self.settled_key(ino)
-        if key is None:
-            raise Stale("the directory is gone")
-        pages = await self._threads.ask(self._store.list, key)
-        was_seen = False
-        count = 0
-        while (page := await self._threads.ask(next, pages, None)) is not None:
-            count += 1
-            was_seen = was_seen or bool(page.objects or page.prefixes)
-            if first_page_only and count > 1:
-                self._large[ino] = True
-                return was_seen
-            if self._inodes.key_of(ino) != key:
-                return await self._list(ino, first_page_only=first_page_only)
-            kept = type(page)(
-                tuple(info for info in page.objects if not self._journal.is_leaving(info.key)),
-                page.prefixes,
-            )
-            now_ns = self._later(now_ns)
-            if count == 1 and all(info.key != key for info in page.objects):
-                self._inodes.unmarked(ino, since_ns=since_ns)
-            difference = self._inodes.merge(
-                ino, kept, since_ns=since_ns, now_ns=now_ns, held=self._held
-            )
-            await self._carry_out(difference)
-        if self._inodes.key_of(ino) != key:
-            return await self._list(ino, first_page_only=first_page_only)
-        difference = self._inodes.finish_listing(
-            ino, since_ns=since_ns, now_ns=self._later(now_ns), held=self._held
+        while True:
+            key = await self.settled_key(ino)
+            if key is None:
+                raise Stale("the directory is gone")
+            look = _Look(ino, key, self.now_ns(), first_page_only, on_page)
+            with self._inodes.looking(look.since_ns):
+                pages = await self._threads.ask(self._store.list, key)
+                ahead = fetched_ahead(self._threads, pages, most=1 if first_page_only else None)
+                async with ahead as fetched:
+                    await self._merge_all(look, fetched)
+                fetched.check()
+                if not look.was_moved:
+                    return look.was_seen
+
+    async def _merge_all(self, look: "_Look", fetched: "Fetched") -> None:
+        """Merge the pages of one look at a directory, unless it is renamed meanwhile."""
+        now_ns = look.since_ns
+        is_first = True
+        with fetched.catching():
+            async for page in fetched:
+                look.was_seen = look.was_seen or bool(page.objects or page.prefixes)
+                if self._inodes.key_of(look.ino) != look.key:
+                    break
+                now_ns = self._later(now_ns)
+                if is_first and all(info.key != look.key for info in page.objects):
+                    self._inodes.unmarked(look.ino, since_ns=look.since_ns)
+                is_first = False
+                await self._merge_page(look, page, now_ns)
+                if look.first_page_only and not fetched.is_over:
+                    self._large[look.ino] = True
+                    return
+                if look.on_page is not None and not fetched.is_over and page != Listing():
+                    look.on_page(look.key, _last_of(page))
+            await self._finish(look, now_ns)
+
+    async def _merge_page(self, look: "_Look", page: Listing, now_ns: int) -> None:
+        leaving = self._journal.is_leaving
+        kept = Listing(
+            tuple(info for info in page.objects if not leaving(info.key)), page.prefixes
+        )
+        difference = self._inodes.merge(
+            look.ino, kept, since_ns=look.since_ns, now_ns=now_ns, held=self._held
         )
         await self._carry_out(difference)
-        return was_seen
 
-    async def _make_exact(self, ino: Ino) -> None:
-        """Read the metadata of children where a listing does not tell all, as ``--attributes`` says."""
+    async def _finish(self, look: "_Look", now_ns: int) -> None:
+        if self._inodes.key_of(look.ino) != look.key:
+            look.was_moved = True
+            return
+        steps = self._inodes.finishing(
+            look.ino, since_ns=look.since_ns, now_ns=self._later(now_ns), held=self._held
+        )
+        for difference in steps:
+            await self._carry_out(difference)
+            await trio.lowlevel.checkpoint()
+        if look.was_seen:
+            self._inodes.confirm_directory(look.ino, look.since_ns)
+
+    # ---- attributes that a listing does not tell --------------------------------------------
+
+    async def make_exact(self, ino: Ino, after: int, last: int, block: int) -> None:
+        """Read the metadata of children where a listing does not tell all, as ``--attributes`` says.
+
+        Of those whose numbers lie above *after* and not above *last*, which are the *block*-th thousand that somebody
+        reads. In the first one a few are looked at, and one more whenever the number of blocks has doubled.
+        """
         if self._freshness.attributes is AttributeMode.LISTING:
             return
         own = self.directory(ino)
         if own.meta_json is None and own.etag is not None:
             await self._describe_directory(ino)
         for dirs in (False, True):
-            await self._describe_children(ino, dirs=dirs)
+            await self._describe_children(ino, dirs, after, last, block)
 
-    async def _describe_children(self, ino: Ino, *, dirs: bool) -> None:
-        is_auto = self._freshness.attributes is AttributeMode.AUTO
-        unknown = self._inodes.undescribed(ino, dirs=dirs)
-        if is_auto:
-            await self._head_all(ino, [each for each in unknown if each.carries_posix])
-            unknown = [each for each in unknown if not each.carries_posix]
-        if is_auto and (ino, dirs) in self._plain:
-            return
-        if is_auto and unknown:
-            sample = [unknown[at * (len(unknown) - 1) // (_SAMPLE - 1)] for at in range(_SAMPLE)]
-            distinct = list({each.ino: each for each in sample}.values())
-            await self._head_all(ino, distinct)
-            if not any(self._says_posix(each.ino) for each in distinct):
-                self._plain[ino, dirs] = True
+    async def _describe_children(
+        self, ino: Ino, dirs: bool, after: int, last: int, block: int
+    ) -> None:
+        inodes = self._inodes
+        if self._freshness.attributes is AttributeMode.AUTO:
+            known = inodes.undescribed(ino, dirs=dirs, after=after, up_to=last, only_posix=True)
+            await self._head_all(ino, known)
+            looked_at = self._plain.get((ino, dirs), 0)
+            if looked_at and (block <= looked_at or block & (block - 1)):
                 return
-            unknown = self._inodes.undescribed(ino, dirs=dirs)
+            unknown = inodes.undescribed(ino, dirs=dirs, after=after, up_to=last)
+            if not unknown:
+                return
+            if await self._is_sample_plain(ino, unknown, 1 if looked_at else _SAMPLE):
+                self._plain[ino, dirs] = block
+                return
+            self._plain.pop((ino, dirs), None)
+        unknown = inodes.undescribed(ino, dirs=dirs, after=after, up_to=last)
         await self._head_all(ino, unknown)
+
+    async def _is_sample_plain(self, ino: Ino, unknown: list[Inode], count: int) -> bool:
+        """Look at *count* of *unknown*, the last among them. Return whether none carries POSIX metadata."""
+        sample = [
+            unknown[at * (len(unknown) - 1) // (_SAMPLE - 1)]
+            for at in range(_SAMPLE - count, _SAMPLE)
+        ]
+        distinct = list({each.ino: each for each in sample}.values())
+        await self._head_all(ino, distinct)
+        return not any(self._says_posix(each.ino) for each in distinct)
 
     async def _describe_directory(self, ino: Ino) -> None:
         """Learn what a directory's marker says of it; that there is none is an answer, too."""
@@ -682,7 +729,7 @@ class Names:
 
     async def forget_name(self, parent: Ino, name: Name) -> None:
         """Forget that *parent* has no such name."""
-        self._forget_listing(parent)
+        self.doubt_listing(parent)
         self._absent.pop((parent, name), None)
         await self._tell_patiently(Forget(parent, name))
 
@@ -700,7 +747,7 @@ class Names:
         directories = [inode.ino] if inode.is_dir else []
         while directories:
             parent = directories.pop()
-            self._forget_listing(parent)
+            self.doubt_listing(parent)
             for name in absent.pop(parent, ()):
                 await self.forget_name(parent, name)
             after = 0
@@ -731,7 +778,7 @@ class Names:
             self.told.doubt(what.ino)
         await self._changes.send(what)
 
-    def _forget_listing(self, ino: Ino) -> None:
+    def doubt_listing(self, ino: Ino) -> None:
         """Have a directory listed anew by whoever needs it; what it had is still known, should the store be offline."""
         directory = self._inodes.get(ino)
         if directory is not None and directory.listed_ns is not None:
@@ -761,6 +808,12 @@ class Names:
 
 async def _nothing(ino: Ino) -> None:
     """Have nothing to do with *ino*."""
+
+
+def _last_of(page: Listing) -> Key:
+    """Return the last of the keys and prefixes of a page."""
+    keys = [*(info.key for info in page.objects[-1:]), *page.prefixes[-1:]]
+    return max(keys, key=lambda key: key.encode("utf-8", "surrogateescape"))
 
 
 def _directory_of(key: Key) -> Key:

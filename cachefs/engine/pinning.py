@@ -11,6 +11,7 @@ from cachefs.core.pins import Pinned, Pinning
 from cachefs.core.policy import LOW_WATER
 from cachefs.core.types import Ino, Name
 from cachefs.engine.cause import because
+from cachefs.engine.listing import Listings
 from cachefs.engine.names import Names
 from cachefs.engine.preheat import Preheater
 from cachefs.local.cache import Cache
@@ -43,6 +44,7 @@ class Pins:
         cache: Cache,
         journal: Journal,
         names: Names,
+        listings: Listings,
         preheater: Preheater,
         *,
         timeout_s: float,
@@ -52,6 +54,7 @@ class Pins:
         self._cache = cache
         self._journal = journal
         self._names = names
+        self._listings = listings
         self._preheater = preheater
         self._timeout_s = timeout_s
         self._kicked = trio.Event()
@@ -126,7 +129,7 @@ class Pins:
         while waiting:
             directory = waiting.pop()
             with deadline.limited(self._timeout_s):
-                await self._names.list_directory(directory)
+                await self._listings.know(directory)
             after = 0
             while children := self._inodes.children(directory, after=after):
                 waiting += [each.ino for each in children if each.is_dir]

@@ -39,6 +39,7 @@ from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.insight import Insight
 from cachefs.engine.leftovers import DurableLedger, Leftovers
+from cachefs.engine.listing import Listings
 from cachefs.engine.mending import Mender
 from cachefs.engine.names import Freshness, Names
 from cachefs.engine.openfile import ReadBuffer, Rooms
@@ -149,6 +150,7 @@ class Service:
             held=held,
             clock=clock,
         )
+        listings = Listings(self._names, disk.inodes, self._reach, background, freshness)
         conflicts = Conflicts(
             audited, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
         )
@@ -252,6 +254,7 @@ class Service:
             disk.cache,
             disk.journal,
             self._names,
+            listings,
             self._preheater,
             timeout_s=settings.timeout_s,
         )
@@ -265,6 +268,7 @@ class Service:
             defaults,
             files,
             attributes,
+            listings,
             read_only=settings.read_only,
         )
 

@@ -1,8 +1,9 @@
 """The tree as the store last showed it, and as this mount changed it since. The only issuer of inode numbers."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cachefs.core import metadata
@@ -11,7 +12,17 @@ from cachefs.core.types import ETag, Ino, Key, Kind, Listing, Name, ObjectInfo
 from cachefs.local.db import Database
 
 ROOT: Final = Ino(1)
+LAST: Final = 2**63 - 1
+"""No inode has a higher number."""
 _PINS: Final = "pins"
+_REMOVED_KEPT: Final = 4096
+"""So many removals are remembered without a look at which of them nobody needs any more."""
+_LONGEST_LOOK_NS: Final = 1000 * 10**9
+"""Longer takes no look at the store but a listing, which says so itself."""
+_AT_ONCE: Final = 256
+"""How many names one question to the database asks for."""
+_STEP: Final = 4096
+"""How many names one step of a long work looks at."""
 _SLOP_NS: Final = 2 * 10**9
 """By how much a store's answer to a write and its listings may differ on when that was."""
 _SECOND_NS: Final = 10**9
@@ -25,6 +36,15 @@ _TREE: Final = (
     " UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino"
     f" WHERE depth < {_DEEPEST})"
 )
+_SEEN_COLUMNS: Final = (
+    "atime_ns", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "etag", "content_type", "meta", "stored_ns"
+)  # fmt: skip
+_INSERT_SEEN: Final = (
+    "INSERT INTO inodes (parent, name, component, kind, size, checked_ns, pinned,"
+    f" {', '.join(_SEEN_COLUMNS)}) VALUES ({', '.join('?' * (7 + len(_SEEN_COLUMNS)))})"
+)
+_TOUCH: Final = "UPDATE inodes SET checked_ns = ? WHERE ino = ?"
+_UNNAME: Final = "UPDATE inodes SET parent = NULL, name = NULL, pinned = 0 WHERE ino = ?"
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
     " etag, content_type, meta, stored_ns, checked_ns, listed_ns, pinned"
@@ -97,6 +117,14 @@ class Difference:
     has_pinned: bool = False
     """Among what appeared or is another version now are files that the operator has pinned."""
 
+    def add(self, other: "Difference") -> None:
+        """Take over what *other* has."""
+        self.changed += other.changed
+        self.appeared += other.appeared
+        self.altered += other.altered
+        self.freed += other.freed
+        self.has_pinned |= other.has_pinned
+
 
 def _to_text(component: bytes) -> str:
     return component.decode("utf-8", "surrogateescape")
@@ -136,6 +164,8 @@ def _posix_columns(info: ObjectInfo) -> dict[str, object]:
 def _kind_of(info: ObjectInfo) -> Kind:
     if info.key.endswith("/"):
         return Kind.DIR
+    if info.meta is None and info.content_type is None:
+        return Kind.FILE
     return metadata.decode(info.meta or {}, info.content_type).kind
 
 
@@ -161,6 +191,8 @@ class InodeTable:
         self._db = db
         self._is_dirty = is_dirty
         self._removed: dict[tuple[Ino, str, bool], int] = {}
+        self._removed_most = _REMOVED_KEPT
+        self._looks: list[int] = []
         self._making: set[Ino] = set()
         self._names_pinned = {(Ino(p), c) for p, c in json.loads(db.get_meta(_PINS) or "[]")}
 
@@ -184,21 +216,100 @@ class InodeTable:
         )
         return None if row is None else _inode(row)
 
-    def children(self, parent: Ino, *, after: int = 0, limit: int = 500) -> list[Inode]:
-        """Return children in order of their numbers, from the first one above *after*."""
+    def children(
+        self, parent: Ino, *, after: int = 0, limit: int = 500, up_to: int = LAST
+    ) -> list[Inode]:
+        """Return children in order of their numbers, from the first one above *after*, none above *up_to*."""
         rows = self._db.all(
-            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ? ORDER BY ino LIMIT ?",
+            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ? AND ino <= ? ORDER BY ino LIMIT ?",
+            (parent, after, up_to, limit),
+        )
+        return [_inode(row) for row in rows]
+
+    def directories(self, parent: Ino, *, after: int, limit: int) -> list[Inode]:
+        """Return the first directories among the *limit* children that follow *after*."""
+        rows = self._db.all(
+            f"SELECT {_COLUMNS} FROM (SELECT * FROM inodes WHERE parent = ? AND ino > ? ORDER BY ino LIMIT ?)"
+            " WHERE kind = 'dir' ORDER BY ino",
             (parent, after, limit),
         )
         return [_inode(row) for row in rows]
 
-    def undescribed(self, parent: Ino, *, dirs: bool) -> list[Inode]:
-        """Return the children (directories, or all others) whose metadata no answer of the store has told yet."""
+    def nth_last(self, parent: Ino, after: int, count: int, *, up_to: int = LAST) -> Ino | None:
+        """Return the last of the first *count* children above *after* and not above *up_to*; None: there is none."""
+        row = self._db.one(
+            "SELECT max(ino) FROM (SELECT ino FROM inodes WHERE parent = ? AND ino > ? AND ino <= ?"
+            " ORDER BY ino LIMIT ?)",
+            (parent, after, up_to, count),
+        )
+        return None if row is None or row[0] is None else Ino(row[0])
+
+    def last_child(self, parent: Ino) -> int:
+        """Return the highest number of a child, 0 if there is none."""
+        row = self._db.one("SELECT max(ino) FROM inodes WHERE parent = ?", (parent,))
+        return 0 if row is None or row[0] is None else int(row[0])
+
+    def undescribed(
+        self,
+        parent: Ino,
+        *,
+        dirs: bool,
+        after: int = 0,
+        up_to: int = LAST,
+        limit: int = -1,
+        only_posix: bool = False,
+    ) -> list[Inode]:
+        """Return the children (directories, or all others) whose metadata no answer of the store has told yet.
+
+        Those whose numbers lie above *after* and not above *up_to*, in order. *only_posix*: those whose metadata told
+        of an owner or a mode when it was last asked for.
+        """
+        posix = " AND NOT (mode IS NULL AND uid IS NULL AND gid IS NULL)" if only_posix else ""
         rows = self._db.all(
-            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND meta IS NULL AND (kind = 'dir') = ?",
-            (parent, dirs),
+            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ? AND ino <= ? AND meta IS NULL"
+            f" AND (kind = 'dir') = ?{posix} ORDER BY ino LIMIT ?",
+            (parent, after, up_to, dirs, limit),
         )
         return [_inode(row) for row in rows]
+
+    def first_unseen(self, parent: Ino, *, after: int, seen_from_ns: int) -> Inode | None:
+        """Return the first child above *after* that the store has not confirmed since *seen_from_ns*.
+
+        What is promised, or being made, needs no confirmation. An object that gave its name to a directory beside it
+        is unseen as long as that is: without it, it would have another name.
+        """
+        while True:
+            row = self._db.one(
+                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ?"
+                " AND (checked_ns < ? OR (kind <> 'dir' AND instr(name, ?))) ORDER BY ino LIMIT 1",
+                (parent, after, seen_from_ns, MARK.encode()),
+            )
+            if row is None:
+                return None
+            inode = _inode(row)
+            if not self._is_seen(inode, seen_from_ns):
+                return inode
+            after = inode.ino
+
+    def _is_seen(self, inode: Inode, seen_from_ns: int) -> bool:
+        if inode.checked_ns < seen_from_ns:
+            return self.is_dirty(inode.ino)
+        if inode.is_dir or inode.name != name_of(inode.component, shadowed=True):
+            return True
+        assert inode.parent is not None
+        beside = self.child(inode.parent, name_of(inode.component))
+        return beside is not None and (
+            beside.checked_ns >= seen_from_ns or self.is_dirty(beside.ino)
+        )
+
+    def lowest(self, parent: Ino, components: Collection[str]) -> Ino | None:
+        """Return the lowest number of an object that shows one of *components*; None: none of them does."""
+        marks = ", ".join("?" * len(components))
+        row = self._db.one(
+            f"SELECT min(ino) FROM inodes WHERE parent = ? AND component IN ({marks}) AND kind <> 'dir'",
+            (parent, *map(_to_bytes, components)),
+        )
+        return None if row is None or row[0] is None else Ino(row[0])
 
     def has_children(self, parent: Ino) -> bool:
         """Whether any child is known."""
@@ -342,7 +453,7 @@ class InodeTable:
 
     def touch(self, ino: Ino, now_ns: int) -> None:
         """Note that the store has confirmed the row as it stands."""
-        self._db.execute("UPDATE inodes SET checked_ns = ? WHERE ino = ?", (now_ns, ino))
+        self._db.execute(_TOUCH, (now_ns, ino))
 
     def move(
         self,
@@ -377,13 +488,26 @@ class InodeTable:
         self._unname(ino)
 
     def _unname(self, ino: Ino) -> None:
-        sql = "UPDATE inodes SET parent = NULL, name = NULL, pinned = 0 WHERE ino = ?"
-        self._db.execute(sql, (ino,))
+        self._db.execute(_UNNAME, (ino,))
 
     def _note_removed(self, ino: Ino, now_ns: int) -> None:
         inode = self.get(ino)
-        if inode is not None and inode.parent is not None:
-            self._removed[inode.parent, inode.component, inode.is_dir] = now_ns
+        if inode is None or inode.parent is None:
+            return
+        self._removed[inode.parent, inode.component, inode.is_dir] = now_ns
+        if len(self._removed) > self._removed_most:
+            needed_ns = min([now_ns - _LONGEST_LOOK_NS, *self._looks])
+            self._removed = {k: when for k, when in self._removed.items() if when >= needed_ns}
+            self._removed_most = max(_REMOVED_KEPT, 2 * len(self._removed))
+
+    @contextmanager
+    def looking(self, since_ns: int) -> Iterator[None]:
+        """Remember what is removed here until a listing that began at *since_ns*, and may take long, is over."""
+        self._looks.append(since_ns)
+        try:
+            yield
+        finally:
+            self._looks.remove(since_ns)
 
     def drop(self, ino: Ino) -> None:
         """Forget the inode. It must have no cache entry and no children."""
@@ -424,10 +548,9 @@ class InodeTable:
 
     def stale_below(self, ino: Ino) -> None:
         """Make *ino* and all below it be asked about again."""
-        inos = [ino, *(inode.ino for inode in self.below(ino))]
-        self._db.executemany(
-            "UPDATE inodes SET checked_ns = 0, listed_ns = NULL WHERE ino = ?",
-            [(i,) for i in inos],
+        self._db.execute(
+            f"{_TREE} UPDATE inodes SET checked_ns = 0, listed_ns = NULL WHERE ino IN (SELECT ino FROM tree)",
+            (ino,),
         )
 
     def age(self, parent: Ino) -> None:
@@ -451,7 +574,9 @@ class InodeTable:
             kind = Kind.FILE if info.key == directory else _kind_of(info)
             shadowed = kind is not Kind.DIR and self._dir_row(parent, component) is not None
             merge = _Merge(self, parent, since_ns, now_ns, held, difference)
+            merge.load([component])
             merge.take(name_of(component, shadowed=shadowed), component, kind, info)
+            merge.write()
         return difference
 
     def learn_all(
@@ -467,12 +592,9 @@ class InodeTable:
         difference = Difference()
         with self._db.transaction():
             for info in infos:
-                one = self.learn(parent, info, since_ns=since_ns, now_ns=now_ns, held=held)
-                difference.changed += one.changed
-                difference.appeared += one.appeared
-                difference.altered += one.altered
-                difference.freed += one.freed
-                difference.has_pinned |= one.has_pinned
+                difference.add(
+                    self.learn(parent, info, since_ns=since_ns, now_ns=now_ns, held=held)
+                )
         return difference
 
     def _dir_row(self, parent: Ino, component: str) -> tuple[Any, ...] | None:
@@ -501,12 +623,29 @@ class InodeTable:
             if directory is None:
                 return difference
             merge = _Merge(self, parent, since_ns, now_ns, held, difference)
-            dirs = {last_component(prefix, directory) for prefix in page.prefixes}
-            for info in page.objects:
-                merge.take_listed(info, directory, dirs)
-            for component in sorted(dirs):
-                merge.take(name_of(component), component, Kind.DIR, None)
+            merge.take_page(page, directory)
+            merge.write()
         return difference
+
+    def rows_of(self, parent: Ino, components: Collection[str]) -> list[Inode]:
+        """Return every child that shows one of *components*."""
+        wanted = sorted(map(_to_bytes, components))
+        if not wanted:
+            return []
+        among = "SELECT 1 FROM inodes WHERE parent = ? AND component BETWEEN ? AND ? LIMIT 1"
+        if self._db.one(among, (parent, wanted[0], wanted[-1])) is None:
+            return []  # as in every page of a directory that was never listed
+        found: list[Inode] = []
+        for at in range(0, len(wanted), _AT_ONCE):
+            part = wanted[at : at + _AT_ONCE]
+            size = len(part) if len(part) < 4 else _AT_ONCE  # few statements, which stay prepared
+            marks = ", ".join("?" * size)
+            rows = self._db.all(
+                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND component IN ({marks})",
+                (parent, *part, *(None,) * (size - len(part))),
+            )
+            found += map(_inode, rows)
+        return found
 
     def unmarked(self, ino: Ino, *, since_ns: int) -> None:
         """Note that a listing that began at *since_ns* showed no marker of the directory that it is of."""
@@ -517,39 +656,71 @@ class InodeTable:
                 (ino, since_ns),
             )
 
+    def confirm_directory(self, ino: Ino, seen_ns: int) -> None:
+        """Note that a listing which began at *seen_ns* has shown that the directory is there."""
+        self._db.execute(
+            "UPDATE inodes SET checked_ns = max(checked_ns, ?) WHERE ino = ?", (seen_ns, ino)
+        )
+
     def finish_listing(
         self, parent: Ino, *, since_ns: int, now_ns: int, held: Collection[Ino]
     ) -> Difference:
-        """Note that all pages of a listing that began at *since_ns* are merged: what was not in them is gone.
-
-        *now_ns* is not before the time of any of the pages, whatever the clock says by now.
-        """
+        """Take all steps of :meth:`finishing` at once."""
         difference = Difference()
         with self._db.transaction():
-            rows = self._db.all(
-                f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND checked_ns NOT BETWEEN ? AND ?",
-                (parent, since_ns, now_ns),
-            )
-            for inode in map(_inode, rows):
-                self.remove(inode, difference, held=held, now_ns=now_ns)
-            self._unshadow(parent, difference)
-            self._db.execute("UPDATE inodes SET listed_ns = ? WHERE ino = ?", (since_ns, parent))
-        self._removed = {k: when for k, when in self._removed.items() if when >= since_ns - 10**12}
+            for step in self.finishing(parent, since_ns=since_ns, now_ns=now_ns, held=held):
+                difference.add(step)
         return difference
 
-    def _unshadow(self, parent: Ino, difference: Difference) -> None:
+    def finishing(
+        self, parent: Ino, *, since_ns: int, now_ns: int, held: Collection[Ino]
+    ) -> Iterator[Difference]:
+        """Note that all pages of a listing that began at *since_ns* are merged: what was not in them is gone.
+
+        *now_ns* is not before the time of any of the pages, whatever the clock says by now. Each step looks at some
+        thousands of names, so that others get their turn in between, and memory does not grow with their number; only
+        after the last one does the directory count as listed.
+        """
+        has_shadows, after = False, 0
+        while (last := self.nth_last(parent, after, _STEP)) is not None:
+            difference = Difference()
+            with self._db.transaction():
+                rows = self._db.all(
+                    f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ? AND ino <= ?"
+                    " AND (checked_ns NOT BETWEEN ? AND ? OR (kind <> 'dir' AND instr(name, ?)))",
+                    (parent, after, last, since_ns, now_ns, MARK.encode()),
+                )
+                for inode in map(_inode, rows):
+                    if since_ns <= inode.checked_ns <= now_ns:
+                        has_shadows = True
+                    else:
+                        self.remove(inode, difference, held=held, now_ns=now_ns)
+            after = last
+            yield difference
+        if has_shadows:
+            yield from self._unshadow(parent)
+        self._db.execute("UPDATE inodes SET listed_ns = ? WHERE ino = ?", (since_ns, parent))
+
+    def _unshadow(self, parent: Ino) -> Iterator[Difference]:
         """Give objects their plain names back whose namesake directories are gone."""
-        rows = self._db.all(
-            f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND kind <> 'dir' AND instr(name, ?)",
-            (parent, MARK.encode()),
-        )
-        for inode in map(_inode, rows):
-            plain = name_of(inode.component)
-            if inode.name == name_of(inode.component, shadowed=True) and not self.child(
-                parent, plain
-            ):
-                difference.changed.append((parent, inode.name))
-                self.rename_shown(inode.ino, plain)
+        after = 0
+        while (last := self.nth_last(parent, after, _STEP)) is not None:
+            difference = Difference()
+            with self._db.transaction():
+                rows = self._db.all(
+                    f"SELECT {_COLUMNS} FROM inodes WHERE parent = ? AND ino > ? AND ino <= ?"
+                    " AND kind <> 'dir' AND instr(name, ?)",
+                    (parent, after, last, MARK.encode()),
+                )
+                for inode in map(_inode, rows):
+                    plain = name_of(inode.component)
+                    if inode.name == name_of(inode.component, shadowed=True) and not self.child(
+                        parent, plain
+                    ):
+                        difference.changed.append((parent, inode.name))
+                        self.rename_shown(inode.ino, plain)
+            after = last
+            yield difference
 
     def remove(
         self, inode: Inode, difference: Difference, *, held: Collection[Ino], now_ns: int
@@ -558,23 +729,28 @@ class InodeTable:
 
         Return False, and leave it, if bytes promised to the store are there or below.
         """
-        below = self.below(inode.ino) if inode.is_dir else []
-        if any(self.is_dirty(each.ino) for each in (inode, *below)):
+        below = self._numbers_below(inode.ino) if inode.is_dir else []
+        if any(map(self.is_dirty, (inode.ino, *below))):
             return False
         if inode.parent is not None and inode.name is not None:
             difference.changed.append((inode.parent, inode.name))
-        for each in (*reversed(below), inode):
-            self._unname(each.ino)
-        difference.freed.extend(
-            each.ino for each in (*reversed(below), inode) if each.ino not in held
-        )
+        doomed = [*reversed(below), inode.ino]
+        self._db.executemany(_UNNAME, [(each,) for each in doomed])
+        difference.freed.extend(each for each in doomed if each not in held)
         return True
+
+    def _numbers_below(self, ino: Ino) -> list[Ino]:
+        """Return the number of every known inode below *ino*, parents before their children."""
+        rows = self._db.all(f"{_TREE} SELECT ino FROM tree WHERE depth > 0 ORDER BY depth", (ino,))
+        return [Ino(row[0]) for row in rows]
 
     def removed_since(self, parent: Ino, component: str, kind: Kind, since_ns: int) -> bool:
         """Whether this mount took the object (or the directory) away at or after *since_ns*.
 
         By its component and not by its name, for that depends on what else the listing shows.
         """
+        if not self._removed:
+            return False
         return self._removed.get((parent, component, kind is Kind.DIR), -1) >= since_ns
 
     def forget_removed(self, inode: Inode) -> None:
@@ -598,32 +774,42 @@ class InodeTable:
         pinned: int = 0,
     ) -> bool:
         """Make an inode for something the store showed. The name must be free. Return whether it is pinned."""
-        pinned |= kind is not Kind.DIR and self._takes_pin_of(parent, component)
-        columns: dict[str, object] = {
-            "pinned": pinned,
-            "atime_ns": now_ns,
-            "mtime_ns": now_ns,
-            "ctime_ns": now_ns,
-        }
-        if info is not None:
-            columns |= _posix_columns(info)
-        names = ", ".join(columns)
-        marks = ", ".join("?" * len(columns))
-        size = _size_of(info, kind) if info is not None else 0
-        self._db.execute(
-            f"INSERT INTO inodes (parent, name, component, kind, size, checked_ns, {names})"
-            f" VALUES (?, ?, ?, ?, ?, ?, {marks})",
-            (
-                parent,
-                bytes(name),
-                _to_bytes(component),
-                str(kind),
-                size,
-                now_ns,
-                *columns.values(),
-            ),
-        )
-        return bool(pinned)
+        row = self.row_seen(parent, name, component, kind, info, now_ns, pinned=pinned)
+        self.insert_rows([row])
+        return bool(row[6])
+
+    def row_seen(
+        self,
+        parent: Ino,
+        name: Name,
+        component: str,
+        kind: Kind,
+        info: ObjectInfo | None,
+        now_ns: int,
+        *,
+        pinned: int = 0,
+    ) -> tuple[object, ...]:
+        """Return the row of something the store showed, for :meth:`insert_rows`; the pin of its name goes to it."""
+        if kind is not Kind.DIR and self._names_pinned:
+            pinned |= self._takes_pin_of(parent, component)
+        size = 0 if info is None else _size_of(info, kind)
+        head = (parent, bytes(name), _to_bytes(component), str(kind), size, now_ns, pinned)
+        if info is None:
+            return (*head, now_ns, now_ns, now_ns, None, None, None, None, None, None, None)
+        if info.meta is None and info.content_type is None:  # nearly always: a listing
+            told_ns = info.mtime_ns
+            times = (told_ns, told_ns, told_ns)
+            return (*head, *times, None, None, None, info.etag, None, None, told_ns or None)
+        told = _posix_columns(info)
+        return (*head, *(told[column] for column in _SEEN_COLUMNS))
+
+    def insert_rows(self, rows: Iterable[tuple[object, ...]]) -> None:
+        """Make the inodes of *rows*. The names must be free."""
+        self._db.executemany(_INSERT_SEEN, iter(rows))
+
+    def touch_all(self, inos: Iterable[Ino], now_ns: int) -> None:
+        """Note that the store has confirmed all these rows as they stand."""
+        self._db.executemany(_TOUCH, ((now_ns, ino) for ino in inos))
 
     # ---- what the operator has pinned -------------------------------------------------------
 
@@ -686,9 +872,20 @@ class InodeTable:
         return ino in self._making or self._is_dirty(ino)
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """What a merge is about to insert."""
+
+    is_dir: bool
+
+
 @dataclass(slots=True)
 class _Merge:
-    """One merge of what the store showed into one directory."""
+    """One merge of what the store showed into one directory.
+
+    What is usual goes to the database in few statements for a whole page, by :meth:`write`; what is rare goes there
+    at once.
+    """
 
     table: InodeTable
     parent: Ino
@@ -696,25 +893,59 @@ class _Merge:
     now_ns: int
     held: Collection[Ino]
     difference: Difference
+    known: dict[Name, Inode | _Coming] = field(default_factory=dict)
+    """The rows of all components that the page shows, as they are by now."""
+    coming: list[tuple[object, ...]] = field(default_factory=list)
+    confirmed: list[Ino] = field(default_factory=list)
 
-    def take_listed(self, info: ObjectInfo, directory: Key, dirs: Collection[str]) -> None:
+    def load(self, components: Collection[str]) -> None:
+        """Read what is known of *components*, which are all that will be taken."""
+        for row in self.table.rows_of(self.parent, components):
+            assert row.name is not None
+            self.known[row.name] = row
+
+    def write(self) -> None:
+        """Bring the table in line with what was taken."""
+        self.table.touch_all(self.confirmed, self.now_ns)
+        self.table.insert_rows(self.coming)
+
+    def take_page(self, page: Listing, directory: Key) -> None:
+        """Take over one page of the listing of *directory*."""
+        objects = [(last_component(info.key, directory), info) for info in page.objects]
+        prefixes = {last_component(prefix, directory) for prefix in page.prefixes}
+        dirs = prefixes | {
+            component
+            for component, info in objects
+            if not info.size and info.key.endswith("/") and info.key != directory
+        }
+        self.load({*dirs, *(component for component, _ in objects)})
+        for component, info in objects:
+            self._take_listed(component, info, directory, dirs)
+        for component in sorted(prefixes):
+            self.take(name_of(component), component, Kind.DIR, None)
+
+    def _take_listed(
+        self, component: str, info: ObjectInfo, directory: Key, dirs: Collection[str]
+    ) -> None:
         if info.key == directory:  # the directory's own marker
             self._take_marker(info, dirs)
-            return
-        component = last_component(info.key, directory)
-        if info.key.endswith("/") and info.size == 0:
+        elif info.key.endswith("/") and info.size == 0:
             self.take(name_of(component), component, Kind.DIR, info)
-            return
-        self._take_object(component, _kind_of(info), info, dirs)
+        else:
+            self._take_object(component, _kind_of(info), info, dirs)
 
     def _take_object(
         self, component: str, kind: Kind, info: ObjectInfo, dirs: Collection[str]
     ) -> None:
-        shadowed = component in dirs or self._has_directory(component)
-        plain = self.table.child(self.parent, name_of(component)) if shadowed else None
-        if plain is not None and not plain.is_dir:
-            self._shadow(plain)  # the same object, shown before the directory was there
-        self.take(name_of(component, shadowed=shadowed), component, kind, info)
+        plain = name_of(component)
+        beside = self.known.get(plain)
+        shadowed = component in dirs or (beside is not None and beside.is_dir)
+        if not shadowed:
+            self.take(plain, component, kind, info)
+            return
+        if isinstance(beside, Inode) and not beside.is_dir:
+            self._shadow(beside)  # the same object, shown before the directory was there
+        self.take(name_of(component, shadowed=True), component, kind, info)
 
     def _take_marker(self, info: ObjectInfo, dirs: Collection[str]) -> None:
         own = self.table.get(self.parent)
@@ -731,7 +962,9 @@ class _Merge:
         """Bring the row of *name* in line with what was seen."""
         if self.table.removed_since(self.parent, component, kind, self.since_ns):
             return
-        row = self.table.child(self.parent, name)
+        row = self.known.get(name)
+        if isinstance(row, _Coming):
+            return  # the page shows it twice
         if row is not None and kind is Kind.DIR and not row.is_dir:
             if not self._shadow(row):
                 return
@@ -739,16 +972,30 @@ class _Merge:
         if row is None:
             self.difference.appeared.append((self.parent, name))
             self._insert(name, component, kind, info)
-        elif self.since_ns <= row.checked_ns <= self.now_ns or self.table.is_dirty(row.ino):
-            pass  # changed here after the listing began
-        elif row.is_dir is not (kind is Kind.DIR):
-            if self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):
+        elif self._is_as_known(row, kind, info):
+            self.confirmed.append(row.ino)
+        elif not (self.since_ns <= row.checked_ns <= self.now_ns or self.table.is_dirty(row.ino)):
+            self._bring_in_line(row, name, component, kind, info)  # not changed here meanwhile
+
+    def _is_as_known(self, row: Inode, kind: Kind, info: ObjectInfo | None) -> bool:
+        """Whether the store shows what is known, and tells nothing else of it: nearly always."""
+        if row.is_dir is not (kind is Kind.DIR) or row.checked_ns >= self.since_ns:
+            return False
+        return info is None or (
+            info.meta is None and info.etag == row.etag and not _is_newer(row, info)
+        )
+
+    def _bring_in_line(
+        self, row: Inode, name: Name, component: str, kind: Kind, info: ObjectInfo | None
+    ) -> None:
+        if row.is_dir is not (kind is Kind.DIR):
+            if self._remove(row):
                 self._insert(name, component, kind, info)
         elif info is None or (info.etag == row.etag and not _contradicts(row, info)):
             self._confirm(row, info, self.now_ns)
         elif row.ino in self.held and not row.is_dir:
             # An open handle keeps its version, so the new one gets an inode, and page cache, of its own.
-            self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns)
+            self._remove(row)
             self._insert(name, component, kind, info, pinned=row.pinned)
         else:
             self.difference.has_pinned |= row.is_pinned
@@ -759,24 +1006,33 @@ class _Merge:
     def _insert(
         self, name: Name, component: str, kind: Kind, info: ObjectInfo | None, *, pinned: int = 0
     ) -> None:
-        self.difference.has_pinned |= self.table.insert_seen(
+        row = self.table.row_seen(
             self.parent, name, component, kind, info, self.now_ns, pinned=pinned
         )
+        self.difference.has_pinned |= bool(row[6])
+        self.coming.append(row)
+        self.known[name] = _Coming(kind is Kind.DIR)
 
-    def _has_directory(self, component: str) -> bool:
-        row = self.table.child(self.parent, name_of(component))
-        return row is not None and row.is_dir
+    def _remove(self, row: Inode) -> bool:
+        """Take *row* out of the tree. Return False, and leave it, if that would lose what is promised."""
+        if not self.table.remove(row, self.difference, held=self.held, now_ns=self.now_ns):
+            return False
+        assert row.name is not None
+        del self.known[row.name]
+        return True
 
     def _shadow(self, row: Inode) -> bool:
         """Make way for a directory of the same component: the object beside it gets the escaped name."""
-        shadow = name_of(row.component, shadowed=True)
-        old = self.table.child(self.parent, shadow)
-        if old is not None:
-            self.table.remove(old, self.difference, held=self.held, now_ns=self.now_ns)
-        self.difference.changed.append((self.parent, name_of(row.component)))
-        if self.table.child(self.parent, shadow) is not None:
+        plain, shadow = name_of(row.component), name_of(row.component, shadowed=True)
+        old = self.known.get(shadow)
+        if isinstance(old, Inode):
+            self._remove(old)
+        self.difference.changed.append((self.parent, plain))
+        if shadow in self.known:
             return False
         self.table.rename_shown(row.ino, shadow)
+        self.known.pop(plain, None)
+        self.known[shadow] = replace(row, name=shadow)
         return True
 
     def _confirm(self, row: Inode, info: ObjectInfo | None, checked_ns: int) -> None:
@@ -792,7 +1048,10 @@ class _Merge:
         elif info is not None and _is_newer(row, info):
             # Written again with the same bytes, perhaps for its metadata, which a listing does not tell.
             self.table.update(row.ino, meta=None, stored_ns=None)
-        self.table.touch(row.ino, checked_ns)
+        if checked_ns == self.now_ns:
+            self.confirmed.append(row.ino)
+        else:
+            self.table.touch(row.ino, checked_ns)
 
 
 def _contradicts(row: Inode, info: ObjectInfo) -> bool:

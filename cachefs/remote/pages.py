@@ -36,6 +36,11 @@ class Pages(Iterator[Listing]):
         """Whether the last page was handed out."""
         return self._done
 
+    @property
+    def knows_end(self) -> bool:
+        """Whether :attr:`done` tells so as soon as it was: elsewhere only asking for one more does."""
+        return True
+
     def __next__(self) -> Listing:
         if self._done:
             raise StopIteration
@@ -76,6 +81,10 @@ class _Mapped(Pages):
     @property
     def done(self) -> bool:
         return self._pages.done
+
+    @property
+    def knows_end(self) -> bool:
+        return self._pages.knows_end
 
     def __next__(self) -> Listing:
         return self._change(next(self._pages))

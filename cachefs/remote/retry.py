@@ -71,6 +71,10 @@ class _RetriedPages(Pages):
     def done(self) -> bool:
         return self._is_over or (isinstance(self._pages, Pages) and self._pages.done)
 
+    @property
+    def knows_end(self) -> bool:
+        return isinstance(self._pages, Pages) and self._pages.knows_end
+
     def __next__(self) -> Listing:
         if self.done:
             raise StopIteration

@@ -180,11 +180,10 @@ class Rig:
 
     async def names(self, path: str = "") -> list[str]:
         """List a directory as readdir does."""
-        ino = await self.ino(path)
-        await self.fs.opendir(ino)
+        reader = await self.fs.opendir(await self.ino(path))
         found: list[str] = []
         after = 0
-        while page := self.fs.readdir(ino, after, 500):
+        while page := await self.fs.readdir(reader, after, 500):
             for name, told in page:
                 self.fs.shown(told)
                 found.append(name.decode("utf-8", "surrogateescape"))

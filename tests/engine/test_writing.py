@@ -143,8 +143,8 @@ async def test_a_listing_tells_the_kernel_how_long_files_are(tmp_path: Path) -> 
     memory = MemoryStore()
     store(memory, "a", b"one")
     async with serving(tmp_path / "c", memory) as rig:
-        await rig.fs.opendir(ROOT)
-        ((_, child),) = rig.fs.readdir(ROOT, 0, 10)
+        reader = await rig.fs.opendir(ROOT)
+        ((_, child),) = await rig.fs.readdir(reader, 0, 10)
         with pytest.raises(Stale):
             await rig.fs.open(child.ino, os.O_RDONLY)
         rig.fs.shown(child)

@@ -94,6 +94,17 @@ class Mount:
         finally:
             self._clear()
 
+    def remount(self) -> None:
+        """End the daemon, and mount again with the cache that it left."""
+        self._stop()
+        self._minor = None
+        self._start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that the daemon has."""
+        return environment(self.place.home, self.tool.environment(self.store))
+
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -29,6 +29,11 @@ def reset_peak(pid: int) -> None:
             Path(f"/proc/{each}/clear_refs").write_text("5")
 
 
+def resident_mib(pid: int) -> float:
+    """Memory of the process and its living descendants at this moment."""
+    return sum(_status_mib(each, "VmRSS:") for each in _family(pid))
+
+
 def _family(pid: int) -> list[int]:
     found = [pid]
     for parent in found:  # grows while we walk it
@@ -47,8 +52,12 @@ def _cpu_s(pid: int) -> float:
 
 
 def _peak_mib(pid: int) -> float:
+    return _status_mib(pid, "VmHWM:")
+
+
+def _status_mib(pid: int, name: str) -> float:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(name):
                 return int(line.split()[1]) / 1024
     return 0.0

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,30 @@ def list_long(path: str, count: int) -> dict[str, Any]:
     return _times(begin, end)
 
 
+def walk(path: str, within_s: float) -> dict[str, Any]:
+    """``find | wc -l``, the program itself, as far as it comes in the time that it has."""
+    begin = time.monotonic()
+    finder = subprocess.Popen(["find", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    timer = threading.Timer(within_s, finder.kill)
+    timer.daemon = True
+    timer.start()
+    lines = 0
+    assert finder.stdout is not None
+    while data := os.read(finder.stdout.fileno(), MIB):
+        lines += data.count(b"\n")
+    returned = finder.wait()
+    end = time.monotonic()
+    return {**_times(begin, end), "lines": lines, "whole": returned == 0}
+
+
+def first_entry(path: str) -> dict[str, Any]:
+    """From the opening of a directory to its first entry in the reader's hands."""
+    begin = time.monotonic()
+    with os.scandir(path) as entries:
+        next(entries)
+    return _times(begin, time.monotonic())
+
+
 def create(path: str, count: int, size: int) -> dict[str, Any]:
     """New small files, each written and closed before the next."""
     os.mkdir(path)
@@ -136,6 +161,8 @@ ACTIONS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "sequential": sequential,
     "read_all": read_all,
     "list_long": list_long,
+    "walk": walk,
+    "first_entry": first_entry,
     "create": create,
     "write_large": write_large,
     "forget": forget,

@@ -1,0 +1,88 @@
+"""The pages of a listing, fetched ahead of whoever merges them."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import trio
+
+from cachefs.core.errors import CachefsError
+from cachefs.core.types import Listing
+from cachefs.engine.threads import Threads
+from cachefs.remote.pages import Pages
+
+_WAITING: Final = 1
+"""Pages that wait to be merged while another one is being fetched."""
+
+
+class Fetched:
+    """Pages in order, as ``async for`` gives them. An error of the store is raised in its place among them."""
+
+    def __init__(
+        self, pages: trio.MemoryReceiveChannel[tuple[Listing, bool] | CachefsError]
+    ) -> None:
+        self._pages = pages
+        self._error: CachefsError | None = None
+        self.is_over = False
+        """The page that was given last is the last there is."""
+
+    def __aiter__(self) -> AsyncIterator[Listing]:
+        return self
+
+    async def __anext__(self) -> Listing:
+        found = await self._pages.__anext__()
+        if isinstance(found, CachefsError):
+            raise found
+        page, self.is_over = found
+        return page
+
+    @contextmanager
+    def catching(self) -> Iterator[None]:
+        """Keep an error of the block for :meth:`check`, so that it comes alone and not in a group."""
+        try:
+            yield
+        except CachefsError as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raise what :meth:`catching` has kept."""
+        if self._error is not None:
+            raise self._error
+
+
+@asynccontextmanager
+async def fetched_ahead(
+    threads: Threads, pages: Iterator[Listing], *, most: int | None = None
+) -> AsyncIterator[Fetched]:
+    """Fetch *pages* while the block runs, one or two ahead of it, *most* at most (None: all)."""
+    send, receive = trio.open_memory_channel[tuple[Listing, bool] | CachefsError](_WAITING)
+
+    async def feed() -> None:
+        count = 0
+        with contextlib.suppress(trio.BrokenResourceError):
+            async with send:
+                try:
+                    page = await threads.ask(next, pages, None)
+                    while page is not None:
+                        count += (
+                            page != Listing()
+                        )  # nothing is told by an empty one with more behind it
+                        is_over = isinstance(pages, Pages) and pages.done
+                        if count == most and not is_over and not _knows_end(pages):
+                            is_over = await threads.ask(next, pages, None) is None
+                        await send.send((page, is_over))
+                        if is_over or count == most:
+                            return
+                        page = await threads.ask(next, pages, None)
+                except CachefsError as error:
+                    await send.send(error)
+
+    async with trio.open_nursery() as nursery, receive:
+        nursery.start_soon(feed)
+        yield Fetched(receive)
+        nursery.cancel_scope.cancel()
+
+
+def _knows_end(pages: Iterator[Listing]) -> bool:
+    return isinstance(pages, Pages) and pages.knows_end
