@@ -18,6 +18,7 @@ from cachefs.core.source import StoreOptions
 from cachefs.remote.s3_credentials import Chain
 from cachefs.remote.s3_errors import SDK_ERRORS, translate
 from cachefs.remote.s3_head import LeanHeads
+from cachefs.remote.s3_list import read_listings_fast
 
 Answer = dict[str, Any]
 """What boto3 returns for a request: named by the S3 API, typed by nobody."""
@@ -178,6 +179,7 @@ def _new_client(options: StoreOptions, chain: Chain | None) -> Any:  # noqa: ANN
     events.register("request-created.s3.UploadPart", _send_at_once)
     events.register("request-created.s3.PutObject", _send_small_at_once)
     events.register_first("needs-retry.s3.HeadBucket", _follow_only_to_a_region)
+    read_listings_fast(client)
     return client
 
 
