@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -14,6 +16,8 @@ from cachefs.core.errors import CachefsError
 _LONGEST_ANSWER: Final = 64 * 2**20
 _CHUNK: Final = 64 * 2**10
 _CONNECT_TIMEOUT_S: Final = 5.0
+_LONGEST_SLICE_S: Final = 60.0
+"""A daemon answers a question for a lease sooner, if only by asking for patience."""
 
 
 class ControlError(CachefsError):
@@ -26,6 +30,23 @@ class ControlError(CachefsError):
 
 class NoDaemon(ControlError):
     """Nobody listens at the socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedFile:
+    """A local file with the bytes of one version of an object, to be read only.
+
+    Its path is good until the lease ends; whoever has opened it by then can go on reading.
+    """
+
+    lease: str
+    path: Path
+    size: int
+    etag: str | None
+    """None: the store does not have these bytes yet."""
+    mtime_ns: int
+    seconds: float
+    """How long the lease lasts, unless it is renewed."""
 
 
 class ControlClient:
@@ -71,6 +92,31 @@ class ControlClient:
             raise NoDaemon(f"the daemon is gone: {error.strerror}") from None
         self._is_unanswered = False
         return _result(line)
+
+    def lease(
+        self, path: str, *, seconds: float | None = None, timeout_s: float | None = None
+    ) -> "LeasedFile":
+        """Return the whole file *path* (relative to the root of the mount) as a local file, fetched if need be.
+
+        It may be opened for as long as the lease lasts (None: five minutes), and be read for as long as it is open.
+        *timeout_s*: how long to wait for it in all; None: as long as bytes come. Raise ControlError.
+        """
+        arguments: dict[str, object] = {} if seconds is None else {"seconds": seconds}
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            found = self.ask("lease", timeout_s=_LONGEST_SLICE_S, path=path, **arguments)
+            if isinstance(found, dict) and found.get("lease") is not None:
+                return _leased(found)
+            if give_up_at is not None and time.monotonic() >= give_up_at:
+                raise ControlError(f"{path} is not here in time", exit_code=4)
+
+    def renew(self, lease: str, *, seconds: float | None = None) -> None:
+        """Let a lease last for *seconds* (None: five minutes) from now. Raise ControlError where it is over."""
+        self.ask("renew", lease=lease, **({} if seconds is None else {"seconds": seconds}))
+
+    def release(self, lease: str) -> None:
+        """End a lease, which may be over already. The file can be read on by whoever has it open."""
+        self.ask("release", lease=lease)
 
     def wait_end(self, *, timeout_s: float) -> bool:
         """Return whether the daemon closes this connection, as it does at its end, within *timeout_s*."""
@@ -132,6 +178,20 @@ def _connected(path: Path) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def _leased(found: dict[str, object]) -> LeasedFile:
+    try:
+        return LeasedFile(
+            lease=str(found["lease"]),
+            path=Path(str(found["path"])),
+            size=int(str(found["size"])),
+            etag=None if found["etag"] is None else str(found["etag"]),
+            mtime_ns=int(str(found["mtime_ns"])),
+            seconds=float(str(found["seconds"])),
+        )
+    except (KeyError, ValueError):
+        raise ControlError("the daemon's answer is not a lease") from None
 
 
 def _result(line: bytes) -> object:

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -19,6 +20,7 @@ import cachefs
 from cachefs.core.errors import CachefsError, Fault, Refused, UsageError
 from cachefs.core.types import EntryId
 from cachefs.engine.cause import because
+from cachefs.engine.leases import DEFAULT_S, LONGEST_S, Leased
 
 SOCKET_NAME: Final = "control.sock"
 _LONGEST_QUESTION: Final = 2**20
@@ -29,6 +31,8 @@ _MOST_CALLERS: Final = 64
 _SLOWEST_S: Final = 60.0
 """How long a caller may take to take an answer in."""
 _WORDS_OF_OTHERS: Final = {"error", "last_error", "outcome"}
+_SLICE_S: Final = 20.0
+"""After how long a caller who waits for a file is told to ask again."""
 _LARGEST_ID: Final = 2**63
 
 _log = logging.getLogger(__name__)
@@ -93,6 +97,18 @@ class Controlled(Protocol):
 
     def history(self, after: int) -> Mapping[str, object]:
         """Return what is remembered of the opens of some files that follow *after*, and where to go on."""
+        ...
+
+    async def lease(self, path: str, /, *, seconds: float, patience_s: float) -> Leased | None:
+        """Give the whole file *path* out, to be read at a path for so many seconds. None: it is not here in time."""
+        ...
+
+    def renew(self, lease: str, /, *, seconds: float) -> None:
+        """Let a lease last for so many seconds from now."""
+        ...
+
+    async def release(self, lease: str, /) -> None:
+        """End a lease, which may be over already."""
         ...
 
     async def pin(self, path: str, /) -> Mapping[str, object]:
@@ -233,6 +249,9 @@ class _Conversation:
             "refresh": self._refresh,
             "look": self._look,
             "preheat": self._preheat,
+            "lease": self._lease,
+            "renew": self._renew,
+            "release": self._release,
             "prune": self._prune,
             "pin": self._pin,
             "unpin": self._unpin,
@@ -383,6 +402,20 @@ class _Conversation:
     async def _pins(self, question: Mapping[str, object]) -> object:
         return await self._service.pins(_number(question, "turn"))
 
+    async def _lease(self, question: Mapping[str, object]) -> object:
+        """Answer without a path where it takes long: the caller asks again."""
+        path, seconds = _path(question), _seconds(question)
+        leased = await self._service.lease(path, seconds=seconds, patience_s=_SLICE_S)
+        return {"lease": None} if leased is None else {**asdict(leased), "path": str(leased.path)}
+
+    async def _renew(self, question: Mapping[str, object]) -> object:
+        self._service.renew(_lease_id(question), seconds=_seconds(question))
+        return {}
+
+    async def _release(self, question: Mapping[str, object]) -> object:
+        await self._service.release(_lease_id(question))
+        return {}
+
     async def _prune(self, question: Mapping[str, object]) -> object:
         files = question.get("files")
         if not isinstance(files, list) or not all(map(_is_named_use, files)):
@@ -411,6 +444,23 @@ class _Conversation:
 
 def _identity(question: Mapping[str, object]) -> int:
     return _number(question, "id")
+
+
+def _lease_id(question: Mapping[str, object]) -> str:
+    lease = question.get("lease")
+    if not isinstance(lease, str):
+        raise UsageError("lease must be the text that a lease was given with")
+    return lease
+
+
+def _seconds(question: Mapping[str, object]) -> float:
+    """Return for how long a lease is to last."""
+    seconds = question.get("seconds", DEFAULT_S)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise UsageError("seconds must be a number")
+    if not 0 < seconds <= LONGEST_S:
+        raise UsageError(f"a lease lasts for more than 0 and at most {LONGEST_S:.0f} seconds")
+    return float(seconds)
 
 
 def _etag(question: Mapping[str, object]) -> str:

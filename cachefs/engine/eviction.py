@@ -30,6 +30,17 @@ class InUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Leased:
+    """Keeps what programs were given to read."""
+
+    disk: Disk
+
+    def reason(self, entry: Entry, /) -> str | None:
+        """Return why *entry* may not go."""
+        return "is leased" if self.disk.cache.lent_of(entry.id) else None
+
+
+@dataclass(frozen=True, slots=True)
 class Owed:
     """Keeps what the store does not have yet."""
 
@@ -61,7 +72,7 @@ class Evictions:
         """*on_evicted* is called with each entry that went, and how many bytes of its file were here."""
         self._disk = disk
         self._on_evicted = on_evicted
-        self.keepers: list[Keeper] = [InUse(), Owed(disk), Pinned(disk)]
+        self.keepers: list[Keeper] = [InUse(), Leased(disk), Owed(disk), Pinned(disk)]
         """Who is asked before an entry goes. Others who need entries add themselves."""
 
     def drop(self, entry_id: EntryId, used_ns: int) -> Doomed | str:

@@ -108,7 +108,7 @@ class OpenFiles:
     def opened(self, file: OpenFile, *, is_writer: bool) -> Opened:
         """Give out a handle on *file*, and tell whether the kernel may keep the pages it has."""
         self.opens += 1
-        self._count(file)
+        self.count(file)
         self.opens_cached += file.entry.is_whole
         version = _version(file.entry)
         keep = self._kernel_has.get(file.ino) == version
@@ -117,11 +117,12 @@ class OpenFiles:
 
     def created(self, file: OpenFile) -> Opened:
         """Give out a handle on a file that has just been made."""
-        self._count(file)
+        self.count(file)
         self._kernel_has[file.ino] = _version(file.entry)
         return Opened(self._hand_out(file, True), keep_cache=False)
 
-    def _count(self, file: OpenFile) -> None:
+    def count(self, file: OpenFile) -> None:
+        """Note that a program begins to use *file*."""
         file.entry.hit()
         self._rooms.history.note(file.ino, self._names.wall_ns())
 

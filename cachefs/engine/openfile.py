@@ -42,7 +42,7 @@ from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.trace import Trace
 from cachefs.engine.upload import Uploader
-from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
+from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Lent, Reservation, blocks_of
 from cachefs.local.db import Database
 from cachefs.local.history import History
 from cachefs.local.journal import Journal
@@ -416,16 +416,14 @@ class OpenFile:
             while True:
                 await self._wait_let_go(is_holding=is_holding)
                 keep = min(keep, self.entry.size)
-                if self._rooms.uploader.is_uploading(self.entry.id):
-                    await self._rooms.uploader.stop(self.entry.id)
-                elif self._stream.fetches and (
-                    not keep or self.entry.here.covers(Extent(0, keep))
-                ):
-                    await self._rooms.fetcher.stop(self._stream)
-                elif not self.entry.here.covers(Extent(0, keep)):
+                if await self._has_stopped(keep):
+                    continue
+                if not self.entry.here.covers(Extent(0, keep)):
                     await self._fetch_kept(keep)
                 elif not self.entry.trusted.covers(Extent(0, keep)):
                     await self._vouch(Extent(0, keep))
+                elif self._rooms.cache.is_read_by_others(self.entry):
+                    await self._part_from_readers()
                 elif self._is_acknowledged() or reservation is None:
                     reservation = await self._reserve(need, reservation)
                 elif self._is_unpromised and not self.is_detached:
@@ -437,6 +435,51 @@ class OpenFile:
                 self._rooms.cache.release(reservation)
                 self._rooms.room.freed()
             raise
+
+    async def _has_stopped(self, keep: int) -> bool:
+        """Stop an upload, or fetches of which nothing is to stay. Return whether there were any."""
+        if self._rooms.uploader.is_uploading(self.entry.id):
+            await self._rooms.uploader.stop(self.entry.id)
+            return True
+        if self._stream.fetches and (not keep or self.entry.here.covers(Extent(0, keep))):
+            await self._rooms.fetcher.stop(self._stream)
+            return True
+        return False
+
+    async def _part_from_readers(self) -> None:
+        """Go on with a copy: programs that were given the file to read have its bytes as they are."""
+        async with self._preparing:
+            if not self._rooms.cache.is_read_by_others(self.entry):
+                return
+            room = await self._rooms.room.wait(
+                blocks_of(Extent(0, self.entry.size)) + SLACK,
+                self._rooms.timeout_s,
+                self._rooms.uploader.hurry_all,
+            )
+            try:
+                await self._copy_own()
+            finally:
+                self._rooms.cache.release(room)
+                self._rooms.room.freed()
+
+    async def _copy_own(self) -> None:
+        cache, entry = self._rooms.cache, self.entry
+        if entry.dropped:
+            raise Stale("the file is gone")
+        if self._stream.changes:
+            await wait_for(self._stream.changed, "the end of a write")
+            return  # the caller looks again
+        if self._stream.fetches:
+            return
+        self._stream.begin_change()  # which holds fetches back
+        try:
+            with trio.CancelScope(shield=True):
+                copy = await self._rooms.threads.disk(
+                    cache.write_own, entry.id, entry.fd, entry.size
+                )
+            cache.take_own(entry, copy)
+        finally:
+            self._stream.end_change()
 
     async def _take_shape(self) -> None:
         """Get a row and a file for what had none: a change needs both."""
@@ -558,6 +601,46 @@ class OpenFile:
     async def bring(self, extent: Extent, *, may_evict: bool) -> bool:
         """Fetch what is missing of *extent*. Return False if the cache has no room for it; see ``Fetcher.bring``."""
         return await self._rooms.fetcher.bring(self._stream, extent, may_evict=may_evict)
+
+    async def make_sound(self) -> bool:
+        """Have every byte here, and held against its sum. Return False if the cache has no room for the file."""
+        for _ in range(_REFETCHES):
+            whole = Extent(0, self.entry.size)
+            if self.entry.is_ghost or not await self.bring(whole, may_evict=True):
+                return False
+            if not self.entry.trusted.covers(whole):
+                await self._vouch(whole)
+            elif self.entry.is_whole:
+                return True
+        raise Fault("the cache's disk does not keep the bytes of this file")
+
+    async def lend(self, name: bytes, *, readers: int) -> Lent:
+        """Give the file, which is sound, out to be read: itself, or a copy where it waits for upload."""
+        cache = self._rooms.cache
+        if self.is_detached:
+            raise Stale("the file is gone")
+        if not self._is_dirty():
+            return cache.lend(self.entry, name, readers=readers)
+        while True:
+            need = blocks_of(Extent(0, self.size)) + SLACK
+            room = await self._rooms.room.wait(
+                need, self._rooms.timeout_s, self._rooms.uploader.hurry_all
+            )
+            try:
+                with self.held(), trio.CancelScope(shield=True):
+                    await self.wait_still()
+                    if blocks_of(Extent(0, self.size)) + SLACK <= need:
+                        return await self._lend_copy(name, readers)
+            finally:
+                cache.release(room)
+                self._rooms.room.freed()
+
+    async def _lend_copy(self, name: bytes, readers: int) -> Lent:
+        cache, entry = self._rooms.cache, self.entry
+        copying = partial(cache.write_lent, entry.fd, entry.size, name, readers=readers)
+        lent = await self._rooms.threads.disk(copying)
+        cache.lent_made(lent)
+        return lent
 
     async def make_whole(self) -> None:
         """Fetch what is missing, if the cache has room for it."""

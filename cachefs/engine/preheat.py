@@ -32,7 +32,7 @@ class Preheater:
 
         Raise ``NoEntry`` and the like, or the store's error, if there is no such file.
         """
-        return self._told(await self._find(path), fetched=0)
+        return self._told(await self.find(path), fetched=0)
 
     async def heat(self, path: str, *, used_ns: int, may_evict: bool) -> Heated:
         """Fetch some of what is missing of the file *path* (relative to the root).
@@ -41,11 +41,11 @@ class Preheater:
         not evicted first; no moment to come counts. *may_evict*: other files may go for it; else what finds no free room is not fetched.
         Raise ``NoRoom`` for what can never fit, ``NoEntry`` and the like, or the store's error.
         """
-        inode = await self._find(path)
+        inode = await self.find(path)
         told = self._told(inode, fetched=0)
         if told.heat is Heat.CACHED:
             return told
-        self._require_fit(inode.size)
+        self.require_fit(inode.size)
         if not may_evict and not self._fits(inode.size - told.cached):
             return Heated(Heat.FULL, told.size, told.cached, 0)
         before = self._rooms.cache.find(inode.ino)
@@ -63,8 +63,11 @@ class Preheater:
             )
         return heated
 
-    async def _find(self, path: str) -> Inode:
-        """Return the file *path* as the store has it, as an open would."""
+    async def find(self, path: str) -> Inode:
+        """Return the file *path* (relative to the root) as the store has it, as an open would.
+
+        Raise ``NoEntry`` and the like, or the store's error.
+        """
         ino = ROOT
         inode: Inode | None = None
         for part in path.encode("utf-8", "surrogateescape").split(b"/"):
@@ -87,7 +90,8 @@ class Preheater:
         heat = Heat.CACHED if entry.is_whole else Heat.PARTIAL
         return Heated(heat, entry.size, entry.here.total, fetched)
 
-    def _require_fit(self, size: int) -> None:
+    def require_fit(self, size: int) -> None:
+        """Raise ``NoRoom`` for a file that the cache can never hold."""
         room = self._rooms.room
         if size + room.writers_share > self._rooms.cache.limit:
             raise NoRoom(f"its {size} bytes are more than the cache has for reading")

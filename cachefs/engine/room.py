@@ -95,6 +95,11 @@ class Room:
         """Have the evictor look: the limit may have been lowered while no daemon ran."""
         self._kicked.set()
 
+    @property
+    def change(self) -> trio.Event:
+        """What is set when something becomes evictable, or is given back, from now on."""
+        return self._freed
+
     def freed(self) -> None:
         """Tell those who wait that something became evictable or was given back."""
         self._freed.set()
@@ -134,7 +139,7 @@ class Room:
         try:
             for victim in choose_victims(self._cache.evictable(_BATCH), need):
                 entry = self._cache.load(victim.entry)
-                if entry is None or entry.pins:
+                if entry is None or entry.pins or self._cache.lent_of(entry.id):
                     continue
                 size = entry.here.total
                 try:

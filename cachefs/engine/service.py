@@ -38,6 +38,7 @@ from cachefs.engine.fetch import Fetcher
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.handles import Closing, OpenFiles
 from cachefs.engine.insight import Insight
+from cachefs.engine.leases import Leased, Leases
 from cachefs.engine.leftovers import DurableLedger, Leftovers
 from cachefs.engine.listing import Listings
 from cachefs.engine.mending import Mender
@@ -246,6 +247,7 @@ class Service:
         files = OpenFiles(disk.db, disk.inodes, rooms, closing, held=held)
         self._evictions = Evictions(disk, self._note_eviction)
         self._preheater = Preheater(self._names, files, rooms)
+        self.leases = Leases(self._names, files, self._preheater, rooms, background)
         attributes = Attributes(audited, disk.db, disk.inodes, rooms, files, defaults)
         self._insight = Insight(audited, disk, self._names, files, attributes, self._threads)
         self._mender = Mender(rooms, disk.inodes, files, is_read_only=settings.read_only)
@@ -293,6 +295,7 @@ class Service:
         self.background.keep("second looks", self._second.run)
         self.background.keep("checkpoints", self._checkpoint)
         self.background.keep("history", self._remember)
+        self.background.keep("leases", self.leases.run)
         if self._trace.is_on:
             self.background.keep("trace", self._trace.run)
         if self._audit.is_on:
@@ -356,6 +359,7 @@ class Service:
                 "bytes_read": self.fs.files.bytes_read,
                 "bytes_fetched": self._fetcher.fetched,
             },
+            "leased": self.leases.status(),
             "open_handles": self.fs.files.open_handles,
             "uploaded": self._uploader.uploaded,
             "dirty": self.dirty(),
@@ -415,6 +419,18 @@ class Service:
         with deadline.limited(self._settings.timeout_s):
             heated = await self._preheater.heat(path, used_ns=used_ns, may_evict=may_evict)
         return heated.to_json()
+
+    async def lease(self, path: str, *, seconds: float, patience_s: float) -> Leased | None:
+        """Give the whole file *path* out to be read; None: not yet. See :meth:`Leases.take_within`."""
+        return await self.leases.take_within(path, seconds=seconds, patience_s=patience_s)
+
+    def renew(self, lease: str, *, seconds: float) -> None:
+        """Let a lease last for *seconds* from now; see :meth:`Leases.renew`."""
+        self.leases.renew(lease, seconds=seconds)
+
+    async def release(self, lease: str) -> None:
+        """End a lease; see :meth:`Leases.release`."""
+        await self.leases.release(lease)
 
     def history(self, after: int) -> dict[str, object]:
         """Return what is remembered of the opens of some files: ``{"files": […], "after": where to go on, or null}``."""
@@ -587,6 +603,7 @@ class Service:
 
     def finish(self) -> None:
         """Write down what is left to write when nothing is served any more. Blocks."""
+        self.leases.finish()
         self._trace.finish()
         self._audit.finish()
 

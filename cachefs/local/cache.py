@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import os
 import resource
+import signal
 import stat
 import threading
 import zlib
@@ -36,6 +37,8 @@ _CHUNK: Final = 2**18
 _HANDLES_LEFT: Final = 256
 """Descriptors that cache files leave to everything else; of few, half."""
 _COLUMNS: Final = "id, ino, etag, size, extents, cost, used_ns, sums, made_ns, hits, fetch_ns, queue, score, chances"
+_READABLE: Final = 0o444
+_WRITABLE: Final = 0o222
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -82,6 +85,8 @@ class Entry:
     """The order of eviction knows what fetching it took."""
     damages: int = 0
     """How often all bytes were given up since the start, because together they were not those of the object."""
+    was_lent: bool = False
+    """Programs may have its file open, which they were given to read: its bytes must not change there."""
 
     @property
     def is_ghost(self) -> bool:
@@ -119,6 +124,19 @@ class Doomed:
     path: Path
     cost: int
     fd: int = -1
+    entry: EntryId | None = None
+    """Whose file it was."""
+
+
+@dataclass(slots=True, eq=False)
+class Lent:
+    """A file that programs were given to read: another name of an entry's file, or a copy."""
+
+    path: Path
+    entry: EntryId | None
+    """Whose file it is; None: nobody's any more, so that only this name keeps it."""
+    cost: int = 0
+    """Bytes of disk that are free when this name goes: those of an entry's file are counted with the entry."""
 
 
 @dataclass(slots=True)
@@ -193,6 +211,13 @@ class Cache:
         self.min_free = min_free
         for half_made in self.data.glob("*.new-*"):
             self._unlink(half_made)
+        self.lent = directory / "leased"
+        """Where programs find the files that they are given to read."""
+        _make_own(self.lent)
+        for leftover in self.lent.iterdir():
+            self._unlink(leftover)
+        # Each lent file that is an entry's, by the entry's number.
+        self._lent: dict[EntryId, Lent] = {}
         self._live: dict[EntryId, Entry] = {}
         self._by_ino: dict[Ino, Entry] = {}
         self._unsaved: dict[EntryId, Entry] = {}
@@ -359,9 +384,7 @@ class Cache:
         is_promised = self._is_promised(entry.id)
         try:
             with naming_shortages():
-                entry.fd = os.open(
-                    self.path_of(entry.id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-                )
+                entry.fd = self._open_own(self.path_of(entry.id))
         except OSError as error:
             if error.errno == errno.EIO and is_promised:
                 raise disk_error(
@@ -374,6 +397,7 @@ class Cache:
             os.close(entry.fd)
             entry.fd = -1
             return None
+        entry.was_lent = not status.st_mode & _WRITABLE
         if entry.id in self._trusted:
             entry.trusted = entry.here.copy()
         elif not is_promised:
@@ -381,6 +405,22 @@ class Cache:
         entry.pins, entry.used_ns = 1, now_ns
         self._live[entry.id] = self._by_ino[entry.ino] = entry
         return entry
+
+    @staticmethod
+    def _open_own(path: Path) -> int:
+        """Open an entry's file, also where its mode keeps everybody from writing into it, because it was lent."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(path, flags)
+        except PermissionError:  # not root's, to whom modes mean nothing
+            status = os.lstat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise
+            os.chmod(path, 0o600)
+            try:
+                return os.open(path, flags)
+            finally:
+                os.chmod(path, stat.S_IMODE(status.st_mode))
 
     def unpin(self, entry: Entry, now_ns: int) -> Doomed | None:
         """Take one pin away; with the last one the row is brought up to date and the descriptor closed.
@@ -521,7 +561,7 @@ class Cache:
         Return whether there was a file. The row tells of bytes that are gone, as :meth:`pin` finds, until
         :meth:`save_late` removes it.
         """
-        if entry.pins or self._is_promised(entry.id):
+        if entry.pins or entry.id in self._lent or self._is_promised(entry.id):
             return False
         try:
             os.unlink(self.path_of(entry.id))
@@ -531,7 +571,7 @@ class Cache:
         return True
 
     def _doom(self, entry: Entry) -> Doomed:
-        return Doomed(self.path_of(entry.id), entry.cost, entry.fd)
+        return Doomed(self.path_of(entry.id), entry.cost, entry.fd, entry.id)
 
     @staticmethod
     def delete_file(doomed: Doomed) -> None:
@@ -543,15 +583,23 @@ class Cache:
                 os.close(doomed.fd)
 
     def deleted(self, doomed: Doomed) -> None:
-        """Count the room of a file that :meth:`delete_file` has removed as free."""
-        self._usage.doomed -= doomed.cost
+        """Count the room of a file that :meth:`delete_file` has removed as free, unless it is lent: then at the end of that."""
+        lent = self._lent.pop(doomed.entry, None) if doomed.entry else None
+        if lent is None:
+            self._usage.doomed -= doomed.cost
+        else:
+            lent.entry, lent.cost = None, doomed.cost
 
     def evictable(self, limit: int) -> Iterator[Candidate]:
         """Yield up to *limit* entries that are clean, and pinned neither by the operator nor by anybody's use.
 
+        Lent ones are in use.
+
         In the order in which they go; what is taken may be dropped at once, and nothing else be done meanwhile.
         """
-        yield from itertools.islice(self.order.victims(self._live), limit)
+        yield from itertools.islice(
+            self.order.victims({*self._live, *self._lent} if self._lent else self._live), limit
+        )
 
     def entries_after(self, entry_id: EntryId, limit: int) -> list[Entry]:
         """Return up to *limit* entries, unpinned, whose numbers follow *entry_id*, the lowest first."""
@@ -567,6 +615,117 @@ class Cache:
 
     def _is_promised(self, entry_id: EntryId) -> bool:
         return self._db.one("SELECT 1 FROM intents WHERE entry = ?", (entry_id,)) is not None
+
+    # ---- files that programs are given to read ----------------------------------------------
+
+    def lent_of(self, entry_id: EntryId) -> Lent | None:
+        """Return the name under which the file of an entry is lent; None: it is not."""
+        return self._lent.get(entry_id)
+
+    def lend(self, entry: Entry, name: bytes, *, readers: int = 0o400) -> Lent:
+        """Give the file of a pinned entry, which is whole and clean, another name: for others, to read.
+
+        It is not evicted before :meth:`take_back`. *name* goes below :attr:`lent`; *readers*: who may open it, as
+        the bits of a mode.
+        """
+        lent = self._lent.get(entry.id)
+        if lent is not None:
+            return lent
+        lent = Lent(self.lent / os.fsdecode(name), entry.id)
+        try:
+            # Before anybody can open it: no program is to write where the cache reads.
+            os.fchmod(entry.fd, readers & _READABLE)
+            entry.was_lent = True
+            os.link(self.path_of(entry.id), lent.path)
+        except OSError as error:
+            raise disk_error(error) from error
+        self._lent[entry.id] = lent
+        return lent
+
+    def write_lent(self, fd: int, size: int, name: bytes, *, readers: int = 0o400) -> Lent:
+        """Copy bytes for others to read; :meth:`lent_made` counts them. Blocks; any thread."""
+        path = self.lent / os.fsdecode(name)
+        try:
+            cost = self._copy(fd, size, path)
+            os.chmod(path, readers & _READABLE)
+        except BaseException as error:
+            self._unlink(path)
+            if isinstance(error, OSError):
+                raise disk_error(error) from error
+            raise
+        return Lent(path, None, cost)
+
+    def lent_made(self, lent: Lent) -> None:
+        """Count the copy that :meth:`write_lent` made."""
+        self._usage.doomed += lent.cost
+
+    def take_back(self, lent: Lent) -> Doomed | None:
+        """Remove the name of a lent file. Return the file, to be deleted, where nothing else keeps it.
+
+        Whoever has it open can go on reading.
+        """
+        if lent.entry is None:
+            return Doomed(lent.path, lent.cost)
+        self._lent.pop(lent.entry, None)
+        self._unlink(lent.path)
+        return None
+
+    def forget_lent(self) -> None:
+        """Remove the names of all lent files: nothing is served any more."""
+        for path in self.lent.iterdir():
+            self._unlink(path)
+
+    def is_read_by_others(self, entry: Entry) -> bool:
+        """Whether programs may have the file of a pinned entry open. Where they cannot any more, it may change again."""
+        if entry.id in self._lent:
+            return True
+        if not entry.was_lent:
+            return False
+        try:
+            # The kernel gives a lease of its own only where nobody else has the file open. Who opens it while we
+            # have that lease, which nobody can who does not rummage in our directory, causes a signal: an ignored one.
+            fcntl.fcntl(entry.fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(entry.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(entry.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            os.fchmod(entry.fd, 0o600)
+        except OSError:
+            return True
+        entry.was_lent = False
+        return False
+
+    def write_own(self, entry_id: EntryId, fd: int, size: int) -> int:
+        """Copy the bytes of an entry for :meth:`take_own`. Return the copy's descriptor. Blocks; any thread."""
+        path = self._own_path(entry_id)
+        try:
+            self._copy(fd, size, path)
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except BaseException as error:
+            self._unlink(path)
+            if isinstance(error, OSError):
+                raise disk_error(error) from error
+            raise
+
+    def take_own(self, entry: Entry, copy: int) -> None:
+        """Go on with the copy that :meth:`write_own` made: what programs have open stays as it is.
+
+        Who is reading by the entry's descriptor at this moment gets the same bytes from either file.
+        """
+        try:
+            os.rename(self._own_path(entry.id), self.path_of(entry.id))
+            os.dup2(copy, entry.fd, inheritable=False)
+        except OSError as error:
+            raise disk_error(error) from error
+        finally:
+            os.close(copy)
+        entry.was_lent = False
+        lent = self._lent.pop(entry.id, None)
+        if lent is not None:
+            lent.entry, lent.cost = None, entry.cost
+            self._usage.doomed += entry.cost
+        self.account(entry)
+
+    def _own_path(self, entry_id: EntryId) -> Path:
+        return self.data / f"{entry_id}.new-own"
 
     # ---- bytes that rot ---------------------------------------------------------------------
 
