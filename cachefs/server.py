@@ -12,12 +12,13 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
 import cachefs
 from cachefs.core.errors import CachefsError, Fault, Refused, UsageError
+from cachefs.core.known_md5 import KnownMd5, require_text
 from cachefs.core.types import EntryId
 from cachefs.engine.cause import because
 from cachefs.engine.leases import DEFAULT_S, LONGEST_S, Leased
@@ -71,6 +72,18 @@ class Controlled(Protocol):
 
     async def store_anew(self, entry_id: int, etag: str, /) -> bool:
         """Queue the clean bytes of a file, if they are still of version *etag*, whose object is gone."""
+        ...
+
+    def keep_md5s(self, found: Sequence[KnownMd5], /) -> None:
+        """Keep MD5s of versions of objects of this store."""
+        ...
+
+    def remove_md5(self, bucket: str, key: str, /) -> int:
+        """Forget what is kept of an object, by the key that the store has. Return how much that was."""
+        ...
+
+    def forget_md5s(self, bucket: str | None, /) -> int:
+        """Forget some of the MD5s of a bucket, or of all. Return how many: none when nothing is left."""
         ...
 
     def presence(self, paths: Sequence[str]) -> Sequence[tuple[int | None, int]]:
@@ -244,6 +257,9 @@ class _Conversation:
             "entry": self._entry,
             "refetch": self._refetch,
             "store_anew": self._store_anew,
+            "keep_md5s": self._keep_md5s,
+            "remove_md5": self._remove_md5,
+            "forget_md5s": self._forget_md5s,
             "presence": self._presence,
             "explain": self._explain,
             "refresh": self._refresh,
@@ -371,6 +387,21 @@ class _Conversation:
     async def _store_anew(self, question: Mapping[str, object]) -> object:
         return await self._service.store_anew(_identity(question), _etag(question))
 
+    async def _keep_md5s(self, question: Mapping[str, object]) -> object:
+        rows: Any = question.get("md5s")
+        try:
+            found = [KnownMd5.from_json(row) for row in rows]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"keep_md5s: md5s must be a list of records: {error}") from None
+        self._service.keep_md5s(found)
+        return len(found)
+
+    async def _remove_md5(self, question: Mapping[str, object]) -> object:
+        return self._service.remove_md5(_name(question, "bucket"), _name(question, "key"))
+
+    async def _forget_md5s(self, question: Mapping[str, object]) -> object:
+        return self._service.forget_md5s(_bucket(question))
+
     async def _presence(self, question: Mapping[str, object]) -> object:
         paths = question.get("paths")
         if not isinstance(paths, list) or not all(map(_is_path, paths)):
@@ -479,6 +510,19 @@ def _number(question: Mapping[str, object], name: str) -> int:
     if not 0 <= number < _LARGEST_ID:
         raise UsageError("no file has such a number")
     return number
+
+
+def _name(question: Mapping[str, object], name: str) -> str:
+    """Return what may be a bucket or a key."""
+    try:
+        return require_text(question.get(name))
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} must be a text") from None
+
+
+def _bucket(question: Mapping[str, object]) -> str | None:
+    """Return the bucket that is meant; None: all of them."""
+    return None if question.get("bucket") is None else _name(question, "bucket")
 
 
 def _path(question: Mapping[str, object]) -> str:

@@ -25,7 +25,7 @@ SOURCES: Final = sorted(PACKAGE.rglob("*.py"))
 DELETERS: Final = {
     "cachefs/local/cache.py": "the one owner of cache files",
     "cachefs/remote/file*.py": "a store deletes its own objects",
-    "cachefs/cli/registry.py": "one file for each running mount, written and deleted here",
+    "cachefs/registry.py": "one file for each running mount, written and deleted here",
     "cachefs/server.py": "its own socket",
 }
 

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "simulate": "tell which eviction policy and cache size a recorded workload calls for",
     "verify": "tell whether the store has what is here, by checksum",
     "push": "store a directory in a bucket: what is new or changed, or what a list names",
+    "cache": "look after the database: what is recorded of objects, and their MD5s",
     "recover": "list, upload, export or discard what a crash left behind",
     "sync": "copy what is new in one bucket to another, on any two stores",
     "demo": "a guided tour on a store in a temporary directory",

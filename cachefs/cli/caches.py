@@ -6,12 +6,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from cachefs import known
 from cachefs.cli.command import Call
 from cachefs.cli.live import every_mount
 from cachefs.cli.mounts import locate, mount_of
-from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient, ControlError, NoDaemon
-from cachefs.config import ConfigFile, Environment, MountConfig, mount_config, read_config_file
+from cachefs.config import ConfigFile, MountConfig, mount_config, read_config_file
 from cachefs.config.settings import Setting
 from cachefs.core.cached import CachedFile, CachedPieces, CacheUsage
 from cachefs.core.errors import UsageError
@@ -20,9 +20,9 @@ from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import EntryId
+from cachefs.known import DATABASE, SOCKET_NAME, configured, has_cache
+from cachefs.registry import Registration
 
-SOCKET_NAME: Final = "control.sock"
-_DATABASE: Final = "cachefs.sqlite3"
 _LONGEST_WAIT_S: Final = 7 * 86400.0
 _LONGEST_EVICTION_S: Final = 300.0
 """Deleting large files takes some file systems seconds each."""
@@ -188,20 +188,10 @@ def cache_dirs(call: Call) -> list[Path]:
     if (cache_dir := _given_dir(call)) is not None:
         if not has_cache(cache_dir):
             raise UsageError(
-                f"there is no cache in {cache_dir} — name the directory that holds {_DATABASE}"
+                f"there is no cache in {cache_dir} — name the directory that holds {DATABASE}"
             )
         return [cache_dir]
-    known = [Path(each.cache_dir) for each in every_mount(call.environment)]
-    file = read_config_file(call.environment)
-    known += [configured(name, file, call.environment).cache_dir for name in file.mounts]
-    root = call.environment.cache_root
-    known += sorted(root.iterdir()) if root.is_dir() else []
-    return [cache_dir for cache_dir in dict.fromkeys(known) if has_cache(cache_dir)]
-
-
-def has_cache(cache_dir: Path) -> bool:
-    """Whether there is a cache in *cache_dir*."""
-    return (cache_dir / _DATABASE).exists()
+    return known.cache_dirs(read_config_file(call.environment), call.environment)
 
 
 def one_cache_dir(call: Call) -> Path:
@@ -259,8 +249,8 @@ def _config_of_running(call: Call, running: Registration, file: ConfigFile) -> M
         for each in fields(StoreOptions)
         if getattr(asked.store, each.name) != getattr(plain.store, each.name)
     }
-    known = {each.name for each in fields(StoreOptions)}
-    told: dict[str, Any] = {name: each for name, each in running.store.items() if name in known}
+    names = {each.name for each in fields(StoreOptions)}
+    told: dict[str, Any] = {name: each for name, each in running.store.items() if name in names}
     store = replace(StoreOptions(**told) if told else plain.store, **changed)
     return replace(asked, store=store, cache_dir=Path(running.cache_dir))
 
@@ -324,8 +314,3 @@ def _is_of(running: Registration, config: MountConfig) -> bool:
     """Whether a mount that runs shows the source of *config*, as far as it has told how it reaches the store."""
     is_there = running.store.get("endpoint_url") == config.store.endpoint_url
     return running.source == str(config.source) and is_there
-
-
-def configured(name: str, file: ConfigFile, environment: Environment) -> MountConfig:
-    """Return the mount that the configuration file calls *name*."""
-    return mount_config(name, None, (), file=file, environment=environment)

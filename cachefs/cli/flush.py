@@ -8,8 +8,8 @@ from cachefs.cli.live import every_mount, mount_containing
 from cachefs.cli.output import complain, counted, printable, say, say_json
 from cachefs.cli.parser import Parser
 from cachefs.cli.progress import uploads_shown
-from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient
+from cachefs.registry import Registration
 
 _LONGEST_WAIT_S = 7 * 86400.0
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from cachefs.cli.mounts import locate, mount_of
-from cachefs.cli.registry import Registration, registry_of
 from cachefs.config import Environment
 from cachefs.core.errors import UsageError
+from cachefs.registry import Registration, registry_of
 
 
 def every_mount(environment: Environment) -> list[Registration]:

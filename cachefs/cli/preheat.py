@@ -10,13 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import BinaryIO, Final, Self, TypeVar
 
-from cachefs.cli.caches import (
-    SOCKET_NAME,
-    config_of,
-    has_cache,
-    one_cache_dir,
-    opened,
-)
+from cachefs.cli.caches import config_of, one_cache_dir, opened
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import (
     EXIT_DONE,
@@ -35,6 +29,7 @@ from cachefs.core.errors import CachefsError, Fault, UsageError
 from cachefs.core.heat import Heated, Presence
 from cachefs.core.history import Accessed
 from cachefs.core.policy import LOW_WATER
+from cachefs.known import SOCKET_NAME, has_cache
 from cachefs.local.sorting import Ordering
 from cachefs.ops import preheat
 from cachefs.ops.events import Failed, Progress

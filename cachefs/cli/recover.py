@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cachefs.cli.caches import SOCKET_NAME, File, Live, cache_dirs, config_of, opened
+from cachefs.cli.caches import File, Live, cache_dirs, config_of, opened
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import (
     EXIT_DONE,
@@ -21,6 +21,7 @@ from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.client import ControlClient, NoDaemon
 from cachefs.config.option import Group
 from cachefs.core.errors import CachefsError, InUse, UsageError
+from cachefs.known import SOCKET_NAME
 
 _GROUPS: Final = (Group.CACHE, Group.WRITING, Group.REMOTE)
 _ACTIONS: Final = ("list", "upload", "export", "discard")

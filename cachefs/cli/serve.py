@@ -18,10 +18,10 @@ from cachefs.cli.mounts import Mount, mount_at, mounts_of, serves_a_mount, unmou
 from cachefs.cli.notify import notify
 from cachefs.cli.output import counted
 from cachefs.cli.redaction import Redactor
-from cachefs.cli.registry import Registration, Registry, process_start
 from cachefs.config import Environment, MountConfig
 from cachefs.core.errors import UsageError
 from cachefs.engine.service import Service, ServiceSettings, open_service
+from cachefs.registry import Registration, Registry, process_start
 from cachefs.remote.retry import Retrying
 from cachefs.server import SOCKET_NAME, remove_socket, serve_control
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cachefs.cli.caches import has_cache, one_cache_dir, opened
+from cachefs.cli.caches import one_cache_dir, opened
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_INTERRUPTED
 from cachefs.cli.jobs import bar
@@ -17,6 +17,7 @@ from cachefs.client import ControlClient, ControlError
 from cachefs.config.quantities import parse_size
 from cachefs.config.settings import suggestion
 from cachefs.core.errors import UsageError
+from cachefs.known import has_cache
 from cachefs.ops import libcachesim, traces
 from cachefs.ops.simulate import (
     BOUND,

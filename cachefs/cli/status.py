@@ -14,10 +14,10 @@ from cachefs.cli.live import every_mount, mount_containing
 from cachefs.cli.mounts import locate, mount_at, mounted
 from cachefs.cli.output import counted, human_size, printable, say, say_json, table
 from cachefs.cli.parser import Parser
-from cachefs.cli.registry import Registration
 from cachefs.client import ControlClient, ControlError
 from cachefs.config.quantities import parse_patience
 from cachefs.core.errors import UsageError
+from cachefs.registry import Registration
 
 _HOME, _END_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _MOST_FILES = 20

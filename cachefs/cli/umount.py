@@ -20,10 +20,10 @@ from cachefs.cli.mounts import (
 from cachefs.cli.output import complain, counted, named, printable, say_json
 from cachefs.cli.parser import Parser
 from cachefs.cli.progress import uploads_shown
-from cachefs.cli.registry import Registration, Registry, registry_of
 from cachefs.client import ControlClient, NoDaemon
 from cachefs.config.quantities import parse_patience
 from cachefs.core.errors import UsageError
+from cachefs.registry import Registration, Registry, registry_of
 
 _END_PATIENCE_S = 30.0
 _ANSWER_GRACE_S = 10.0

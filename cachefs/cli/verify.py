@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cachefs.cli.caches import SOCKET_NAME, config_of, has_cache, one_cache_dir
+from cachefs.cli.caches import config_of, one_cache_dir
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_UNREACHABLE, explain
 from cachefs.cli.jobs import bar
@@ -25,6 +25,7 @@ from cachefs.config import MountConfig
 from cachefs.config.option import Group
 from cachefs.config.quantities import parse_duration, parse_size
 from cachefs.core.errors import StoreError, UsageError
+from cachefs.known import SOCKET_NAME, has_cache
 from cachefs.local.hashed import MEMORY_NAME, HashMemory
 from cachefs.ops.compare import Comparer, Patience
 from cachefs.ops.events import Progress

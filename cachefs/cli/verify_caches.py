@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cachefs.cli.caches import SOCKET_NAME, Held, Live, opened
+from cachefs.cli.caches import Held, Live, opened
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.core.cached import CachedFile, CachedPieces
 from cachefs.core.errors import UsageError
 from cachefs.core.heat import Heat, Heated
+from cachefs.known import SOCKET_NAME
 from cachefs.ops.verify_cache import Cached, Mends, Unanswered
 
 _LONGEST_WAIT_S: Final = 7 * 86400.0

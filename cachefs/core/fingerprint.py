@@ -23,6 +23,8 @@ from typing import Final, Protocol
 from cachefs.core import metadata
 from cachefs.core.types import ETag, ObjectInfo
 
+MD5_NAME: Final = "md5chksum"
+"""The name in an object's metadata under which rclone and cachefs keep the MD5 of its bytes, in base64."""
 _MIB: Final = 2**20
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _PARTED: Final = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
@@ -85,7 +87,7 @@ def parts_in(etag: ETag) -> int | None:
 
 def stored_md5(meta: Mapping[str, str]) -> str | None:
     """Return the MD5, in hexadecimal, that rclone, s3cmd or cachefs has put into metadata."""
-    text = meta.get("md5chksum", "").strip()
+    text = meta.get(MD5_NAME, "").strip()
     if is_md5(text.lower()):
         return text.lower()
     try:
@@ -96,6 +98,11 @@ def stored_md5(meta: Mapping[str, str]) -> str | None:
         return raw.hex()
     found = _OF_S3CMD.search(meta.get("s3cmd-attrs", ""))
     return found[1] if found else None
+
+
+def with_md5(meta: Mapping[str, str], md5: str) -> dict[str, str]:
+    """Return *meta* that tells that the MD5 of the content, in hexadecimal, is *md5*."""
+    return {**meta, MD5_NAME: base64.b64encode(bytes.fromhex(md5)).decode("ascii")}
 
 
 def part_sizes(size: int, parts: int, *, likely: Iterable[int] = ()) -> list[int]:

@@ -1,7 +1,13 @@
 """What a SOURCE names: the scheme, the bucket and the prefix, and what a remote needs to be opened."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+_DESCRIBED: Final = re.compile(
+    r"(?:(?P<prefix>.*) in )?(?P<kind>s3|swift|file|memory)://(?P<rest>.*)", re.DOTALL
+)
 
 
 class StoreKind(StrEnum):
@@ -29,6 +35,36 @@ class Source:
         return f"{self.kind}://{self.bucket}" + (
             f"/{self.prefix.rstrip('/')}" if self.prefix else ""
         )
+
+    def natural(self, key: str) -> tuple[str, str]:
+        """Return bucket and key, as the store has them, of what is *key* in a mount of this source."""
+        if self.bucket or self.kind is StoreKind.MEMORY:
+            return self.bucket, self.prefix + key
+        bucket, _, inner = key.partition("/")
+        return bucket, inner
+
+    def inner(self, bucket: str, key: str) -> str | None:
+        """Return the key that an object of the store has in a mount of this source; None: it is not in there."""
+        if not self.bucket and self.kind is not StoreKind.MEMORY:
+            return f"{bucket}/{key}"
+        if bucket != self.bucket or not key.startswith(self.prefix):
+            return None
+        return key[len(self.prefix) :]
+
+    @classmethod
+    def of_description(cls, text: str) -> "Source | None":
+        """Return what a store that describes itself as *text* is of (``photos/2024 in s3://media at http://…``).
+
+        None: that is no description of a store.
+        """
+        found = _DESCRIBED.fullmatch(text)
+        if found is None:
+            return None
+        kind, bucket = StoreKind(found["kind"]), found["rest"]
+        if kind is not StoreKind.FILE:  # whose directory may be called anything
+            bucket = bucket.partition(" at ")[0]
+        prefix = found["prefix"]
+        return cls(kind, bucket, "" if prefix is None else f"{prefix}/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The nouns that travel between the rooms: all frozen, all without behaviour of their own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
@@ -86,6 +86,8 @@ class ObjectInfo:
     """Which versions it grew from (:mod:`cachefs.core.descent`), where an adapter had to say so; else empty."""
     md5: str | None = None
     """MD5 of all bytes in hexadecimal, where the store was seen to tell it. Only from an answer that has bytes."""
+    is_md5: bool = field(default=False, compare=False)
+    """The ETag is the MD5 of all bytes, as far as the store can be believed; False: it is not, or nothing tells."""
     is_doubtful: bool = False
     """It looks empty in a listing, and may be more (Swift's dynamic large objects): only a HEAD tells."""
 

@@ -12,20 +12,25 @@ from cachefs.core.errors import (
     NotFound,
     NotPermitted,
     Stale,
+    StoreError,
     Unsupported,
 )
 from cachefs.core.intent import Intent, State
 from cachefs.core.keys import is_conflict_name
 from cachefs.core.types import Attrs, ETag, Ino, Key, ObjectInfo
 from cachefs.engine.body import BytesBody
+from cachefs.engine.checksums import Checksums
 from cachefs.engine.handles import OpenFiles
 from cachefs.engine.openfile import Rooms
 from cachefs.engine.upload import Defaults
 from cachefs.local.cache import Entry
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
+from cachefs.remote import deadline
 from cachefs.remote.store import ObjectStore
 
+_PATIENCE_S: Final = 5.0
+"""How long the store is asked for an MD5, without which there is none."""
 _DIRECTORY_TTL_S: Final = 60.0
 """A directory's own attributes change through this mount only; the kernel checks its mode at each step of a path."""
 
@@ -52,6 +57,7 @@ class Attributes:
         inodes: InodeTable,
         rooms: Rooms,
         files: OpenFiles,
+        checksums: Checksums,
         defaults: Defaults,
     ) -> None:
         self._store = store
@@ -60,6 +66,8 @@ class Attributes:
         self._rooms = rooms
         self._names = rooms.names
         self._files = files
+        self.checksums = checksums
+        """The MD5s that are kept."""
         self._defaults = defaults
 
     def stat(self, inode: Inode) -> Stat:
@@ -181,16 +189,22 @@ class Attributes:
                 stored_ns=info.mtime_ns,
                 meta=meta,
                 checked_ns=self._names.now_ns(),
+                is_md5=int(info.is_md5),
             )
             entry = self._rooms.cache.find(inode.ino)
             if entry is not None and entry.etag == inode.etag:
                 self._files.follow(entry, info.etag if inode.etag else None)
+        if not inode.is_dir:
+            self.checksums.follow(info.key, inode, info)
 
     # ---- extended attributes ----------------------------------------------------------------
 
     async def getxattr(self, ino: Ino, name: bytes) -> bytes:
         """Return a ``user.*`` attribute of the object, or one of ``user.cachefs.*``. Raise ``NoAttribute``."""
-        if name.startswith(xattrs.OWN):
+        if name == xattrs.OWN + b"md5":
+            md5 = await self.md5(ino)
+            found = None if md5 is None else md5.encode("ascii")
+        elif name.startswith(xattrs.OWN):
             found = self._of_cache(self._require(ino)).get(name)
         else:
             found = (await self._attributes(ino)).get(name)
@@ -243,6 +257,36 @@ class Attributes:
             for label, value in found.items()
             if value is not None
         }
+
+    def known_md5(self, inode: Inode) -> str | None:
+        """Return the MD5 of what is at the store, as far as it is known here. Of a file that waits for upload, none."""
+        key = self._inodes.key_of(inode.ino)
+        if key is None or inode.is_dir or self._is_dirty(inode.ino):
+            return None
+        return self.checksums.of(key, inode)
+
+    async def md5(self, ino: Ino) -> str | None:
+        """Return the MD5 of a file, asking the store where nothing here tells it; None: it is not known."""
+        inode = self._require(ino)
+        known = self.known_md5(inode)
+        key = self._inodes.key_of(ino)
+        if known is not None or key is None or inode.is_dir or inode.etag is None:
+            return known
+        try:
+            with deadline.limited(_PATIENCE_S):
+                said = await self._rooms.threads.ask(self._store.fingerprint, key)
+        except StoreError:
+            return None
+        now = self._inodes.get(ino)
+        if now is None or not said.info.etag == now.etag == inode.etag:
+            return None
+        md5 = self.checksums.told(key, said)
+        return None if self._is_dirty(ino) else md5
+
+    def _is_dirty(self, ino: Ino) -> bool:
+        entry, file = self._rooms.cache.find(ino), self._files.find(ino)
+        is_promised = entry is not None and self._rooms.journal.of(entry.id) is not None
+        return is_promised or (file is not None and file.is_altered)
 
     def state(self, ino: Ino) -> str | None:
         """Return where the bytes of a file are: ``user.cachefs.state``."""

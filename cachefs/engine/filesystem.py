@@ -439,6 +439,7 @@ class FileSystem:
             while entry is not None and self._rooms.uploader.is_putting(entry.id):
                 await self._rooms.uploader.stop(entry.id)
             await self._delete_seen(inode, key)
+            self.attributes.checksums.forget(key)
             await self.files.unname(inode.ino)
         if key.endswith("/"):  # the marker of the directory itself, which had content
             self._inodes.update(parent, etag=None)

@@ -6,6 +6,7 @@ from cachefs.core.errors import NoEntry, NotFound, StoreError
 from cachefs.core.intent import Intent
 from cachefs.core.types import Key, Name
 from cachefs.engine.attributes import Attributes
+from cachefs.engine.checksums import Checksums
 from cachefs.engine.handles import OpenFiles
 from cachefs.engine.names import Names
 from cachefs.engine.rebuild import Disk
@@ -30,6 +31,7 @@ class Insight:
         names: Names,
         files: OpenFiles,
         attributes: Attributes,
+        checksums: Checksums,
         threads: Threads,
     ) -> None:
         self._store = store
@@ -37,6 +39,7 @@ class Insight:
         self._names = names
         self._files = files
         self._attributes = attributes
+        self._checksums = checksums
         self._threads = threads
 
     # ---- explain ----------------------------------------------------------------------------
@@ -61,8 +64,8 @@ class Insight:
         if inode.is_dir:
             told["listed_s_ago"] = self._age_s(inode.listed_ns)
             return told
-        told["at_store"] = there = await self._at_store(key)
-        told["md5"] = there.get("md5") if there.get("etag") == inode.etag else None
+        told["at_store"] = await self._at_store(key)
+        told["md5"] = self._attributes.known_md5(inode)
         return told | self._of_cache(inode)
 
     async def _found(self, path: str) -> Inode:
@@ -89,7 +92,7 @@ class Insight:
             return {"error": "the store has no such object"}
         except StoreError as error:
             return {"error": str(error)}
-        md5 = told.md5 or told.stored_md5
+        md5 = self._checksums.told(key, told)
         return {"etag": told.info.etag, "size": told.info.size, "md5": md5}
 
     def _of_cache(self, inode: Inode) -> dict[str, object]:

@@ -21,6 +21,7 @@ from cachefs.local.directory import Sessions
 from cachefs.local.history import History
 from cachefs.local.inodes import ROOT, Inode, InodeTable
 from cachefs.local.journal import Journal
+from cachefs.local.md5s import Md5s
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Disk:
     cache: Cache
     journal: Journal
     history: History
+    md5s: Md5s
     sessions: Sessions
     was_cut_off: bool
     """The last daemon did not come to its end: what it knew of the store last, the tables may not."""

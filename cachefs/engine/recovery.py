@@ -29,6 +29,7 @@ from cachefs.local.directory import CacheDirectory, Sessions, boot_id
 from cachefs.local.history import History
 from cachefs.local.inodes import InodeTable
 from cachefs.local.journal import Journal
+from cachefs.local.md5s import Md5s
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ def _recovered(directory: Path, db: Database, cache: Cache) -> Disk:
         cache,
         journal,
         History(db),
+        Md5s(db),
         sessions,
         was_cut_off=not sessions.ended_well,
     )

@@ -29,6 +29,7 @@ from cachefs.core.keys import child_key
 from cachefs.core.policy import SECOND_NS, is_fresh
 from cachefs.core.types import EntryId, ETag, Ino, Key, Kind, Name, ObjectInfo
 from cachefs.engine.body import BytesBody
+from cachefs.engine.checksums import Checksums
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.names import Names
 from cachefs.engine.promise import Promise, restated
@@ -80,6 +81,7 @@ class Renamer:
         conflicts: Conflicts,
         unfinished: Unfinished,
         second: SecondLooks,
+        checksums: Checksums,
         room: Room,
         threads: Threads,
         defaults: Defaults,
@@ -94,6 +96,7 @@ class Renamer:
         self._conflicts = conflicts
         self._unfinished = unfinished
         self._second = second
+        self._checksums = checksums
         self._room = room
         self._threads = threads
         self._defaults = defaults
@@ -249,7 +252,7 @@ class Renamer:
             with self._db.transaction():
                 self._journal.copied(batch)
                 lost = self._retarget(plan)
-                self._follow(source, info)
+                self._follow(source, info, plan.old_key)
         except Overtaken:
             self._unfinished.forget(batch)  # nothing was copied
             raise
@@ -394,16 +397,18 @@ class Renamer:
         )
         return [inode.ino for inode in reversed(lost)]
 
-    def _follow(self, inode: Inode, info: ObjectInfo) -> None:
-        """Note that what *inode* stands for is the copy *info* now."""
+    def _follow(self, inode: Inode, info: ObjectInfo, old_key: Key) -> None:
+        """Note that what *inode* stands for, and was at *old_key*, is the copy *info* now."""
         columns: dict[str, object] = {
             "etag": info.etag,
             "stored_ns": info.mtime_ns or None,
             "checked_ns": self._names.now_ns(),
+            "is_md5": int(info.is_md5),
         }
         if info.content_type is not None:
             columns["content_type"] = info.content_type
         self._inodes.update(inode.ino, **columns)
+        self._db.when_done(lambda: self._checksums.follow(old_key, inode, info))
         entry = self._cache.find(inode.ino)
         if entry is not None and entry.etag == inode.etag:
             self._cache.change(entry, etag=info.etag)
@@ -541,7 +546,7 @@ class Renamer:
             if key is None or info is None:
                 continue
             if inode.etag == old_etags[key]:
-                self._follow(inode, info)
+                self._follow(inode, info, Key(plan.old_key + key[len(plan.new_key) :]))
             else:
                 self._names.doubt(inode.ino)
 

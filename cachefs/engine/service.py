@@ -15,6 +15,7 @@ import trio
 from cachefs.core.errors import CacheError, CachefsError, NoEntry, UsageError
 from cachefs.core.eviction import Policy
 from cachefs.core.intent import State
+from cachefs.core.known_md5 import KnownMd5
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.source import Source
 from cachefs.core.types import (
@@ -31,6 +32,7 @@ from cachefs.engine import inventory, recovery
 from cachefs.engine.attributes import Attributes
 from cachefs.engine.audit import Audit, AuditedStore
 from cachefs.engine.background import Background
+from cachefs.engine.checksums import Checksums
 from cachefs.engine.clock import Clock
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.eviction import Evictions
@@ -168,6 +170,7 @@ class Service:
             delay_s=settings.timeout_s,
         )
         self._names.before_drop = self._second.before_drop
+        self._checksums = Checksums(disk.md5s, settings.source, self._names.wall_ns)
         self._fetcher = Fetcher(
             audited,
             disk.cache,
@@ -191,6 +194,7 @@ class Service:
             background,
             conflicts,
             self._second,
+            self._checksums,
             defaults,
             timeout_s=settings.timeout_s,
             longest_delay_s=settings.upload_delay_s,
@@ -218,6 +222,7 @@ class Service:
             conflicts,
             self._unfinished,
             self._second,
+            self._checksums,
             self._room,
             self._threads,
             defaults,
@@ -248,8 +253,12 @@ class Service:
         self._evictions = Evictions(disk, self._note_eviction)
         self._preheater = Preheater(self._names, files, rooms)
         self.leases = Leases(self._names, files, self._preheater, rooms, background)
-        attributes = Attributes(audited, disk.db, disk.inodes, rooms, files, defaults)
-        self._insight = Insight(audited, disk, self._names, files, attributes, self._threads)
+        attributes = Attributes(
+            audited, disk.db, disk.inodes, rooms, files, self._checksums, defaults
+        )
+        self._insight = Insight(
+            audited, disk, self._names, files, attributes, self._checksums, self._threads
+        )
         self._mender = Mender(rooms, disk.inodes, files, is_read_only=settings.read_only)
         self._pins = Pins(
             disk.inodes,
@@ -403,6 +412,18 @@ class Service:
         """Queue the clean bytes of a file, if they still are of version *etag*; see :meth:`Mender.store_anew`."""
         with deadline.limited(self._settings.timeout_s):
             return await self._mender.store_anew(EntryId(entry_id), ETag(etag))
+
+    def keep_md5s(self, found: Sequence[KnownMd5]) -> None:
+        """Keep MD5s of versions of objects of this store, which the caller has found out."""
+        self._checksums.keep_all(found)
+
+    def remove_md5(self, bucket: str, key: str) -> int:
+        """Forget what is kept of an object, by the key that the store has. Return how much that was."""
+        return self._checksums.remove(bucket, key)
+
+    def forget_md5s(self, bucket: str | None) -> int:
+        """Forget some of the MD5s of a bucket, or of all. Return how many: none when nothing is left."""
+        return self._checksums.forget_some(bucket)
 
     def presence(self, paths: Sequence[str]) -> list[tuple[int | None, int]]:
         """Return size (None: not known) and cached bytes of each of *paths*, without asking the store."""

@@ -26,6 +26,7 @@ from cachefs.core.errors import (
 )
 from cachefs.core.extents import Extent
 from cachefs.core.intent import Intent, State
+from cachefs.core.known_md5 import How
 from cachefs.core.policy import SECOND_NS, is_due, is_final, next_try_ns
 from cachefs.core.sums import PieceSums
 from cachefs.core.types import Attrs, EntryId, ETag, Ino, Key, ObjectInfo
@@ -33,6 +34,7 @@ from cachefs.engine import cause
 from cachefs.engine.background import Background
 from cachefs.engine.body import FileBody, SummingSink
 from cachefs.engine.cause import because
+from cachefs.engine.checksums import Checksums
 from cachefs.engine.conflict import (
     Conflicts,
     GivenUp,
@@ -136,6 +138,7 @@ class Uploader:
         background: Background,
         conflicts: Conflicts,
         second: SecondLooks,
+        checksums: Checksums,
         defaults: Defaults,
         *,
         timeout_s: float,
@@ -153,6 +156,7 @@ class Uploader:
         self._background = background
         self._conflicts = conflicts
         self._second = second
+        self._checksums = checksums
         self._defaults = defaults
         self._timeout_s = timeout_s
         self._longest_wait_ns = int((longest_delay_s + _LONGEST_BACKOFF_S) * SECOND_NS)
@@ -502,7 +506,7 @@ class Uploader:
             verdict = await self._conflicts.resolve(inode, intent, entry.etag, key, body, meta)
             self._apply(verdict, upload, entry, meta, sums)
             return
-        self._settle(entry, info, meta, sums)
+        self._settle(entry, info, meta, sums, body.md5)
 
     async def _vouch(
         self, body: FileBody, key: Key, intent: Intent, entry: Entry
@@ -601,9 +605,14 @@ class Uploader:
             self._cache.end_promise(entry.id)
 
     def _settle(
-        self, entry: Entry, info: ObjectInfo, meta: dict[str, str], sums: PieceSums
+        self,
+        entry: Entry,
+        info: ObjectInfo,
+        meta: dict[str, str],
+        sums: PieceSums,
+        md5: str | None,
     ) -> None:
-        """Make the entry clean: the store has confirmed exactly these bytes."""
+        """Make the entry clean: the store has confirmed exactly these bytes, whose MD5 is *md5*."""
         now_ns = self._names.now_ns()
         with self._db.transaction():
             self._journal.settle(entry.id)
@@ -615,13 +624,14 @@ class Uploader:
                 "meta": meta if info.meta is None else info.meta,
                 "size": entry.size,
                 "checked_ns": now_ns,
+                "is_md5": int(info.is_md5 or info.etag == md5),
             }
             if info.content_type is not None:
                 columns["content_type"] = info.content_type
             self._inodes.update(entry.ino, **columns)
-            self._db.when_done(lambda: self._settled(entry, info))
+            self._db.when_done(lambda: self._settled(entry, info, md5))
 
-    def _settled(self, entry: Entry, info: ObjectInfo) -> None:
+    def _settled(self, entry: Entry, info: ObjectInfo, md5: str | None) -> None:
         entry.trusted = entry.here.copy()
         self._failures.pop(entry.id, None)
         self._settled_at = time.monotonic()
@@ -631,6 +641,8 @@ class Uploader:
         inode, key = self._inodes.get(entry.ino), self._inodes.key_of(entry.ino)
         if inode is not None and key is not None:
             self._second.remember(inode, key, info)
+        if key is not None and md5 is not None:
+            self._checksums.keep(key, info.etag, entry.size, md5, How.UPLOADED)
 
     def _hurry_denied(self) -> None:
         """Try at once whatever was denied access: what has just been stored had been denied it, too."""
@@ -649,15 +661,16 @@ class Uploader:
         meta: dict[str, str],
         sums: PieceSums,
     ) -> None:
+        md5 = None if upload.body is None else upload.body.md5
         match verdict:
             case Rebased(base):
                 with self._db.transaction():
                     self._rebase(entry, base)
                     self._journal.requeue(entry.id, due_ns=self._names.now_ns())
             case Stored(info):
-                self._settle(entry, info, meta, sums)
+                self._settle(entry, info, meta, sums, md5)
             case KeptBeside():
-                self._move_beside(verdict, entry, meta, sums)
+                self._move_beside(verdict, entry, meta, sums, md5)
             case GivenUp():
                 self._yield_to_theirs(entry)
             case Parked(reason):
@@ -668,7 +681,12 @@ class Uploader:
         self._inodes.update(entry.ino, etag=base)
 
     def _move_beside(
-        self, verdict: KeptBeside, entry: Entry, meta: dict[str, str], sums: PieceSums
+        self,
+        verdict: KeptBeside,
+        entry: Entry,
+        meta: dict[str, str],
+        sums: PieceSums,
+        md5: str | None,
     ) -> None:
         """Give our inode the conflict name; the old name stands for what the store has there."""
         inode = self._inodes.get(entry.ino)
@@ -695,7 +713,7 @@ class Uploader:
                     now_ns,
                     pinned=inode.pinned,
                 )
-            self._settle(entry, verdict.info, meta, sums)
+            self._settle(entry, verdict.info, meta, sums, md5)
         if inode is not None and inode.parent is not None and inode.name is not None:
             self._names.tell_kernel(inode.parent, inode.name)
             self._names.tell_kernel(inode.parent, verdict.name)

@@ -18,7 +18,7 @@ from cachefs.core.errors import CacheError, Damaged, DiskFailed, DiskFull, Usage
 from cachefs.local.migrations import MIGRATIONS
 
 NAME: Final = "cachefs.sqlite3"
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 _BUSY_MS: Final = 5000
 _STILL_BUSY_MS: Final = 50
 """How long a lock of another program is waited for that was not let go within ``_BUSY_MS``: nobody is served meanwhile."""
@@ -114,6 +114,8 @@ class Database:
         self._refuse_links()
         connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=256)
         try:
+            if is_new:  # before anything is written: later only a VACUUM could change it
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _apply_pragmas(connection)
             if is_new:
                 self._create(connection)

@@ -37,7 +37,7 @@ _TREE: Final = (
     f" WHERE depth < {_DEEPEST})"
 )
 _SEEN_COLUMNS: Final = (
-    "atime_ns", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "etag", "content_type", "meta", "stored_ns"
+    "atime_ns", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "etag", "content_type", "meta", "stored_ns", "is_md5"
 )  # fmt: skip
 _INSERT_SEEN: Final = (
     "INSERT INTO inodes (parent, name, component, kind, size, checked_ns, pinned,"
@@ -47,7 +47,7 @@ _TOUCH: Final = "UPDATE inodes SET checked_ns = ? WHERE ino = ?"
 _UNNAME: Final = "UPDATE inodes SET parent = NULL, name = NULL, pinned = 0 WHERE ino = ?"
 _COLUMNS: Final = (
     "ino, parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns,"
-    " etag, content_type, meta, stored_ns, checked_ns, listed_ns, pinned"
+    " etag, content_type, meta, stored_ns, checked_ns, listed_ns, pinned, is_md5"
 )
 
 
@@ -77,6 +77,8 @@ class Inode:
     listed_ns: int | None
     pinned: int
     """1: the operator wants the file kept here, cached or not."""
+    is_md5: int
+    """1: the version ``etag`` is named by its MD5, by the store's word."""
 
     @property
     def meta(self) -> Mapping[str, str] | None:
@@ -158,6 +160,7 @@ def _posix_columns(info: ObjectInfo) -> dict[str, object]:
         "content_type": info.content_type,
         "meta": None if info.meta is None else json.dumps(dict(info.meta)),
         "stored_ns": info.mtime_ns or None,
+        "is_md5": int(info.is_md5),
     }
 
 
@@ -431,6 +434,7 @@ class InodeTable:
         """Set columns of one row (``meta`` as a mapping)."""
         if "etag" in columns:
             columns.setdefault("stored_ns", None)
+            columns.setdefault("is_md5", 0)
         if "meta" in columns and columns["meta"] is not None:
             columns["meta"] = json.dumps(dict(columns["meta"]))  # type: ignore[call-overload]
         names = ", ".join(f"{name} = ?" for name in columns)
@@ -795,13 +799,14 @@ class InodeTable:
         size = 0 if info is None else _size_of(info, kind)
         head = (parent, bytes(name), _to_bytes(component), str(kind), size, now_ns, pinned)
         if info is None:
-            return (*head, now_ns, now_ns, now_ns, None, None, None, None, None, None, None)
+            return (*head, now_ns, now_ns, now_ns, *(None,) * 7, 0)
         if info.meta is None and info.content_type is None:  # nearly always: a listing
             told_ns = info.mtime_ns
             times = (told_ns, told_ns, told_ns)
-            return (*head, *times, None, None, None, info.etag, None, None, told_ns or None)
-        told = _posix_columns(info)
-        return (*head, *(told[column] for column in _SEEN_COLUMNS))
+            told = (info.etag, None, None, told_ns or None, int(info.is_md5))
+            return (*head, *times, None, None, None, *told)
+        columns = _posix_columns(info)
+        return (*head, *(columns[column] for column in _SEEN_COLUMNS))
 
     def insert_rows(self, rows: Iterable[tuple[object, ...]]) -> None:
         """Make the inodes of *rows*. The names must be free."""
@@ -981,9 +986,11 @@ class _Merge:
         """Whether the store shows what is known, and tells nothing else of it: nearly always."""
         if row.is_dir is not (kind is Kind.DIR) or row.checked_ns >= self.since_ns:
             return False
-        return info is None or (
-            info.meta is None and info.etag == row.etag and not _is_newer(row, info)
-        )
+        if info is None:
+            return True
+        says_more = info.is_md5 and not row.is_md5 and row.meta_json is None
+        is_same = info.meta is None and info.etag == row.etag
+        return is_same and not says_more and not _is_newer(row, info)
 
     def _bring_in_line(
         self, row: Inode, name: Name, component: str, kind: Kind, info: ObjectInfo | None
@@ -1048,10 +1055,17 @@ class _Merge:
         elif info is not None and _is_newer(row, info):
             # Written again with the same bytes, perhaps for its metadata, which a listing does not tell.
             self.table.update(row.ino, meta=None, stored_ns=None)
+        if info is not None and info.meta is None and info.is_md5 and row.meta_json is None:
+            self._learn_md5(row)
         if checked_ns == self.now_ns:
             self.confirmed.append(row.ino)
         else:
             self.table.touch(row.ino, checked_ns)
+
+    def _learn_md5(self, row: Inode) -> None:
+        """Note that a listing says more of the version that is known than was known of it."""
+        if not row.is_md5:
+            self.table.update(row.ino, is_md5=1)
 
 
 def _contradicts(row: Inode, info: ObjectInfo) -> bool:

@@ -86,5 +86,27 @@ CREATE TABLE access_days (
 CREATE INDEX access_days_by_day ON access_days (day)
 """
 
-MIGRATIONS: Final[Mapping[int, str]] = {1: _FIFOS_AND_SOCKETS, 2: _WORKS, 3: _ORDER, 4: _HISTORY}
+_MD5S: Final = """
+ALTER TABLE inodes ADD COLUMN is_md5 INTEGER NOT NULL DEFAULT 0 CHECK (is_md5 IN (0, 1));
+CREATE TABLE md5s (
+    remote     BLOB NOT NULL,
+    bucket     BLOB NOT NULL,
+    key        BLOB NOT NULL,
+    etag       TEXT NOT NULL,
+    size       INTEGER NOT NULL,
+    md5        TEXT NOT NULL,
+    how        TEXT NOT NULL,
+    made_ns    INTEGER NOT NULL,
+    updated_ns INTEGER NOT NULL,
+    PRIMARY KEY (bucket, key, remote)
+) STRICT, WITHOUT ROWID
+"""
+
+MIGRATIONS: Final[Mapping[int, str]] = {
+    1: _FIFOS_AND_SOCKETS,
+    2: _WORKS,
+    3: _ORDER,
+    4: _HISTORY,
+    5: _MD5S,
+}
 """Statements that lead from each version to the next. None is ever changed: older files are still about."""

@@ -38,7 +38,8 @@ CREATE TABLE inodes (
     stored_ns    INTEGER,                           -- Last-Modified of that version; NULL: not told
     checked_ns   INTEGER NOT NULL,                  -- when the store, or a change of ours, last confirmed this row
     listed_ns    INTEGER,                           -- directories: when all of it was last listed; NULL: never
-    pinned       INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1)) -- files: 1: the operator wants it kept here, cached or not
+    pinned       INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1)), -- files: 1: the operator wants it kept here, cached or not
+    is_md5       INTEGER NOT NULL DEFAULT 0 CHECK (is_md5 IN (0, 1)) -- 1: by the store's word, etag is the MD5 of all bytes
 ) STRICT;
 CREATE UNIQUE INDEX inodes_by_name ON inodes (parent, name);
 CREATE INDEX inodes_by_parent ON inodes (parent); -- in order of ino: the cookie of readdir
@@ -142,3 +143,19 @@ CREATE TABLE conflicts (
     key     BLOB NOT NULL,
     outcome TEXT NOT NULL           -- in words: what was kept where
 ) STRICT;
+
+-- MD5s of objects whose ETag is none. Written by md5s.py: by the daemon, and where none lives by any other process, in short
+-- transactions. Nothing that a mount promises depends on it. A row tells of the version (etag, size) only: where the store
+-- has another one by now, it is of no use, and does no harm.
+CREATE TABLE md5s (
+    remote     BLOB NOT NULL,       -- which store, as `cachefs cache` names it; empty: the one in `source`
+    bucket     BLOB NOT NULL,       -- bytes, as key is, so that `%`, `_`, case and unicode are what they are
+    key        BLOB NOT NULL,       -- as the store has it: of a mount of s3://b/prefix it begins with the prefix
+    etag       TEXT NOT NULL,
+    size       INTEGER NOT NULL,
+    md5        TEXT NOT NULL,       -- in hexadecimal
+    how        TEXT NOT NULL,       -- how it is known: uploaded, read, told, migrated, given
+    made_ns    INTEGER NOT NULL,    -- when it was first known of this version
+    updated_ns INTEGER NOT NULL,    -- when it was last said
+    PRIMARY KEY (bucket, key, remote)
+) STRICT, WITHOUT ROWID;

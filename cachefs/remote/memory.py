@@ -208,6 +208,7 @@ class MemoryStore:
             mtime_ns=self._now_ns() // 10**9 * 10**9,
             content_type=content_type or "binary/octet-stream",
             meta=dict(meta),
+            is_md5=True,
         )
         self._objects[key] = _Stored(content, info)
         return info

@@ -19,7 +19,7 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
-from cachefs.core.fingerprint import CHECKSUMS, Fingerprint, parts_in
+from cachefs.core.fingerprint import CHECKSUMS, MD5_NAME, Fingerprint, parts_in, with_md5
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, Listing, ObjectInfo
 from cachefs.remote.clocks import answered_at
@@ -55,7 +55,6 @@ from cachefs.remote.store import Body, Capabilities, Ledger, Sink, UploadPaused
 from cachefs.remote.works import Works, mark_of
 
 _SMALL = 2**18
-_MD5 = "md5chksum"
 """Under which rclone keeps, and looks for, the MD5 of what was sent in parts."""
 """A body up to this is read at once, and sent together with the headers."""
 _COPY_LIMIT = 512 * 2**20
@@ -156,7 +155,13 @@ class S3Store:
 
     def head(self, key: Key) -> ObjectInfo:
         """Return what is at *key*."""
-        return _described(key, _asked(self._bucket, lambda: self._bucket.head(key)))
+        return self._believed(
+            _described(key, _asked(self._bucket, lambda: self._bucket.head(key)))
+        )
+
+    def _believed(self, info: ObjectInfo) -> ObjectInfo:
+        """Return *info*, which is not named by its MD5 where the probe has seen that objects are not."""
+        return replace(info, is_md5=False) if self._found.has_other_etags else info
 
     def fingerprint(self, key: Key) -> Fingerprint:
         """Return what is at *key*: its MD5, unless it was stored in parts or under a key of KMS or the client's own."""
@@ -164,12 +169,11 @@ class S3Store:
         answer = _asked(
             bucket, lambda: bucket.call("head_object", Key=key, ChecksumMode="ENABLED")
         )
-        info = _described(key, answer)
+        info = self._believed(_described(key, answer))
         parts = parts_in(info.etag)
-        is_told = looks_like_md5(info.etag) and not hides_md5(answer)
         return Fingerprint(
             info,
-            md5=info.etag if is_told else None,
+            md5=info.etag if info.is_md5 else None,
             part_size=self._first_part(info) if parts and parts > 1 else None,
             checksums=_checksums_of(answer),
         )
@@ -192,9 +196,10 @@ class S3Store:
             goes_on = {} if token is None else {"ContinuationToken": token}
             answer = self._bucket.call("list_objects_v2", EncodingType="url", **asked, **goes_on)
             # Without this word the answer is no listing: an empty one would pass for an empty bucket.
+            page = page_of(answer, md5_etags=self._found.md5_etags)
             if not said(answer, "IsTruncated"):
-                return page_of(answer), None
-            return page_of(answer), str(said(answer, "NextContinuationToken"))
+                return page, None
+            return page, str(said(answer, "NextContinuationToken"))
 
         return Pages(fetch)
 
@@ -246,8 +251,8 @@ class S3Store:
         The parts that a failed try stored are kept for the next try with the same *body*.
         """
         require_bearable(key)
-        if body.md5 is not None and body.size >= self._options.multipart_threshold:
-            meta = {**meta, _MD5: in_base64(body.md5)}  # its ETag will be none
+        if body.md5 is not None and self._hides_md5(body.size):
+            meta = with_md5(meta, body.md5)  # its ETag will be none
         is_looked = not self._puts_apart(body.size, if_match)
         if is_looked:
             meta = self._grown(key, meta, body.size, if_match)
@@ -274,8 +279,15 @@ class S3Store:
                 mtime_ns=_answered_ns(answer),
                 content_type=content_type,
                 meta=dict(meta),
+                is_md5=bare(answer["ETag"]) == body.md5,
             )
         )
+
+    def _hides_md5(self, size: int) -> bool:
+        """Whether the ETag of what is put will be no MD5, as far as that is known beforehand."""
+        if size >= self._options.multipart_threshold or self._found.has_other_etags:
+            return True
+        return (self._options.sse or "").startswith("aws:kms")
 
     def _puts_apart(self, size: int, if_match: ETag | None) -> bool:
         """Whether the store itself sees to it that a put replaces the version that it should."""
@@ -561,7 +573,8 @@ class S3Store:
         ours, theirs = about["Metadata"], info.meta or {}
         assert isinstance(ours, dict)
         return info.size == body.size and all(
-            ours.get(name) and ours[name] == theirs.get(name) for name in (metadata.TOKEN, _MD5)
+            ours.get(name) and ours[name] == theirs.get(name)
+            for name in (metadata.TOKEN, MD5_NAME)
         )
 
     def _threads(self) -> Team:
@@ -618,7 +631,9 @@ class S3Store:
         self._retag(wanted.key, tags)
         if not answer.get("ETag"):
             return self._stored(wanted.key, wanted.size, wanted.meta or {}, replaces)
-        stored = replace(wanted, etag=bare(answer["ETag"]), mtime_ns=_answered_ns(answer), line=())
+        etag = bare(answer["ETag"])
+        is_md5 = found.md5_etags and looks_like_md5(etag) and not hides_md5(answer)
+        stored = replace(wanted, etag=etag, mtime_ns=_answered_ns(answer), line=(), is_md5=is_md5)
         return descent.read(stored)
 
     def _spelled_for_parts(self, key: Key) -> str:
@@ -675,7 +690,8 @@ def _tags(bucket: S3Bucket, key: Key) -> dict[str, object]:
 
 
 def _described(key: Key, answer: Answer) -> ObjectInfo:
-    return object_of(key, answer, size=int(said(answer, "ContentLength")))
+    info = object_of(key, answer, size=int(said(answer, "ContentLength")))
+    return replace(info, is_md5=looks_like_md5(info.etag) and not hides_md5(answer))
 
 
 def _checksums_of(answer: Answer) -> dict[str, str]:

@@ -60,6 +60,11 @@ class Findings:
     writable: bool | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_other_etags(self) -> bool:
+        """Whether the ETag of an object stored in one piece was seen to be something else."""
+        return bool(self.writable) and not self.md5_etags
+
     def capabilities(self) -> Capabilities:
         """Return what the contract knows of it."""
         return Capabilities(

@@ -101,11 +101,14 @@ def object_of(key: Key, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
     )
 
 
-def page_of(answer: Mapping[str, Any]) -> Listing:
-    """Return the page of a listing."""
+def page_of(answer: Mapping[str, Any], *, md5_etags: bool = False) -> Listing:
+    """Return the page of a listing. *md5_etags*: what is stored in one piece is named by its MD5."""
     encoded = answer.get("EncodingType") == "url"
     return Listing(
-        tuple(_listed(entry, encoded=encoded) for entry in answer.get("Contents", ())),
+        tuple(
+            _listed(entry, encoded=encoded, md5_etags=md5_etags)
+            for entry in answer.get("Contents", ())
+        ),
         tuple(
             _key(said(entry, "Prefix"), encoded=encoded)
             for entry in answer.get("CommonPrefixes", ())
@@ -113,15 +116,17 @@ def page_of(answer: Mapping[str, Any]) -> Listing:
     )
 
 
-def _listed(entry: Mapping[str, Any], *, encoded: bool) -> ObjectInfo:
+def _listed(entry: Mapping[str, Any], *, encoded: bool, md5_etags: bool) -> ObjectInfo:
     size = said(entry, "Size")
     if not isinstance(size, int) or not 0 <= size <= _LARGEST:
         raise Fault(f"the listing says a size that no object has: {size!r}")
+    etag = bare(entry.get("ETag"))
     return ObjectInfo(
         key=_key(said(entry, "Key"), encoded=encoded),
         size=size,
-        etag=bare(entry.get("ETag")),
+        etag=etag,
         mtime_ns=seconds_ns(entry["LastModified"]) if "LastModified" in entry else 0,
+        is_md5=md5_etags and looks_like_md5(etag),
     )
 
 

@@ -25,7 +25,7 @@ from cachefs.core.errors import (
     Unsupported,
 )
 from cachefs.core.extents import Extent
-from cachefs.core.fingerprint import Fingerprint
+from cachefs.core.fingerprint import Fingerprint, with_md5
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.remote.headers import of_user
@@ -196,6 +196,8 @@ class SwiftStore:
     ) -> ObjectInfo:
         """Store *body*, its MD5 checked by the store; what is too long for that, in segments."""
         require_bearable(key)
+        if body.md5 is not None and body.size > self._options.segment_limit:
+            meta = with_md5(meta, body.md5)  # its ETag will be none
         if if_match is None and body.size <= _SMALL and self._may_create(key):
             # Most often nothing is there; where something is, nothing was stored.
             with suppress(Changed):

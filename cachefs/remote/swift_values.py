@@ -4,7 +4,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -131,7 +131,9 @@ def version_of(
         content_type=headers.get("Content-Type"),
         meta=decode_meta(headers) | served_of(headers),
     )
-    return Version(name, descent.read(info), headers)
+    version = Version(name, descent.read(info), headers)
+    is_whole = not (version.is_slo or version.is_dlo)
+    return replace(version, info=replace(version.info, is_md5=is_whole and is_md5(info.etag)))
 
 
 def row_of(raw: Mapping[str, Any]) -> Row:
@@ -140,17 +142,20 @@ def row_of(raw: Mapping[str, Any]) -> Row:
         name, size = _text(raw["name"]), in_size(raw["bytes"])
         etag = bare(raw.get("slo_etag") or raw["hash"])
         when = datetime.fromisoformat(str(raw["last_modified"])).replace(tzinfo=UTC)
+        is_link = "symlink_path" in raw
+        may_be_manifest = size == 0 and (is_link or etag in (_EMPTY_MD5, ""))
+        is_large = "slo_etag" in raw or may_be_manifest
         info = ObjectInfo(
             key=Key(name),
             size=size,
             etag=ETag(etag),
+            is_md5=is_md5(ETag(etag)) and not is_large,
             mtime_ns=in_range(int(when.timestamp()) * _SECOND_NS + when.microsecond * 1000),
             content_type=None if raw.get("content_type") is None else _text(raw["content_type"]),
         )
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise Fault(f"a row of the listing makes no sense: {raw!a}") from error
-    is_link = "symlink_path" in raw
-    return Row(name, info, size == 0 and (is_link or etag in (_EMPTY_MD5, "")))
+    return Row(name, info, may_be_manifest)
 
 
 def in_size(size: object) -> int:

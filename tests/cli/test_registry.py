@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cachefs.cli.registry import Registration, Registry, process_start
 from cachefs.core.errors import UsageError
+from cachefs.registry import Registration, Registry, process_start
 
 
 def registration(mountpoint: str, pid: int | None = None) -> Registration:

@@ -14,6 +14,7 @@ import trio
 
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.core.errors import Denied, TimedOut, UsageError
+from cachefs.core.known_md5 import KnownMd5
 from cachefs.server import SOCKET_NAME, serve_control
 
 
@@ -50,6 +51,17 @@ class FakeService:
 
     def resume(self) -> None:
         self.resumed.set()
+
+    def keep_md5s(self, found: Sequence[KnownMd5]) -> None:
+        self.calls.append(("keep_md5s", list(found)))
+
+    def remove_md5(self, bucket: str, key: str) -> int:
+        self.calls.append(("remove_md5", (bucket, key)))
+        return 1
+
+    def forget_md5s(self, bucket: str | None) -> int:
+        self.calls.append(("forget_md5s", bucket))
+        return 0
 
     def dirty(self) -> Sequence[Mapping[str, object]]:
         return [{"id": 1, "path": "a"}]
