@@ -2,19 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import (
-    Progress as Bars,
-)
+from collections.abc import Callable, Iterator
 
 from cachefs.config.quantities import parse_size
 from cachefs.core.errors import UsageError
@@ -24,25 +12,18 @@ from cachefs.ops.events import Progress
 class Bar:
     """A line on the terminal that follows a job."""
 
-    def __init__(self, bars: Bars | None, doing: str) -> None:
-        self._bars = bars
-        self._task = None if bars is None else bars.add_task(doing, total=None, files="0")
+    def __init__(self, update: Callable[[Progress], None] | None) -> None:
+        self._update = update
 
     @property
     def is_shown(self) -> bool:
         """Whether anybody watches."""
-        return self._bars is not None
+        return self._update is not None
 
     def show(self, progress: Progress) -> None:
         """Show how far the job is."""
-        if self._bars is None or self._task is None:
-            return
-        self._bars.update(
-            self._task,
-            completed=progress.bytes,
-            total=progress.total_bytes,
-            files=_of(progress.files, progress.total_files),
-        )
+        if self._update is not None:
+            self._update(progress)
 
 
 def byte_rate(text: str | None) -> int | None:
@@ -58,29 +39,15 @@ def byte_rate(text: str | None) -> int | None:
     return rate
 
 
-def _of(done: int, total: int | None) -> str:
-    return f"{done}" if total is None else f"{done}/{total}"
-
-
 @contextlib.contextmanager
 def bar(doing: str, *, quiet: bool) -> Iterator[Bar]:
     """Show a bar for what is done in the block, called *doing*, unless nobody watches."""
     if quiet or not sys.stderr.isatty():
-        yield Bar(None, doing)
+        yield Bar(None)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[files]} files"),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    # What is written to stdout goes above the bar, but only where both are on the terminal: in a pipe it is the result.
-    with Bars(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),
-    ) as bars:
-        yield Bar(bars, doing)
+    from cachefs.cli.bars import (
+        drawn,
+    )  # rich: a fifth of the start of a command that nobody watches
+
+    with drawn(doing) as update:
+        yield Bar(update)

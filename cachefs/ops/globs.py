@@ -1,35 +1,33 @@
 """Which paths a job is about: patterns as in ``.gitignore``, which everybody has written before."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pathspec import GitIgnoreSpec
-
 from cachefs.core.errors import UsageError
+
+Match = Callable[[str], bool]
+"""Says whether a path matches one of some patterns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The paths that match one of *include* (empty: all do) and none of *exclude*."""
+    """The paths that match *include* (None: all do) and not *exclude* (None: none does)."""
 
-    include: GitIgnoreSpec
-    exclude: GitIgnoreSpec
-    takes_all: bool
+    include: Match | None
+    exclude: Match | None
 
     def __contains__(self, path: str) -> bool:
         """Whether the job is about *path*, relative to its root, without a slash in front."""
-        if self.takes_all:
-            return True
-        if self.include.patterns and not self.include.match_file(path):
+        if self.include is not None and not self.include(path):
             return False
-        return not self.exclude.match_file(path)
+        return self.exclude is None or not self.exclude(path)
 
     def may_hold(self, directory: str) -> bool:
         """Whether anything below *directory*, which has a slash behind, may be what the job is about.
 
         Nothing is below a directory that is excluded, as in ``.gitignore``.
         """
-        return self.takes_all or not self.exclude.match_file(directory)
+        return self.exclude is None or not self.exclude(directory)
 
     def takes(self, path: str) -> bool:
         """Whether the job is about *path* although nobody has walked down to it: no directory above it is excluded."""
@@ -46,14 +44,14 @@ def chosen(include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Chosen:
 
     Raise ``UsageError`` for what is no pattern.
     """
-    return Chosen(
-        _spec("--include", include),
-        _spec("--exclude", exclude),
-        takes_all=not include and not exclude,
-    )
+    return Chosen(_match("--include", include), _match("--exclude", exclude))
 
 
-def _spec(option: str, patterns: Sequence[str]) -> GitIgnoreSpec:
+def _match(option: str, patterns: Sequence[str]) -> Match | None:
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec  # a sixth of the start of a command that needs none
+
     for pattern in patterns:
         try:
             GitIgnoreSpec.from_lines([pattern])
@@ -61,4 +59,5 @@ def _spec(option: str, patterns: Sequence[str]) -> GitIgnoreSpec:
             raise UsageError(
                 f"{option} {pattern!r} is no pattern as in .gitignore ({error}) — write for example '*.jpg'"
             ) from None
-    return GitIgnoreSpec.from_lines(patterns)
+    spec = GitIgnoreSpec.from_lines(patterns)
+    return spec.match_file if spec.patterns else None

@@ -19,6 +19,7 @@ from cachefs.remote.s3_credentials import Chain
 from cachefs.remote.s3_errors import SDK_ERRORS, translate
 from cachefs.remote.s3_head import LeanHeads
 from cachefs.remote.s3_list import read_listings_fast
+from cachefs.remote.s3_times import moment
 
 Answer = dict[str, Any]
 """What boto3 returns for a request: named by the S3 API, typed by nobody."""
@@ -160,6 +161,7 @@ class _Provider:
 def _new_client(options: StoreOptions, chain: Chain | None) -> Any:  # noqa: ANN401
     inner = botocore.session.Session()
     inner.register_component("credential_provider", _Provider(chain))
+    inner.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
     if options.credentials_file is not None:
         inner.set_config_variable("credentials_file", options.credentials_file)
     session = boto3.session.Session(

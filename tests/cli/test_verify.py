@@ -171,3 +171,25 @@ def test_a_cache_is_never_mended_by_what_another_store_lacks(
     verify_caches.require_same_store(tmp_path, "file:///mnt/one")
     with pytest.raises(UsageError, match="is a cache of file:///mnt/one, not of file:///mnt/two"):
         verify_caches.require_same_store(tmp_path, "file:///mnt/two")
+
+
+def test_what_nobody_watches_and_nobody_chooses_from_loads_neither_bars_nor_patterns(
+    tmp_path: Path, here: Path
+) -> None:
+    words = ["verify", "--dir", str(here), f"file://{tmp_path}/there", "--download"]
+    loaded = (
+        "import sys\n"
+        "from cachefs.cli import main\n"
+        f"code = main({words!r})\n"
+        "print(code, sorted({'rich', 'pathspec', 'boto3', 'swiftclient', 'trio'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", loaded],
+        env=surroundings(tmp_path, XDG_STATE_HOME=str(tmp_path / "state")),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr

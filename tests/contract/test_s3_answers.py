@@ -333,6 +333,18 @@ def test_a_listing_decodes_its_keys(serve: Serve) -> None:
     assert listed(store) == ["a\nb/c d+", "\udcff"]
 
 
+def test_no_time_of_an_object_is_guessed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def guess(value: object) -> object:
+        raise AssertionError(f"botocore is asked what {value} means")
+
+    monkeypatch.setattr("botocore.parsers.DEFAULT_TIMESTAMP_PARSER", guess)
+    store, _ = serve(lambda _: partial(b"abcd", 0, 4, ETag=f'"{ETAG}"'))
+
+    info = store.get_range(KEY, Extent(0, 4), BytesSink(), if_match=ETAG)
+
+    assert info.mtime_ns == 1735689600 * 10**9
+
+
 @pytest.mark.parametrize(
     "pages",
     [
