@@ -26,6 +26,7 @@ DELETERS: Final = {
     "cachefs/local/cache.py": "the one owner of cache files",
     "cachefs/remote/file*.py": "a store deletes its own objects",
     "cachefs/registry.py": "one file for each running mount, written and deleted here",
+    "cachefs/local/soundness.py": "its own word on a database",
     "cachefs/server.py": "its own socket",
 }
 

@@ -21,13 +21,15 @@ from cachefs.registry import Registration
 
 _HOME, _END_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _MOST_FILES = 20
+_LATER = "the next mount makes a new one from what lies beside it"
 
 
 def _configure(parser: Parser) -> None:
     parser.description = (
         "Tells of every running mount of yours, or of one: how full the cache is, how much was read from it,\n"
         "open handles, files that wait for upload, requests, the health and the abilities of the store.\n"
-        "The exit code is 1 if something is wrong: an upload was given up, or a mount does not answer."
+        "The exit code is 1 if something is wrong: an upload was given up, the database of the cache\n"
+        "is damaged, or a mount does not answer."
     )
     parser.add_argument(
         "mountpoint", metavar="MOUNTPOINT", nargs="?", help="a mount, or a path in it"
@@ -140,8 +142,10 @@ def _dead(mountpoint: str, source: str) -> dict[str, object]:
 
 
 def _is_wrong(report: Mapping[str, object]) -> bool:
-    return "error" in report or any(
-        file.get("state") == "parked" for file in _list(report, "dirty")
+    return (
+        "error" in report
+        or _mapping(report, "database").get("state") == "damaged"
+        or any(file.get("state") == "parked" for file in _list(report, "dirty"))
     )
 
 
@@ -165,6 +169,9 @@ def describe(report: Mapping[str, object]) -> list[str]:
     ]
     if lost := _number(_mapping(report, "trace"), "lost"):
         rows.append(("trace", f"{counted(lost, 'open')} could not be written; the log tells why"))
+    database = _mapping(report, "database")
+    if database.get("state") == "damaged":
+        rows.append(("database", f"damaged ({database.get('reason')}): {_LATER}"))
     if failed := _number(report, "failed_tasks"):
         rows.append(
             ("failures", f"{counted(failed, 'task')} failed unforeseen; the log tells more")

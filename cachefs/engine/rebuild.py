@@ -7,10 +7,12 @@ entries, so where a row and a promise cannot both be true, the row goes.
 import logging
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cachefs.core import metadata
+from cachefs.core.errors import Damaged
 from cachefs.core.intent import State
 from cachefs.core.keys import MARK, name_of
 from cachefs.core.types import EntryId, Ino, Key, Kind, Name, ObjectInfo, Token
@@ -19,7 +21,7 @@ from cachefs.local.cache import PROMISE_SUFFIX, Cache, Entry
 from cachefs.local.db import Database
 from cachefs.local.directory import Sessions
 from cachefs.local.history import History
-from cachefs.local.inodes import ROOT, Inode, InodeTable
+from cachefs.local.inodes import DEEPEST, ROOT, Inode, InodeTable
 from cachefs.local.journal import Journal
 from cachefs.local.md5s import Md5s
 
@@ -45,16 +47,37 @@ class Disk:
     md5s: Md5s
     sessions: Sessions
     was_cut_off: bool
-    """The last daemon did not come to its end: what it knew of the store last, the tables may not."""
+    """The last daemon did not come to its end, or some program has changed the tables since: what was known of the store last, they may not tell."""
 
 
 # ---- rows that lie --------------------------------------------------------------------------
 
 
-def disbelieve_lies(disk: Disk) -> None:
-    """Forget each row that cannot be true beside the promise of its file, and every row that cannot be read."""
+def doubtful(disk: Disk) -> list[EntryId]:
+    """Return the rows that have to be looked at one by one: whatever is owed, and what cannot be as its row says.
+
+    What is clean has to be looked at only where nothing proves that the tables are as the last daemon left them, and
+    where its file is gone.
+    """
+    owed = {intent.entry for intent in disk.journal.all()}
+    owed |= disk.cache.promised_ids() | disk.cache.sealed_ids()
+    if disk.db.is_proven:
+        entries = (disk.cache.find(ino) for ino in disk.inodes.detached())
+        odd = {entry.id for entry in entries if entry is not None} | disk.cache.fileless_ids()
+    else:
+        odd = disk.cache.look_over(but=owed)
+    return sorted((owed | odd) & set(disk.cache.all_ids()))
+
+
+def disbelieve_lies(disk: Disk, doubted: Collection[EntryId]) -> None:
+    """Forget each of the rows that cannot be true beside the promise of its file, and those that cannot be read.
+
+    Raise ``Damaged`` where the indexes of tables that nobody has checked tell of other rows than the tables.
+    """
     promised = disk.cache.promised_ids()
-    for entry_id in disk.cache.all_ids():
+    for entry_id in doubted:
+        if disk.db.is_unchecked:
+            _hold_against_indexes(disk, entry_id)
         with disk.db.transaction():
             if _is_true(disk, entry_id, is_promised=entry_id in promised):
                 continue
@@ -65,6 +88,25 @@ def disbelieve_lies(disk: Disk) -> None:
             was_promised = disk.journal.of(entry_id) is not None
             disk.journal.discard(entry_id)
             disk.cache.disbelieve(entry_id, was_promised=was_promised)
+
+
+def _hold_against_indexes(disk: Disk, entry_id: EntryId) -> None:
+    """See that what is owed is found by every way on which it is looked for."""
+    row = disk.db.one("SELECT ino FROM entries WHERE id = ?", (entry_id,))
+    entry = disk.cache.load(entry_id)
+    is_found = row is not None and entry is not None and entry.id == entry_id
+    intent = disk.journal.of(entry_id)
+    is_found = is_found and (intent is None or disk.journal.has(intent.token))
+    inode = None if row is None else disk.inodes.get(row[0])
+    for _ in range(DEEPEST):
+        if inode is None or inode.parent is None or inode.name is None:
+            break
+        named = disk.inodes.child(inode.parent, inode.name)
+        is_found = is_found and named is not None and named.ino == inode.ino
+        is_found = is_found and disk.inodes.has_component(inode)
+        inode = disk.inodes.get(inode.parent)
+    if not is_found:
+        raise Damaged("an index tells of other rows than its table")
 
 
 def _is_true(disk: Disk, entry_id: EntryId, *, is_promised: bool) -> bool:

@@ -6,7 +6,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +54,9 @@ def open_disk(
     db = Database(directory)
     try:
         check(db)
-        if not Sessions(directory, db).is_latest:
+        if db.was_made and not Sessions(directory, db).is_first:
+            _log.error("%s is gone: a new one is made from what lies beside it", db.path)
+        elif not Sessions(directory, db).is_latest:
             db.give_up("it is older than what the last daemon has left beside it")
             check(db)
 
@@ -65,7 +67,7 @@ def open_disk(
         try:
             disk = recovered()
         except (Damaged, ValueError) as error:  # ValueError: a value that nobody can have written
-            db.give_up(error)
+            db.give_up(db.damage or error)
             check(db)
             disk = recovered()
         disk.sessions.begin()
@@ -77,10 +79,14 @@ def open_disk(
 
 def close_disk(disk: Disk) -> None:
     """Close a cache directory at the end of all that is done in it."""
-    with suppress(CacheError):  # damaged, or locked by others: the next start finds out
+    try:
         disk.history.save_all()
-        disk.sessions.end()
-    disk.db.close()
+        if not disk.inodes.is_making:
+            disk.sessions.end()
+    except CacheError:  # damaged, or locked by others: the next start finds out
+        disk.db.close()
+    else:
+        disk.db.close_proven()
 
 
 def _recovered(directory: Path, db: Database, cache: Cache) -> Disk:
@@ -97,7 +103,7 @@ def _recovered(directory: Path, db: Database, cache: Cache) -> Disk:
         History(db),
         Md5s(db),
         sessions,
-        was_cut_off=not sessions.ended_well,
+        was_cut_off=not sessions.ended_well or db.was_changed,
     )
     _recover(disk, now_ns)
     return disk
@@ -105,11 +111,13 @@ def _recovered(directory: Path, db: Database, cache: Cache) -> Disk:
 
 def _recover(disk: Disk, now_ns: int) -> None:
     boot = boot_id()
-    disk.inodes.distrust_future(now_ns)
-    disk.cache.age_future(now_ns)
+    if disk.sessions.may_be_ahead(now_ns):
+        disk.inodes.distrust_future(now_ns)
+        disk.cache.age_future(now_ns)
     disk.cache.skip_numbers()
-    rebuild.disbelieve_lies(disk)
-    for entry_id in disk.cache.all_ids():
+    doubted = rebuild.doubtful(disk)
+    rebuild.disbelieve_lies(disk, doubted)
+    for entry_id in doubted:
         entry = disk.cache.load(entry_id)
         if entry is not None:
             with disk.db.transaction():
@@ -118,8 +126,9 @@ def _recover(disk: Disk, now_ns: int) -> None:
     for ino in disk.inodes.detached():
         if disk.cache.find(ino) is None:
             disk.inodes.drop(ino)
-    with disk.db.transaction():
-        disk.inodes.forget_unmade()
+    if disk.was_cut_off:
+        with disk.db.transaction():
+            disk.inodes.forget_unmade()
     rebuild.adopt_strays(disk, now_ns)
 
 

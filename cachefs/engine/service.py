@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -121,6 +122,7 @@ class Service:
         """Where tasks run whose failure does not end the mount."""
         self._began_s = time.monotonic()
         self._is_ending = False
+        self._stop_examining = threading.Event()
         held: set[Ino] = set()
         defaults = Defaults(settings.uid, settings.gid, settings.file_mode, settings.dir_mode)
         self._threads = Threads(transfers=settings.transfers, timeout_s=settings.timeout_s)
@@ -305,6 +307,8 @@ class Service:
         self.background.keep("checkpoints", self._checkpoint)
         self.background.keep("history", self._remember)
         self.background.keep("leases", self.leases.run)
+        if self._disk.db.is_unchecked:
+            self.background.start("check of the database", self._examine)
         if self._trace.is_on:
             self.background.keep("trace", self._trace.run)
         if self._audit.is_on:
@@ -333,6 +337,13 @@ class Service:
                 self._disk.cache.save_late()
             if self._disk.db.wal_bytes() > WAL_KEPT:
                 await self._threads.disk(Database.checkpoint, self._disk.db.path)
+
+    async def _examine(self) -> None:
+        """Check the whole of a database that is too large for the start to wait for it."""
+        db, stop = self._disk.db, self._stop_examining
+        found = await self._threads.at_length(lambda: Database.examine(db.path, stop))
+        if not stop.is_set():
+            db.examined(found)
 
     async def _remember(self) -> None:
         """Write down what was opened, a little at a time."""
@@ -380,6 +391,7 @@ class Service:
                 for each in self._disk.journal.conflicts()
             ],
             "unfinished_renames": len({move.batch for move in self._disk.journal.moves()}),
+            "database": self._disk.db.state(),
             "known_inodes": self._disk.inodes.count(),
             "failed_tasks": self.background.failed,
             "trace": self._trace.status(),
@@ -620,6 +632,7 @@ class Service:
         """Call off whatever runs beside the serving; what is not stored stays in the journal."""
         self._uploader.stop_all()
         self._store.close()  # which ends its waits between tries
+        self._stop_examining.set()
         self.background.stop()
 
     def finish(self) -> None:

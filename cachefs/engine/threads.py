@@ -76,6 +76,10 @@ class Threads:
         """Run work that no request waits for, on a disk that need not be ours; when it is cancelled, it is left to itself."""
         await self._begin(work, trio.CapacityLimiter(1), may_abandon=True)
 
+    async def at_length(self, work: Callable[[], T]) -> T:
+        """Run work that takes long, that no request waits for, and that ends soon when it is told to."""
+        return await self._begin(work, trio.CapacityLimiter(1))
+
     async def _begin(
         self, work: Callable[[], T], limiter: trio.CapacityLimiter, *, may_abandon: bool = False
     ) -> T:

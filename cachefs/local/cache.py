@@ -15,7 +15,7 @@ import signal
 import stat
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -159,6 +159,22 @@ def _sum_of(fd: int, piece: Extent) -> int | None:
     return zlib.crc32(found) if len(found) == piece.length else None
 
 
+def _numbers(names: Iterable[str], suffix: str) -> Iterator[EntryId]:
+    """Yield the numbers before *suffix*."""
+    stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    return (EntryId(int(stem)) for stem in stems if stem.isdigit())
+
+
+def _reaches(extents: bytes, sums: bytes, length: int) -> bool:
+    """Whether a file of that length can have what its row tells, and the row can be read at all."""
+    try:
+        PieceSums.decode(sums)
+        here = ExtentMap.decode(extents)
+    except ValueError:
+        return False
+    return length >= max((extent.stop for extent in here), default=0)
+
+
 def _make_own(data: Path) -> None:
     with contextlib.suppress(FileExistsError):
         data.mkdir(mode=0o700)
@@ -209,8 +225,9 @@ class Cache:
         _make_own(self.data)
         self.limit = limit
         self.min_free = min_free
-        for half_made in self.data.glob("*.new-*"):
-            self._unlink(half_made)
+        names = os.listdir(self.data)
+        for half_made in (name for name in names if ".new-" in name):
+            self._unlink(self.data / half_made)
         self.lent = directory / "leased"
         """Where programs find the files that they are given to read."""
         _make_own(self.lent)
@@ -224,9 +241,8 @@ class Cache:
         self._fileless: set[EntryId] = set()
         # Bytes of disk of the copies of acknowledged content that is being written again.
         self._sealed = {
-            EntryId(int(path.stem)): path.stat().st_blocks * 512
-            for path in self.data.glob(f"*{SEALED_SUFFIX}")
-            if path.stem.isdigit()
+            entry_id: self.sealed_path(entry_id).stat().st_blocks * 512
+            for entry_id in _numbers(names, SEALED_SUFFIX)
         }
         self._superseded: set[EntryId] = set()
         self._trusted: set[EntryId] = set()
@@ -928,7 +944,7 @@ class Cache:
 
     def skip_numbers(self) -> None:
         """Make sure that no new entry gets the number of a file that is there already."""
-        stems = (path.name.split(".")[0] for path in self.data.iterdir())
+        stems = (name.partition(".")[0] for name in os.listdir(self.data))
         highest = max((int(stem) for stem in stems if stem.isdigit()), default=0)
         row = self._db.one("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")
         if row is None:
@@ -976,18 +992,55 @@ class Cache:
     def strays(self) -> Iterator[Path]:
         """Yield the files below data/ that no row stands for. What is no file was not put there by cachefs."""
         known = set(self.all_ids())
-        for path in sorted(self.data.iterdir()):
-            stem = path.name.partition(".")[0]
+        for name in sorted(os.listdir(self.data)):
+            stem = name.partition(".")[0]
             is_known = stem.isdigit() and int(stem) in known
-            if not is_known and stat.S_ISREG(os.lstat(path).st_mode):
-                yield path
+            if not is_known and stat.S_ISREG(os.lstat(self.data / name).st_mode):
+                yield self.data / name
 
     def promised_ids(self) -> set[EntryId]:
         """Return the numbers of which a promise file is there, whatever the rows say."""
-        stems = (
-            path.name.removesuffix(PROMISE_SUFFIX) for path in self.data.glob(f"*{PROMISE_SUFFIX}")
+        return set(_numbers(os.listdir(self.data), PROMISE_SUFFIX))
+
+    def sealed_ids(self) -> set[EntryId]:
+        """Return the numbers of which acknowledged content is kept beside what was written after it."""
+        return set(self._sealed)
+
+    def fileless_ids(self) -> set[EntryId]:
+        """Return the numbers of the rows whose file is not there."""
+        return set(self.all_ids()) - set(_numbers(os.listdir(self.data), ""))
+
+    def look_over(self, *, but: Collection[EntryId]) -> set[EntryId]:
+        """Hold every row (*but* those) against its file, and count what the files take of the disk.
+
+        Return the numbers of those whose row makes no sense, whose file is not what it says, or that have no name.
+        """
+        wrong: set[EntryId] = set()
+        costs: list[tuple[int, EntryId]] = []
+        rows = self._db.each(
+            "SELECT id, extents, sums, cost, parent IS NOT NULL FROM entries LEFT JOIN inodes USING (ino)"
         )
-        return {EntryId(int(stem)) for stem in stems if stem.isdigit()}
+        for entry_id, extents, sums, cost, is_named in rows:
+            if entry_id in but:
+                continue
+            length, found = self._measured(entry_id)
+            if not is_named or not _reaches(extents, sums, length):
+                wrong.add(EntryId(entry_id))
+            elif found != cost:
+                costs.append((found, EntryId(entry_id)))
+                self._usage.entries += found - cost
+        self._db.executemany("UPDATE entries SET cost = ? WHERE id = ?", costs)
+        return wrong
+
+    def _measured(self, entry_id: int) -> tuple[int, int]:
+        """Return length and bytes of disk of a file; -1 and 0: there is none, or something else in its place."""
+        try:
+            status = os.lstat(f"{self.data}/{entry_id}")
+        except FileNotFoundError:
+            return -1, 0
+        if not stat.S_ISREG(status.st_mode):
+            return -1, 0
+        return status.st_size, status.st_blocks * 512
 
     def remove_stray(self, path: Path) -> None:
         """Delete a file that no row stands for."""

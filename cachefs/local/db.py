@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from cachefs.core.errors import CacheError, Damaged, DiskFailed, DiskFull, UsageError
 from cachefs.local.migrations import MIGRATIONS
+from cachefs.local.soundness import Finding, Soundness, Verdict
 
 NAME: Final = "cachefs.sqlite3"
 SCHEMA_VERSION: Final = 6
@@ -31,6 +33,13 @@ _RESERVE: Final = 4 * 2**20
 may have to grow for it."""
 _WAL_PRESSING: Final = 16 * WAL_KEPT
 """Bytes of log at which writers wait for a checkpoint to catch up with them."""
+_CHECKED_FIRST: Final = 32 * 2**20
+"""Bytes of the largest database that is checked as a whole before anything is served from it, where nothing proves it sound:
+some 140,000 names, and a second."""
+_OWED: Final = ("meta", "intents", "moves", "works")
+"""The tables, all of them small, that tell what the store is owed."""
+_STEPS: Final = 100_000
+"""Of SQLite's virtual machine, between two looks whether a check is to stop."""
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _DISK_ERRORS: Final = frozenset(
     {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -39,6 +48,7 @@ _DAMAGE: Final = re.compile(
     "malformed|no such (table|column)|unsupported file format|decode to UTF-8"
 )
 """What SQLite says of a damaged file where it might as well be our mistake."""
+_LATER: Final = "the next mount makes a new one from what lies beside it"
 _PLAIN: Final = re.compile("malformed|not a database|unsupported file format|decode to UTF-8")
 _LOCKED: Final = re.compile("is locked")
 
@@ -54,6 +64,17 @@ def _apply_pragmas(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     connection.execute("PRAGMA temp_store = MEMORY")
+
+
+def _raise_unless_ok(connection: sqlite3.Connection, pragma: str) -> None:
+    verdict = connection.execute(pragma).fetchone()[0]
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def _raise_if_dangling(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+        raise sqlite3.DatabaseError("rows refer to rows that are not there")
 
 
 class Database:
@@ -72,11 +93,23 @@ class Database:
         """
         self.path = directory / NAME
         self._reserve = directory / RESERVE_NAME
+        self._soundness = Soundness(self.path)
         self.was_rebuilt = False
+        self.was_made = not self.path.exists()
+        """Whether there was none."""
+        self.was_changed = False
+        """Whether some program has written to it since the last session ended."""
+        self.is_proven = False
+        """Whether it has exactly the bytes that it had at the end of the last session."""
+        self.is_unchecked = False
+        """Whether it is too large to be checked before it is used, and nothing proves it sound; :meth:`examine` does."""
+        self.damage: str | None = None
+        """What is wrong with it, as far as that is known: the next start sets it aside."""
         self._busy_ms = _BUSY_MS
         self._has_said = False
+        found = self._soundness.judge()
         try:
-            self._connection = self._open()
+            self._connection = self._open(found)
         except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: damaged text
             if isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error)):
                 kind = DiskFull if error.sqlite_errorcode in _FULL else CacheError
@@ -100,8 +133,9 @@ class Database:
             " ".join(str(reason).split()),
             broken.name,
         )
-        self._connection = self._open()
+        self._connection = self._open(Finding(Verdict.UNTOLD))
         self.was_rebuilt = True
+        self.damage = None
         self._has_said = False
 
     def give_up(self, reason: object) -> None:
@@ -109,8 +143,12 @@ class Database:
         self._connection.close()
         self._begin_anew(reason)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, found: Finding) -> sqlite3.Connection:
+        if found.verdict is Verdict.DAMAGED:
+            raise sqlite3.DatabaseError(found.reason)
         is_new = not self.path.exists() or self.path.stat().st_size == 0
+        self.was_changed = found.verdict is Verdict.CHANGED
+        self.is_proven = found.verdict is Verdict.PROVEN
         self._refuse_links()
         connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=256)
         try:
@@ -120,6 +158,7 @@ class Database:
             if is_new:
                 self._create(connection)
             self._check(connection)
+            self._soundness.forget()
             self._set_room_aside()
         except BaseException:
             connection.close()
@@ -160,11 +199,13 @@ class Database:
         connection.execute("INSERT INTO meta VALUES ('volume', ?)", (uuid.uuid4().hex,))
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
-        if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
-            raise sqlite3.DatabaseError("rows refer to rows that are not there")
+        self.is_unchecked = not self.is_proven and self.path.stat().st_size > _CHECKED_FIRST
+        if self.is_unchecked:
+            for table in _OWED:
+                _raise_unless_ok(connection, f"PRAGMA integrity_check('{table}')")
+        elif not self.is_proven:
+            _raise_unless_ok(connection, "PRAGMA quick_check(1)")
+            _raise_if_dangling(connection)
         version = dict(connection.execute("SELECT name, value FROM meta")).get("schema")
         if version is None:
             raise sqlite3.DatabaseError("no schema version")
@@ -175,7 +216,8 @@ class Database:
             )
         for older in range(int(version), SCHEMA_VERSION):
             self._migrate(connection, older)
-        self._check_promises(connection)
+        if not self.is_proven and not self.is_unchecked:
+            self._check_promises(connection)
 
     @staticmethod
     def _check_promises(connection: sqlite3.Connection) -> None:
@@ -186,9 +228,7 @@ class Database:
         """
         sql = "SELECT EXISTS (SELECT 1 FROM intents) OR EXISTS (SELECT 1 FROM moves)"
         if connection.execute(sql).fetchone()[0]:
-            verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+            _raise_unless_ok(connection, "PRAGMA integrity_check(1)")
 
     @staticmethod
     def _migrate(connection: sqlite3.Connection, older: int) -> None:
@@ -200,8 +240,7 @@ class Database:
             f" UPDATE meta SET value = '{older + 1}' WHERE name = 'schema'; COMMIT;"
         )
         connection.execute("PRAGMA foreign_keys = ON")
-        if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
-            raise sqlite3.DatabaseError("rows refer to rows that are not there")
+        _raise_if_dangling(connection)
 
     def _set_aside(self) -> Path:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -290,8 +329,9 @@ class Database:
             self._is_full = True
             raise DiskFull("the disk of the cache directory is full") from error
         if _PLAIN.search(str(error)):
-            said = f"{self.path} is damaged ({error}); the next mount makes a new one from what lies beside it"
+            said = f"{self.path} is damaged ({error}); {_LATER}"
             self._say_once(said)
+            self.condemn(str(error))
             raise Damaged(said) from error
         if code & 0xFF in _DISK_ERRORS:
             said = f"{self.path} cannot be read or written: {error}"
@@ -300,6 +340,25 @@ class Database:
         if _LOCKED.search(str(error)):
             self._wait_for_locks(_STILL_BUSY_MS)
             raise CacheError(f"{self.path} is locked by another program") from error
+
+    def condemn(self, reason: str) -> None:
+        """Have the next start set the file aside: it was found damaged. What can be read of it is served until then."""
+        if self.damage is None:
+            self.damage = reason
+            self._soundness.condemn(reason)
+
+    def examined(self, found: str | None) -> None:
+        """Take in what :meth:`examine` has found."""
+        self.is_unchecked = False
+        if found is not None:
+            self._say_once(f"{self.path} is damaged ({found}); {_LATER}")
+            self.condemn(found)
+
+    def state(self) -> dict[str, str]:
+        """Return what ``status`` shows: the state (sound, unchecked, damaged), and the reason of damage."""
+        if self.damage is not None:
+            return {"state": "damaged", "reason": self.damage}
+        return {"state": "unchecked" if self.is_unchecked else "sound"}
 
     def _say_once(self, said: str) -> None:
         if not self._has_said:
@@ -345,6 +404,14 @@ class Database:
         """Return every row."""
         try:
             return self._connection.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._explain(error)
+            raise
+
+    def each(self, sql: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """Yield every row, one at a time. Nothing else may be done to the same tables meanwhile."""
+        try:
+            yield from self._connection.execute(sql, values)
         except sqlite3.DatabaseError as error:
             self._explain(error)
             raise
@@ -400,6 +467,35 @@ class Database:
         finally:
             connection.close()
 
+    @classmethod
+    def examine(cls, path: Path, stop: threading.Event) -> str | None:
+        """Check all of a database, over a connection of its own that changes nothing. Blocks; any thread.
+
+        Return what is wrong with it first; None if nothing is, or *stop* was set meanwhile. Raise ``CacheError`` where
+        it cannot be looked at.
+        """
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+            ) as connection:
+                connection.set_progress_handler(lambda: int(stop.is_set()), _STEPS)
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+                _raise_unless_ok(connection, "PRAGMA integrity_check(1)")
+                _raise_if_dangling(connection)
+        except (sqlite3.DatabaseError, ValueError) as error:
+            if stop.is_set():
+                return None
+            if isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error)):
+                raise CacheError(f"cannot look at {path}: {error}") from error
+            return " ".join(str(error).split())
+        return None
+
     def close(self) -> None:
         """Write everything back and close. Safe to call twice."""
         self._connection.close()
+
+    def close_proven(self) -> None:
+        """As :meth:`close`, and note what the file is then, by which the next start knows it again."""
+        self.close()
+        if self.damage is None and not self.is_unchecked:
+            self._soundness.prove()

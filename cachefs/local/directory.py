@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 import uuid
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,14 @@ from cachefs.core.errors import DiskFull, InUse, UsageError, disk_error, shortag
 from cachefs.local.db import Database
 
 _TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of cachefs (https://bford.info/cachedir/)\n"
+
+
+_SLOP_NS: Final = 50 * 10**6
+"""By how much two looks at the clocks may differ: less than a daemon takes to start."""
+
+
+def _steady_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
@@ -97,6 +106,12 @@ class Sessions:
         self._db = db
         self._path = directory / "session"
         self._last = self._read()
+        self._began_ns = time.time_ns(), _steady_ns()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether there was none before, as far as anything tells."""
+        return self._last is None
 
     @property
     def is_latest(self) -> bool:
@@ -109,9 +124,24 @@ class Sessions:
         """Whether the last session came to its end, so that the tables tell of all that it did."""
         return self._last is not None and self._db.get_meta("ended") == self._last
 
+    def may_be_ahead(self, now_ns: int) -> bool:
+        """Whether rows may tell of moments after *now_ns*, because the machine's clock was ahead or is behind.
+
+        Moments are those of a clock that starts with the time of day and passes evenly (:class:`cachefs.engine.clock.Clock`).
+        """
+        try:
+            if self.ended_well:
+                return int(self._db.get_meta("ended_ns") or now_ns + 1) > now_ns
+            boot, ahead_ns = json.loads(self._db.get_meta("clock") or "")
+            return boot != boot_id() or int(ahead_ns) > time.time_ns() - _steady_ns() + _SLOP_NS
+        except (ValueError, TypeError):
+            return True
+
     def begin(self) -> None:
         """Begin a new session."""
         new = uuid.uuid4().hex
+        wall_ns, steady_ns = self._began_ns
+        self._db.set_meta("clock", json.dumps([boot_id(), wall_ns - steady_ns]))
         self._db.set_meta("sessions", json.dumps([new, self._last or new]))
         Database.sync_wal(self._db.path)
         try:
@@ -146,7 +176,11 @@ class Sessions:
 
     def end(self) -> None:
         """Note that nothing is done any more that the tables do not tell of."""
-        self._db.set_meta("ended", str(self._last))
+        wall_ns, steady_ns = self._began_ns
+        latest_ns = max(time.time_ns(), wall_ns + _steady_ns() - steady_ns)
+        with self._db.transaction():
+            self._db.set_meta("ended_ns", str(latest_ns + _SLOP_NS))
+            self._db.set_meta("ended", str(self._last))
 
     def _read(self) -> str | None:
         try:

@@ -28,13 +28,13 @@ _SLOP_NS: Final = 2 * 10**9
 _SECOND_NS: Final = 10**9
 """How exactly every answer of a store says when it took something in."""
 
-_DEEPEST: Final = 2048
+DEEPEST: Final = 2048
 """No key has so many components: what seems to lie deeper lies in a circle, and the table is damaged."""
 
 _TREE: Final = (
     "WITH RECURSIVE tree(ino, depth) AS (SELECT ?, 0"
     " UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino"
-    f" WHERE depth < {_DEEPEST})"
+    f" WHERE depth < {DEEPEST})"
 )
 _SEEN_COLUMNS: Final = (
     "atime_ns", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "etag", "content_type", "meta", "stored_ns", "is_md5"
@@ -325,7 +325,7 @@ class InodeTable:
             f"WITH RECURSIVE tree(ino, depth) AS ("
             f" SELECT ino, 1 FROM inodes WHERE parent = ?"
             f" UNION ALL SELECT c.ino, depth + 1 FROM inodes c JOIN tree ON c.parent = tree.ino"
-            f" WHERE depth < {_DEEPEST})"
+            f" WHERE depth < {DEEPEST})"
             f" SELECT {columns} FROM tree JOIN inodes i ON i.ino = tree.ino ORDER BY depth, i.ino",
             (ino,),
         )
@@ -336,7 +336,7 @@ class InodeTable:
         parts: list[str] = []
         kind: str | None = None
         while ino != ROOT:
-            if len(parts) > _DEEPEST:
+            if len(parts) > DEEPEST:
                 return None
             row = self._db.one("SELECT parent, component, kind FROM inodes WHERE ino = ?", (ino,))
             if row is None or row[0] is None:
@@ -351,7 +351,7 @@ class InodeTable:
         """Return the path below the mountpoint, as the kernel spells it, or None if it has no name."""
         parts: list[bytes] = []
         while ino != ROOT:
-            if len(parts) > _DEEPEST:
+            if len(parts) > DEEPEST:
                 return None
             row = self._db.one("SELECT parent, name FROM inodes WHERE ino = ?", (ino,))
             if row is None or row[0] is None:
@@ -375,6 +375,15 @@ class InodeTable:
             )
             inode = None if row is None else _inode(row)
         return inode
+
+    def has_component(self, inode: Inode) -> bool:
+        """Whether the inode is found by its part of the key."""
+        sql = (
+            "SELECT 1 FROM inodes INDEXED BY inodes_by_component"
+            " WHERE parent = ? AND component = ? AND ino = ?"
+        )
+        found = self._db.one(sql, (inode.parent, _to_bytes(inode.component), inode.ino))
+        return found is not None
 
     def distrust_future(self, now_ns: int) -> None:
         """Have asked again what a clock that was ahead says was asked for after *now_ns*."""
@@ -429,6 +438,11 @@ class InodeTable:
     def made(self, ino: Ino) -> None:
         """Note that what was minted is promised or stored, or that nothing will come of it."""
         self._making.discard(ino)
+
+    @property
+    def is_making(self) -> bool:
+        """Whether anything is minted of which nobody knows what will come of it."""
+        return bool(self._making)
 
     def update(self, ino: Ino, **columns: object) -> None:
         """Set columns of one row (``meta`` as a mapping)."""

@@ -5,6 +5,8 @@
 --   volume        random id of this cache directory
 --   sessions      JSON: the ids of the present session and the one before, see directory.py
 --   ended         id of the last session that came to its end
+--   ended_ns      no row tells of a later moment, if that was the last session
+--   clock         JSON: the boot in which the present session began, and by what the clock was ahead of that boot's own
 --   source        which store it caches; another source is refused
 --   capabilities  JSON: what the last probe of the store found, shown by `status`
 --   pins          JSON: names, by the number of their directory and their component, of which a pinned file has lost its

@@ -309,6 +309,99 @@ async def test_whatever_happens_to_the_database_what_was_acknowledged_is_stored_
         shutil.rmtree(base)
 
 
+def hide_from(image: Path, index: str, ino: int) -> None:
+    """Take an inode out of one of the indexes of its table, which does not know that it lacks one."""
+    connection = sqlite3.connect(image / NAME, isolation_level=None)
+    columns = index.rpartition("_")[2]
+    unique = "UNIQUE " if columns == "name" else ""
+    connection.execute(f"DROP INDEX {index}")
+    connection.execute(
+        f"CREATE {unique}INDEX {index} ON inodes (parent, {columns}) WHERE ino <> {ino}"
+    )
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute(
+        f"UPDATE sqlite_schema SET sql = replace(sql, ' WHERE ino <> {ino}', '') WHERE name = '{index}'"
+    )
+    connection.close()
+
+
+async def serve_unchecked(image: Path, memory: MemoryStore, known: dict[str, bytes]) -> None:
+    """Use, without a check before, what may be damaged: a read is right or an error, and the check finds its end."""
+    with contextlib.suppress(CacheError):  # Damaged, where even the end cannot be noted
+        async with serving(image, memory, **LATER) as rig:
+            for path, content in known.items():
+                with contextlib.suppress(CachefsError):
+                    assert await rig.read(path) == content, path
+            with contextlib.suppress(CachefsError):
+                await rig.flush()
+            await until(lambda: rig.service.status()["database"] != {"state": "unchecked"})
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        [*range(len(HARMS))],
+        pytest.param(range(300, 390), marks=pytest.mark.soak),
+    ],
+)
+@pytest.mark.timeout(1800)
+async def test_a_database_that_is_served_before_it_is_checked_loses_and_mixes_nothing(
+    tmp_path: Path, seeds: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in seeds:
+        chance = random.Random(seed)
+        harm = HARMS[seed % len(HARMS)]
+        base, memory = tmp_path / str(seed), MemoryStore()
+        base.mkdir()
+        image, known = await live_and_crash(chance, base, memory)
+        harm(chance, image, base / "older")
+        with monkeypatch.context() as patch:
+            patch.setattr("cachefs.local.db._CHECKED_FIRST", 0)
+            await serve_unchecked(image, memory, known)
+        await look(image, memory, known, f"seed {seed}, {harm.__name__}")
+        shutil.rmtree(base)
+
+
+async def test_damage_that_is_found_while_it_is_served_is_said_and_mended_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("stored", b"x")
+        await rig.flush()
+        await rig.write("file", b"acknowledged")
+        image = rig.crash_image(tmp_path / "image")
+    hide_from(image, "inodes_by_component", 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cachefs.local.db._CHECKED_FIRST", 0)
+        async with serving(image, memory, **LATER) as rig:
+            await until(lambda: rig.service.status()["database"] != {"state": "unchecked"})
+            told = rig.service.status()["database"]
+            assert isinstance(told, dict)
+            assert told["state"] == "damaged"
+            assert "inodes_by_component" in told["reason"]
+            assert await rig.read("file") == b"acknowledged"
+    assert not list(image.glob("*.broken-*"))
+    known = {"stored": b"x", "file": b"acknowledged"}
+    await look(image, memory, known, "found while served")
+    assert list(image.glob("*.broken-*"))
+
+
+@pytest.mark.parametrize("index", ["inodes_by_name", "inodes_by_component"])
+async def test_an_index_that_does_not_find_what_is_owed_is_found_out_before_anything_is_served(
+    tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore()
+    async with serving(tmp_path / "c", memory, **LATER) as rig:
+        await rig.write("file", b"acknowledged")
+        image = rig.crash_image(tmp_path / "image")
+    hide_from(image, index, 2)
+    monkeypatch.setattr("cachefs.local.db._CHECKED_FIRST", 0)
+    await look(image, memory, {"file": b"acknowledged"}, index)
+    assert list(image.glob("*.broken-*"))
+
+
 # ---- harm under a running daemon ------------------------------------------------------------
 
 

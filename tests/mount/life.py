@@ -5,10 +5,11 @@ two states that the tree may be in: as the last acknowledgement left it, or one 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -106,9 +107,11 @@ class Tree:
         self.dirs = {moved(each) for each in self.dirs}
 
 
-def choose(tree: Tree, chance: random.Random, seed: str) -> list[Step]:
+def choose(
+    tree: Tree, chance: random.Random, seed: str, files: Sequence[str] = _FILES
+) -> list[Step]:
     """Return what to do next: one step, or the few of which an editor's save is made."""
-    new = f"{chance.choice([f'{d}/' for d in tree.dirs] + [''])}{chance.choice(_FILES)}"
+    new = f"{chance.choice([f'{d}/' for d in sorted(tree.dirs)] + [''])}{chance.choice(files)}"
     size = chance.choice((0, 1, 4_096, chance.randrange(_LONGEST)))
     if chance.random() < 0.4 or not tree.files:
         return _making(tree, chance, Step("write", _unless_dir(tree, new), size, seed))
@@ -162,17 +165,23 @@ def _with_directory(tree: Tree, chance: random.Random) -> list[Step]:
     return [Step("make directory", name)]
 
 
-def live(root: Path, journal: Path, tree: Tree, seed: str) -> None:
-    """Do things for ever; each line of the journal is written before the next thing is done.
+def live(
+    root: Path,
+    journal: Path,
+    tree: Tree,
+    seed: str,
+    *,
+    turns: int | None = None,
+    files: Sequence[str] = _FILES,
+) -> None:
+    """Do so many things, or go on for ever; each line of the journal is written before the next thing is done.
 
     Ends with the first error: the daemon was killed, or something is wrong; the journal tells which.
     """
     chance = random.Random(seed)
     log = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    number = 0
-    while True:
-        number += 1
-        for step in choose(tree, chance, f"{seed}.{number}"):
+    for number in itertools.count(1) if turns is None else range(1, turns + 1):
+        for step in choose(tree, chance, f"{seed}.{number}", files):
             os.write(log, f"begun {step.encode()}\n".encode())
             try:
                 _do(root, step, chance)
