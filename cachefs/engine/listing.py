@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import trio
+from cachetools import LRUCache
 
 from cachefs.core.errors import CachefsError, Fault, TimedOut
 from cachefs.core.types import AttributeMode, Ino, Key
@@ -29,6 +30,17 @@ _PAGE: Final = 1000
 """Names that one request tells, hence the most for which a directory that is known is asked about before it is shown."""
 _GRACE_S: Final = 0.25
 """How long that question is waited for."""
+_AHEAD: Final = 3
+"""How many directories are begun to be listed before a program that walks their siblings comes to them."""
+_STEPS: Final = 2
+"""After so many steps from one directory to the next a program is taken to walk them all."""
+_NEAR: Final = 1000
+"""A sibling behind more names than that is not looked for."""
+_MOST_BESIDE: Final = 4
+"""So many listings run at a time for which nobody waits."""
+_WALKS_KEPT: Final = 1024
+_PATIENCE_S: Final = 10.0
+"""How long one that was begun ahead waits after its first page for somebody to want more."""
 _OLDEST_NS: Final = 24 * 3600 * 10**9
 """What was listed longer ago is asked for before it is shown."""
 
@@ -43,6 +55,10 @@ class Run:
     """The directory was known as a whole before: where the store cannot be asked, that is what is shown."""
     mark: int = 0
     """Children with numbers up to this are as the store has them; those that come later have higher ones."""
+    is_beside: bool = False
+    """Nobody has waited for it yet."""
+    is_ahead: bool = False
+    """It was begun before anybody opened the directory."""
     is_over: bool = False
     error: CachefsError | None = None
     _moved: trio.Event = field(default_factory=trio.Event)
@@ -74,7 +90,8 @@ class Reader:
     """The listing that tells what is in it; None: the tables do."""
     exact_to: int = 0
     """Up to this number attributes are as ``--attributes`` wants them."""
-    blocks: int = 0
+    count: int = 0
+    """How many names that are."""
 
 
 class Listings:
@@ -94,6 +111,10 @@ class Listings:
         self._background = background
         self._freshness = freshness
         self._runs: dict[Ino, Run] = {}
+        self._beside = 0
+        self._turn = trio.Event()
+        self._steps: LRUCache[Ino, tuple[Ino, int]] = LRUCache(_WALKS_KEPT)
+        """Of directories whose children are opened: the one that was last, and how many in order before it."""
 
     # ---- reading ----------------------------------------------------------------------------
 
@@ -103,12 +124,13 @@ class Listings:
         Raise the store's error where nothing but the store could tell.
         """
         reader = Reader(ino)
+        self._step(ino)
         await self.rewind(reader)
         return reader
 
     async def rewind(self, reader: Reader) -> None:
         """Let *reader* begin anew, with what :meth:`open` would show."""
-        reader.run, reader.exact_to, reader.blocks = None, 0, 0
+        reader.run, reader.exact_to, reader.count = None, 0, 0
         while not self._is_fresh(reader.ino):
             if await self._is_shown_as_known(reader.ino):
                 return
@@ -116,7 +138,7 @@ class Listings:
             if run is not None and not self._holds(run.since_ns):
                 await run.wait_over()  # what it found is older than may be shown
                 continue
-            run = run or self._begin(reader.ino)
+            run = self._want(run or self._begin(reader.ino))
             while not (run.mark or run.is_over):
                 if not await self._has_moved(run):
                     return
@@ -183,8 +205,8 @@ class Listings:
         if last is None:
             return
         if not await self._reach.is_lost():
-            reader.blocks += 1
-            await self._names.make_exact(reader.ino, after, last, reader.blocks)
+            await self._names.make_exact(reader.ino, after, last, reader.count // _BLOCK + 1)
+        reader.count += self._inodes.count_children(reader.ino, after, last)
         reader.exact_to = last
 
     # ---- listings ---------------------------------------------------------------------------
@@ -197,7 +219,7 @@ class Listings:
                 return
             run = self._runs.get(ino)
             is_ours = run is None
-            run = run or self._begin(ino)
+            run = self._want(run or self._begin(ino))
             while not run.is_over:
                 if not await self._has_moved(run):
                     return
@@ -223,8 +245,9 @@ class Listings:
             listed_ns, _OLDEST_NS, self._names.now_ns()
         ):
             return False
-        run = self._runs.get(ino) or self._begin(ino)
+        run = self._runs.get(ino) or self._begin(ino, is_beside=True)
         if self._inodes.nth_last(ino, 0, _PAGE + 1) == self._inodes.nth_last(ino, 0, _PAGE):
+            self._want(run)
             with trio.move_on_after(_GRACE_S):
                 while not run.is_over and await self._has_moved(run):
                     pass
@@ -241,16 +264,34 @@ class Listings:
         _log.info("directory %d is shown as last known: %s", run.ino, run.error)
         return True
 
-    def _begin(self, ino: Ino) -> Run:
+    def _begin(self, ino: Ino, *, is_beside: bool = False, is_ahead: bool = False) -> Run:
         """List a directory beside whoever asked for it."""
         was_listed = self._names.directory(ino).listed_ns is not None
-        self._runs[ino] = run = Run(ino, self._names.now_ns(), was_listed)
+        self._runs[ino] = run = Run(
+            ino, self._names.now_ns(), was_listed, is_beside=is_beside, is_ahead=is_ahead
+        )
         self._background.start("listing", lambda: self._work(run))
         return run
 
+    def _want(self, run: Run) -> Run:
+        """Let a listing go on that somebody waits for."""
+        run.is_beside = False
+        self._next_turn()
+        return run
+
+    def _next_turn(self) -> None:
+        self._turn.set()
+        self._turn = trio.Event()
+
     async def _work(self, run: Run) -> None:
         error: CachefsError | None = TimedOut("the listing was called off")
+        is_counted = False
         try:
+            while run.is_beside and self._beside >= _MOST_BESIDE:
+                await self._turn.wait()
+            is_counted = run.is_beside
+            self._beside += is_counted
+            run.since_ns = self._names.now_ns()
             await self._names.list_whole(run.ino, lambda key, last: self._advance(run, key, last))
             error = None
         except CachefsError as failure:
@@ -258,13 +299,49 @@ class Listings:
             if not isinstance(failure, Fault):
                 self._names.doubt_listing(run.ino)  # who asks next is told
         finally:
+            self._beside -= is_counted
+            self._next_turn()
             if self._runs.get(run.ino) is run:
                 del self._runs[run.ino]
             run.error = error
             run.is_over = True
             run.move()
 
-    def _advance(self, run: Run, directory: Key, last: Key) -> None:
+    async def _wait_wanted(self, run: Run) -> None:
+        """Leave it at the first page of a directory that nobody has opened yet. Raise ``TimedOut`` if nobody does."""
+        if not (run.is_beside and run.is_ahead):
+            return
+        with trio.move_on_after(_PATIENCE_S):
+            while run.is_beside:
+                await self._turn.wait()
+        if run.is_beside:
+            self._runs.pop(run.ino, None)  # who comes now begins one of his own
+            raise TimedOut("nobody wanted more of the listing")
+
+    # ---- ahead of who walks -----------------------------------------------------------------
+
+    def _step(self, ino: Ino) -> None:
+        """Note that a directory is opened; if its siblings were, one after the other, list the next few."""
+        directory = self._names.directory(ino)
+        if not self._freshness.metadata_ttl_ns or directory.parent is None:
+            return
+        parent = directory.parent
+        last, steps = self._steps.get(parent, (ino, 0))
+        if last == ino:
+            self._steps[parent] = (ino, steps)
+            return
+        follows = self._inodes.directories(parent, after=last, limit=_NEAR)[:1]
+        steps = steps + 1 if [each.ino for each in follows] == [ino] else 0
+        self._steps[parent] = (ino, steps)
+        if steps < _STEPS or self._reach.is_offline:
+            return
+        for each in self._inodes.directories(parent, after=ino, limit=_NEAR)[:_AHEAD]:
+            if each.listed_ns is None and each.ino not in self._runs:
+                self._begin(each.ino, is_beside=True, is_ahead=True)
+
+    # ---- what may be shown ------------------------------------------------------------------
+
+    async def _advance(self, run: Run, directory: Key, last: Key) -> None:
         """Let be shown what a listing of *directory* that has come to the key *last* leaves no doubt about."""
         unseen = self._inodes.first_unseen(
             run.ino, after=run.mark, seen_from_ns=self._seen_from(run.since_ns)
@@ -276,6 +353,7 @@ class Listings:
         if upper > run.mark:
             run.mark = upper
             run.move()
+        await self._wait_wanted(run)
 
     def _seen_from(self, since_ns: int) -> int:
         """Return since when what the store said of a name is believed by whoever reads a listing of *since_ns*."""

@@ -38,6 +38,8 @@ from cachefs.remote.store import ObjectStore
 
 _log = logging.getLogger(__name__)
 
+OnPage = Callable[[Key, Key], Awaitable[None]]
+
 _SAMPLE = 3
 """How many objects of a directory are looked at to decide whether its objects carry POSIX metadata."""
 _BATCH = 32
@@ -81,7 +83,7 @@ class _Look:
     key: Key
     since_ns: int
     first_page_only: bool
-    on_page: Callable[[Key, Key], None] | None
+    on_page: OnPage | None
     was_seen: bool = False
     """Anything was in it."""
     was_moved: bool = False
@@ -513,10 +515,11 @@ class Names:
             await self._list(ROOT, first_page_only=True)
             self._inodes.age(ROOT)
 
-    async def list_whole(self, ino: Ino, on_page: Callable[[Key, Key], None]) -> None:
+    async def list_whole(self, ino: Ino, on_page: OnPage) -> None:
         """Make the children of *ino* known as the store has them from now on. Raise its error.
 
-        After each page but the last *on_page* is called with the key of the directory and the last key of the page.
+        After each page but the last *on_page* is called with the key of the directory and the last key of the page;
+        no further page is merged before it returns.
         """
         await self._list(ino, on_page=on_page)
 
@@ -525,7 +528,7 @@ class Names:
         ino: Ino,
         *,
         first_page_only: bool = False,
-        on_page: Callable[[Key, Key], None] | None = None,
+        on_page: OnPage | None = None,
     ) -> bool:
         """Merge the listing of a directory. Return whether anything was in it.
 
@@ -564,7 +567,7 @@ class Names:
                     self._large[look.ino] = True
                     return
                 if look.on_page is not None and not fetched.is_over and page != Listing():
-                    look.on_page(look.key, _last_of(page))
+                    await look.on_page(look.key, _last_of(page))
             await self._finish(look, now_ns)
 
     async def _merge_page(self, look: "_Look", page: Listing, now_ns: int) -> None:

@@ -7,10 +7,13 @@ from typing import Final
 
 import trio
 
-from cachefs.core.errors import CachefsError
+from cachefs.core.errors import CachefsError, Fault
 from cachefs.core.types import Listing
 from cachefs.engine.threads import Threads
 from cachefs.remote.pages import Pages
+
+_Item = tuple[Listing, bool] | CachefsError | None
+"""A page, and whether it is the last; an error; or (None) that there was no more."""
 
 _WAITING: Final = 1
 """Pages that wait to be merged while another one is being fetched."""
@@ -19,9 +22,7 @@ _WAITING: Final = 1
 class Fetched:
     """Pages in order, as ``async for`` gives them. An error of the store is raised in its place among them."""
 
-    def __init__(
-        self, pages: trio.MemoryReceiveChannel[tuple[Listing, bool] | CachefsError]
-    ) -> None:
+    def __init__(self, pages: trio.MemoryReceiveChannel[_Item]) -> None:
         self._pages = pages
         self._error: CachefsError | None = None
         self.is_over = False
@@ -31,9 +32,18 @@ class Fetched:
         return self
 
     async def __anext__(self) -> Listing:
-        found = await self._pages.__anext__()
+        if self.is_over:
+            raise StopAsyncIteration
+        try:
+            found = await self._pages.receive()
+        except trio.EndOfChannel:
+            # Whoever fetched them has come to grief: that is no end, of which there is a word.
+            raise Fault("the listing broke off") from None
         if isinstance(found, CachefsError):
             raise found
+        if found is None:
+            self.is_over = True
+            raise StopAsyncIteration
         page, self.is_over = found
         return page
 
@@ -56,18 +66,17 @@ async def fetched_ahead(
     threads: Threads, pages: Iterator[Listing], *, most: int | None = None
 ) -> AsyncIterator[Fetched]:
     """Fetch *pages* while the block runs, one or two ahead of it, *most* at most (None: all)."""
-    send, receive = trio.open_memory_channel[tuple[Listing, bool] | CachefsError](_WAITING)
+    send, receive = trio.open_memory_channel[_Item](_WAITING)
 
     async def feed() -> None:
         count = 0
         with contextlib.suppress(trio.BrokenResourceError):
-            async with send:
+            with send:
                 try:
                     page = await threads.ask(next, pages, None)
                     while page is not None:
-                        count += (
-                            page != Listing()
-                        )  # nothing is told by an empty one with more behind it
+                        # Nothing is told by an empty one with more behind it.
+                        count += page != Listing()
                         is_over = isinstance(pages, Pages) and pages.done
                         if count == most and not is_over and not _knows_end(pages):
                             is_over = await threads.ask(next, pages, None) is None
@@ -75,12 +84,14 @@ async def fetched_ahead(
                         if is_over or count == most:
                             return
                         page = await threads.ask(next, pages, None)
+                    await send.send(None)
                 except CachefsError as error:
                     await send.send(error)
 
-    async with trio.open_nursery() as nursery, receive:
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(feed)
-        yield Fetched(receive)
+        with receive:
+            yield Fetched(receive)
         nursery.cancel_scope.cancel()
 
 

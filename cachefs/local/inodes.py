@@ -247,6 +247,14 @@ class InodeTable:
         )
         return None if row is None or row[0] is None else Ino(row[0])
 
+    def count_children(self, parent: Ino, after: int, up_to: int) -> int:
+        """Return how many children have numbers above *after* and not above *up_to*."""
+        row = self._db.one(
+            "SELECT count(*) FROM inodes WHERE parent = ? AND ino > ? AND ino <= ?",
+            (parent, after, up_to),
+        )
+        return int(row[0]) if row else 0
+
     def last_child(self, parent: Ino) -> int:
         """Return the highest number of a child, 0 if there is none."""
         row = self._db.one("SELECT max(ino) FROM inodes WHERE parent = ?", (parent,))

@@ -106,6 +106,24 @@ async def test_a_denial_in_the_middle_is_told_although_the_directory_was_known(
             await rig.names()
 
 
+@pytest.mark.parametrize("nth", [0, 1])
+async def test_whatever_ends_the_fetching_of_pages_nothing_is_taken_to_be_gone(
+    tmp_path: Path, nth: int
+) -> None:
+    async with serving(tmp_path, filled("a", "b", "c", "d", "e"), **FOREVER_ASKING) as rig:
+        await rig.names()
+        rig.service._disk.inodes.age(ROOT)
+        turns = iter(range(10**6))
+
+        def stumble() -> None:
+            if next(turns) == nth:
+                raise RuntimeError("unforeseen")
+
+        rig.watched.on("before", "list", stumble, times=10**6)
+        assert await rig.names() == ["a", "b", "c", "d", "e"]
+        await until(lambda: rig.service.status()["failed_tasks"] == 1)
+
+
 async def test_all_who_ask_at_once_share_one_listing(tmp_path: Path) -> None:
     async with serving(tmp_path, filled("a", "b", "c", "d", "e")) as rig:
         found: list[list[str]] = []
@@ -234,3 +252,138 @@ def test_a_directory_that_is_read_while_it_is_listed_shows_each_name_once(
                     assert sorted(shown) == await rig.names()
 
     trio.run(run)
+
+
+# ---- what was listed before -----------------------------------------------------------------
+
+LARGE = [f"f{number:04}" for number in range(1001)]
+
+
+def large(*more: str) -> MemoryStore:
+    """A store whose root takes more than one page of the usual size."""
+    memory = MemoryStore()
+    for key in (*LARGE, *more):
+        store(memory, key, b"")
+    return memory
+
+
+def grow_old(rig: Rig, seconds: float) -> None:
+    """Let the root have been listed so long ago."""
+    listed_ns = rig.service._names.now_ns() - int(seconds * 10**9)
+    rig.service._disk.inodes.update(ROOT, listed_ns=listed_ns)
+
+
+async def test_a_large_directory_that_was_listed_is_shown_at_once_and_refreshed_beside(
+    tmp_path: Path,
+) -> None:
+    memory = large()
+    async with serving(tmp_path, memory) as rig:
+        assert await rig.names() == LARGE
+    async with serving(tmp_path, memory) as rig:  # the next mount knows it, too
+        rig.store("new", b"x")
+        rig.remove(LARGE[0])
+        grow_old(rig, 4000)
+        gate = rig.watched.gate("before", "list")
+        for _ in range(3):
+            assert await rig.names() == LARGE
+        assert len(rig.watched.of("list")) == 1
+        gate.open()
+        await until(lambda: not rig.fs._listings._runs)
+        assert len(rig.watched.of("list")) == 2
+        assert await rig.names() == [*LARGE[1:], "new"]
+        assert len(rig.watched.of("list")) == 2
+
+
+async def test_a_directory_of_one_page_is_asked_for_first_but_not_waited_for_long(
+    tmp_path: Path,
+) -> None:
+    memory = filled("a", "b")
+    async with serving(tmp_path, memory) as rig:
+        await rig.names()
+    async with serving(tmp_path, memory) as rig:
+        rig.store("c", b"x")
+        grow_old(rig, 4000)
+        assert await rig.names() == ["a", "b", "c"]
+        rig.store("d", b"x")
+        grow_old(rig, 4000)
+        gate = rig.watched.gate("before", "list")
+        assert await rig.names() == ["a", "b", "c"]
+        gate.open()
+        await until(lambda: not rig.fs._listings._runs)
+        assert await rig.names() == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("why", ["old", "ttl", "refreshed", "cut off"])
+async def test_a_directory_is_asked_for_first_where_what_is_known_of_it_may_not_do(
+    tmp_path: Path, why: str
+) -> None:
+    memory = large()
+    lasting = FOREVER_ASKING if why == "ttl" else {}
+    async with serving(tmp_path / "c", memory, **lasting) as rig:
+        await rig.names()
+        image = rig.crash_image(tmp_path / "image")
+    where = image if why == "cut off" else tmp_path / "c"
+    async with serving(where, memory, **lasting) as rig:
+        store(memory, "new", b"x")
+        grow_old(rig, 90_000 if why == "old" else 4000)
+        if why == "refreshed":
+            await rig.service.refresh("")
+        assert await rig.names() == [*LARGE, "new"]
+
+
+async def test_a_refresh_that_is_denied_is_told_to_who_asks_next(tmp_path: Path) -> None:
+    memory = large()
+    async with serving(tmp_path, memory) as rig:
+        await rig.names()
+    async with serving(tmp_path, memory) as rig:
+        grow_old(rig, 4000)
+        rig.watched.fail("before", "list", Denied("no more"), times=10**6)
+        assert await rig.names() == LARGE
+        await until(lambda: not rig.fs._listings._runs)
+        with pytest.raises(Denied):
+            await rig.names()
+
+
+# ---- walks ----------------------------------------------------------------------------------
+
+WALKED = [f"d{number:02}" for number in range(12)]
+
+
+def walked(rig: Rig) -> list[str]:
+    """Of which directories something was listed."""
+    return sorted({call.key.rstrip("/") for call in rig.watched.of("list")} - {""})
+
+
+async def test_who_opens_one_directory_after_the_other_finds_the_next_ones_listed(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, filled(*(f"{name}/x" for name in WALKED))) as rig:
+        for count, name in enumerate(await rig.names()):
+            assert await rig.names(name) == ["x"]
+            ahead = WALKED[: count + 1 + (3 if count >= 2 else 0)]
+            await until(lambda expected=ahead: walked(rig) == expected)  # type: ignore[misc]
+        assert len(rig.watched.of("list")) - len(rig.watched.of("list", "")) == len(WALKED)
+
+
+async def test_nothing_is_listed_ahead_of_who_walks_in_no_order(tmp_path: Path) -> None:
+    async with serving(tmp_path, filled(*(f"{name}/x" for name in WALKED))) as rig:
+        await rig.names()
+        for name in ("d04", "d02", "d07", "d06", "d09"):
+            assert await rig.names(name) == ["x"]
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert walked(rig) == ["d02", "d04", "d06", "d07", "d09"]
+
+
+async def test_what_is_listed_ahead_in_vain_costs_little_and_spoils_nothing(
+    tmp_path: Path,
+) -> None:
+    memory = filled(*(f"{name}/{number:02}" for name in WALKED[:6] for number in range(40)))
+    async with serving(tmp_path, memory) as rig:
+        await rig.names()
+        for name in WALKED[:3]:
+            await rig.names(name)
+        await until(lambda: walked(rig) == WALKED[:6])
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        for name in WALKED[3:6]:
+            assert len(rig.watched.of("list", f"{name}/")) <= 4
+        assert len(await rig.names(WALKED[4])) == 40
