@@ -70,23 +70,22 @@ async def fetched_ahead(
 
     async def feed() -> None:
         count = 0
-        with contextlib.suppress(trio.BrokenResourceError):
-            with send:
-                try:
+        with contextlib.suppress(trio.BrokenResourceError), send:
+            try:
+                page = await threads.ask(next, pages, None)
+                while page is not None:
+                    # Nothing is told by an empty one with more behind it.
+                    count += page != Listing()
+                    is_over = isinstance(pages, Pages) and pages.done
+                    if count == most and not is_over and not _knows_end(pages):
+                        is_over = await threads.ask(next, pages, None) is None
+                    await send.send((page, is_over))
+                    if is_over or count == most:
+                        return
                     page = await threads.ask(next, pages, None)
-                    while page is not None:
-                        # Nothing is told by an empty one with more behind it.
-                        count += page != Listing()
-                        is_over = isinstance(pages, Pages) and pages.done
-                        if count == most and not is_over and not _knows_end(pages):
-                            is_over = await threads.ask(next, pages, None) is None
-                        await send.send((page, is_over))
-                        if is_over or count == most:
-                            return
-                        page = await threads.ask(next, pages, None)
-                    await send.send(None)
-                except CachefsError as error:
-                    await send.send(error)
+                await send.send(None)
+            except CachefsError as error:
+                await send.send(error)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed)
