@@ -145,7 +145,14 @@ class CacheCheck:
 
         Raise ``StoreError`` if the listing fails, and what the cache raises that cannot be asked: what was yielded holds.
         """
-        unsettled: list[tuple[CachedFile, Finding]] = []
+        with Sorted() as unsettled:
+            yield from self._looked_at(unsettled)
+            if len(unsettled):
+                yield from self._settled(unsettled)
+        self._forget_gone()
+
+    def _looked_at(self, unsettled: Sorted) -> Iterator[Finding | Progress]:
+        """Yield what is found of each file; what waits and is to be settled goes to *unsettled* instead."""
         with Sorted() as entries:
             nameless = self._told(entries)
             total = len(entries)
@@ -164,15 +171,12 @@ class CacheCheck:
                         if finding is None:
                             continue
                         if self._is_settling and finding.is_waiting:
-                            unsettled.append((file, finding))
+                            unsettled.add_all([_unsettled(file, finding)])
                         else:
                             yield finding
                     yield Progress(done, size, total_files=total)
         for file in nameless:
             yield self._waiting(file)
-        if unsettled:
-            yield from self._settled(unsettled)
-        self._forget_gone()
 
     def _stop(self) -> None:
         self._comparer.stop()
@@ -422,12 +426,13 @@ class CacheCheck:
 
     # ---- the end -----------------------------------------------------------------------------------
 
-    def _settled(self, unsettled: list[tuple[CachedFile, Finding]]) -> Iterator[Finding]:
+    def _settled(self, unsettled: Sorted) -> Iterator[Finding]:
         """Have everything uploaded, and yield what became of the files that were waiting."""
         assert self._mends is not None
         with self._asking:
             self._mends.settle()
-        for file, before in unsettled:
+        for before in map(json.loads, unsettled):
+            file = CachedFile.from_json(before["file"])
             try:
                 finding, row = self._look(self._now(file), None, None)
             except _Gone:
@@ -436,8 +441,10 @@ class CacheCheck:
                 self._memory.keep([row], now_ns=self._now_ns())
             if finding is None:
                 continue
-            is_stored = before.repair is Repair.QUEUED and finding.state is State.SAME
-            yield replace(before, repair=Repair.STORED) if is_stored else finding
+            if before["is_lost"] and finding.state is State.SAME:
+                lost = _found(file, State.MISSING_REMOTE, local_md5=before["local_md5"])
+                finding = replace(lost, repair=Repair.STORED)
+            yield finding
 
     def _forget_gone(self) -> None:
         """Forget files that are there no more, where more are remembered than were seen."""
@@ -452,6 +459,16 @@ class CacheCheck:
 
     def _path(self, file: CachedFile) -> Path:
         return self._data / str(file.id)
+
+
+def _unsettled(file: CachedFile, finding: Finding) -> tuple[bytes, bytes]:
+    """Return what waits as a row on the disk, for there may be as many as the cache has files."""
+    row = {
+        "file": file.to_json(),
+        "is_lost": finding.repair is Repair.QUEUED,
+        "local_md5": finding.local_md5,
+    }
+    return b"%b\0%020d" % (os.fsencode(file.path), file.id), json.dumps(row).encode()
 
 
 def _found(
