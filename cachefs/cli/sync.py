@@ -20,13 +20,14 @@ from cachefs.cli.sync_sides import End, Unusable, ends, job_id, opened
 from cachefs.config.option import Group
 from cachefs.core.errors import CachefsError, Denied, InUse, UsageError
 from cachefs.core.source import Source, StoreKind
+from cachefs.core.types import Key
 from cachefs.local.ledger import FileLedger
 from cachefs.ops.bucketsync import Event, carried_out, compared, require_few, sweep
 from cachefs.ops.events import Progress
 from cachefs.ops.globs import Chosen, chosen
 from cachefs.ops.sync_content import Contents, Side
 from cachefs.ops.sync_copy import Copier
-from cachefs.ops.sync_plan import Near, Plan, by_listed_content, by_time
+from cachefs.ops.sync_plan import Near, Plan, by_listed_content, by_time, unless_cut_off
 from cachefs.ops.throttle import Throttle
 from cachefs.remote.retry import Retrying
 
@@ -151,44 +152,72 @@ class _Sync:
         is_within = self.source.shares_server(self.target)
         origin = self.source.source if is_within else None
         with opened(self.source) as near, opened(self.target, copies_from=origin) as far:
-            self._follow(self._compared(near, far), "comparing")
-            self.plan.write_lists(self.out)
             if self.wanted.is_dry:
+                self._compare(near, far, self._begun())
                 return self.report.planned()
-            if self.wanted.deleting:
-                most = self.wanted.most_deleted
-                require_few(
-                    self.plan,
-                    _MOST_DELETED if most is None else most,
-                    is_meant=most is not None,
-                )
-            name = job_id(self.source, self.target, self.call)
-            with FileLedger(
-                self.call.environment.state_root / "sync" / f"{name}.sqlite3",
-                job=f"a sync from {self.source.source} to {self.target.source}",
-            ) as ledger:
+            with self._ledger() as ledger:
+                self._compare(near, far, ledger.begun())
+                if self.wanted.deleting:
+                    most = self.wanted.most_deleted
+                    require_few(
+                        self.plan,
+                        _MOST_DELETED if most is None else most,
+                        is_meant=most is not None,
+                    )
                 far.keep_ledger(ledger)
                 if any(self.plan.files.values()):
-                    self._carry_out(near, far, is_within=is_within)
+                    self._carry_out(near, far, ledger, is_within=is_within)
                 if not self.report.failed:
                     sweep(far, ledger.all())
+                    if self.wanted.chosen.takes_all:
+                        ledger.end_all()
         return self.report.done()
 
-    def _compared(self, near: Retrying, far: Retrying) -> Generator[Event, None, None]:
+    def _ledger(self) -> FileLedger:
+        return FileLedger(
+            self._ledger_path, job=f"a sync from {self.source.source} to {self.target.source}"
+        )
+
+    @property
+    def _ledger_path(self) -> Path:
+        name = job_id(self.source, self.target, self.call)
+        return self.call.environment.state_root / "sync" / f"{name}.sqlite3"
+
+    def _begun(self) -> frozenset[Key]:
+        """Return which copies were begun and not seen through; none, where a run is at it at this moment."""
+        if not self._ledger_path.exists():
+            return frozenset()
+        try:
+            with self._ledger() as ledger:
+                return ledger.begun()
+        except InUse:
+            return frozenset()
+
+    def _compare(self, near: Retrying, far: Retrying, begun: frozenset[Key]) -> None:
+        self._follow(self._compared(near, far, begun), "comparing")
+        self.plan.write_lists(self.out)
+
+    def _compared(
+        self, near: Retrying, far: Retrying, begun: frozenset[Key]
+    ) -> Generator[Event, None, None]:
         asked = Contents(_side(near, self.source), _side(far, self.target))
         return compared(
             near,
             far,
             self.plan,
             chosen=self.wanted.chosen,
-            rule=by_listed_content if self.call.arguments.checksum else by_time,
+            rule=by_listed_content
+            if self.call.arguments.checksum
+            else unless_cut_off(by_time, begun),
             ask=asked.differs,
             date_source=Near.source() if asked.source.is_near else None,
             date_target=Near.target() if asked.target.is_near else None,
             threads=self.target.config.store.transfers,
         )
 
-    def _carry_out(self, near: Retrying, far: Retrying, *, is_within: bool) -> None:
+    def _carry_out(
+        self, near: Retrying, far: Retrying, ledger: FileLedger, *, is_within: bool
+    ) -> None:
         if far.probe().writable is False:
             raise Denied(f"nothing may be written to {self.target.source}")
         copier = Copier(
@@ -197,6 +226,7 @@ class _Sync:
             is_within=is_within,
             hash_first=self.source.source.kind is StoreKind.FILE,
             throttle=Throttle(self.wanted.rate),
+            begun=ledger,
         )
 
         def stop() -> None:

@@ -1,4 +1,8 @@
-"""The ledger of a job that stores large objects without a mount: what of them is at the store and no object yet."""
+"""The ledger of a job that stores objects without a mount.
+
+It knows what of large ones is at the store and no object yet, and which copies have begun that are not known to be of
+what the source has now.
+"""
 
 import fcntl
 import os
@@ -21,11 +25,14 @@ CREATE TABLE works (
 ) STRICT
 """
 
+_BEGUN: Final = "CREATE TABLE IF NOT EXISTS begun (key BLOB PRIMARY KEY) STRICT, WITHOUT ROWID"
+
 
 class FileLedger:
     """A :class:`cachefs.remote.store.Ledger` in the file *path*, for one process at a time.
 
-    May be used from several threads. What was noted survives a kill and a power cut.
+    May be used from several threads. What was noted survives a kill and a power cut; that a copy has begun, which is
+    noted for each, a kill: no disk is waited for.
     """
 
     def __init__(self, path: Path, *, job: str) -> None:
@@ -42,6 +49,7 @@ class FileLedger:
             try:
                 fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._connection = _opened(path)
+                self._hasty = _connected(path, synchronous="NORMAL")
             except BaseException:
                 os.close(self._guard)
                 raise
@@ -90,9 +98,33 @@ class FileLedger:
             rows = self._connection.execute("SELECT key, work FROM works ORDER BY id").fetchall()
         return [(Key(os.fsdecode(key)), str(work)) for key, work in rows]
 
+    # ---- copies that have begun --------------------------------------------------------------
+
+    def begin(self, key: Key) -> None:
+        """Note that something is about to be stored under *key*, which the source may change meanwhile."""
+        with self._lock, suppress(sqlite3.Error):
+            self._hasty.execute("INSERT OR IGNORE INTO begun VALUES (?)", (_blob(key),))
+
+    def end(self, key: Key) -> None:
+        """Forget that: what was stored is what the source still had afterwards."""
+        with self._lock, suppress(sqlite3.Error):
+            self._hasty.execute("DELETE FROM begun WHERE key = ?", (_blob(key),))
+
+    def end_all(self) -> None:
+        """Forget it of every key."""
+        with self._lock, suppress(sqlite3.Error):
+            self._hasty.execute("DELETE FROM begun")
+
+    def begun(self) -> frozenset[Key]:
+        """Return the keys of which it was not forgotten: those that earlier runs were cut off at, or failed with."""
+        with self._lock:
+            rows = self._hasty.execute("SELECT key FROM begun").fetchall()
+        return frozenset(Key(os.fsdecode(key)) for (key,) in rows)
+
     def close(self) -> None:
         """Close the file, and let others have it."""
         with self._lock:
+            self._hasty.close()
             self._connection.close()
         os.close(self._guard)
 
@@ -107,17 +139,18 @@ def _opened(path: Path) -> sqlite3.Connection:
         return _connected(path)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connected(path: Path, *, synchronous: str = "FULL") -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != _SCHEMA:
             connection.execute("DROP TABLE IF EXISTS works")
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        connection.execute(_BEGUN)
     except BaseException:
         connection.close()
         raise

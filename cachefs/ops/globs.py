@@ -16,6 +16,11 @@ class Chosen:
     include: Match | None
     exclude: Match | None
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self.include is None and self.exclude is None
+
     def __contains__(self, path: str) -> bool:
         """Whether the job is about *path*, relative to its root, without a slash in front."""
         if self.include is not None and not self.include(path):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from cachefs.core.errors import Changed, Fault, NotFound, StoreError, Unsupported
 from cachefs.core.extents import Extent
@@ -60,6 +60,18 @@ class _Moved(Exception):
     """The source is another version than the one that was to be copied, or gone."""
 
 
+class Begun(Protocol):
+    """Knows across kills which copies have begun. May be used from several threads."""
+
+    def begin(self, key: Key) -> None:
+        """Note that something is about to be stored under *key*."""
+        ...
+
+    def end(self, key: Key) -> None:
+        """Forget that: the source still had the same afterwards."""
+        ...
+
+
 class Copier:
     """Copies objects from *source* to *target*; may be used from several threads.
 
@@ -75,8 +87,10 @@ class Copier:
         is_within: bool,
         hash_first: bool = False,
         throttle: Throttle,
+        begun: Begun,
     ) -> None:
         self._source = source
+        self._begun = begun
         self._target = target
         self._is_within = is_within
         self._hash_first = hash_first
@@ -92,6 +106,7 @@ class Copier:
         """Make the target's version of one key that of the source. None: the job was stopped before it was done."""
         assert wanted.source is not None
         version, replaces = wanted.source, wanted.target
+        self._begun.begin(wanted.key)
         try:
             for _ in range(_TRIES):
                 try:
@@ -102,8 +117,10 @@ class Copier:
                     now = self._source.head(wanted.key)
                 except NotFound:
                     # Whatever is at the target was listed as the source's, or is a copy of a version that was there.
+                    self._begun.end(wanted.key)
                     return Vanished(wanted.key)
                 if stored is not None and now.etag == version:
+                    self._begun.end(wanted.key)
                     return Copied(wanted.key, now.size, wanted.reason, stored.etag)
                 version, replaces = now.etag, stored.etag if stored else replaces
                 wanted = _resized(wanted, now)

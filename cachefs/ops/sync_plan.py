@@ -7,7 +7,7 @@ source no longer has is a *duplicate*.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -69,6 +69,20 @@ def by_time(source: ObjectInfo, target: ObjectInfo) -> str | None:
     if ours > theirs:
         return "newer"
     return "same second" if ours == theirs and source.etag != target.etag else None
+
+
+def unless_cut_off(rule: Rule, begun: Collection[Key]) -> Rule:
+    """Return *rule*, but for the keys in *begun*, whose copies nobody has seen through.
+
+    The source may have changed after it was read, and before the copy was stored: the copy is the later one then.
+    """
+
+    def judged(source: ObjectInfo, target: ObjectInfo) -> str | None:
+        if source.key in begun and source.etag != target.etag:
+            return "cut off"
+        return rule(source, target)
+
+    return judged
 
 
 def by_listed_content(source: ObjectInfo, target: ObjectInfo) -> str | None:

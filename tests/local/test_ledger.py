@@ -58,3 +58,20 @@ def test_it_is_for_its_owner_only_and_no_link_is_followed(tmp_path: Path) -> Non
     with pytest.raises(CacheError, match="cannot be noted"):
         FileLedger(tmp_path / "link.sqlite3", job="a job")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_copy_that_was_not_seen_through_is_known_to_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "works.sqlite3"
+    with FileLedger(path, job="a job") as ledger:
+        for key in (ODD, Key("a"), Key("b")):
+            ledger.begin(key)
+        ledger.begin(ODD)
+        ledger.end(Key("a"))
+        ledger.end(Key("never begun"))
+
+    with FileLedger(path, job="a job") as ledger:
+        assert ledger.begun() == {ODD, Key("b")}
+        ledger.note(ODD, "work")
+        ledger.end_all()
+        assert ledger.begun() == frozenset()
+        assert ledger.noted(ODD) == ["work"]

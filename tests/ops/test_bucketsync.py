@@ -28,7 +28,7 @@ from cachefs.ops.globs import Chosen, chosen
 from cachefs.ops.sync_body import IN_MEMORY, RemoteBody
 from cachefs.ops.sync_content import Contents, Side
 from cachefs.ops.sync_copy import Copied, Copier, Vanished
-from cachefs.ops.sync_plan import Kind, Plan, Rule, by_listed_content, by_time
+from cachefs.ops.sync_plan import Kind, Plan, Rule, by_listed_content, by_time, unless_cut_off
 from cachefs.ops.throttle import Throttle
 from cachefs.remote.file import FileStore
 from cachefs.remote.memory import MemoryStore
@@ -63,6 +63,7 @@ class Two:
     clock: Clock = field(default_factory=Clock)
     source: MemoryStore = field(init=False)
     target: MemoryStore = field(init=False)
+    begun: "Marks" = field(default_factory=lambda: Marks())
 
     def __post_init__(self) -> None:
         self.source = MemoryStore(page_size=3, now_ns=self.clock)
@@ -82,7 +83,8 @@ class Two:
     ) -> list[Event]:
         """Bring the target up to the source; *meanwhile* is called between the listing and the rest."""
         near, far = source or self.source, target or self.target
-        copier = Copier(near, far, is_within=is_within, throttle=Throttle(None))
+        copier = Copier(near, far, is_within=is_within, throttle=Throttle(None), begun=self.begun)
+        rule = unless_cut_off(rule, set(self.begun.keys))
         with Plan(self.out) as plan:
             list(
                 compared(near, far, plan, chosen=picked or chosen(), rule=rule, ask=ask, threads=2)
@@ -94,6 +96,19 @@ class Two:
             found = [event for event in events if not isinstance(event, Progress)]
         self.clock.pass_by()
         return sorted(found, key=lambda event: (type(event).__name__, str(event)))
+
+
+class Marks:
+    """Which copies have begun; outlives a run that is cut off."""
+
+    def __init__(self) -> None:
+        self.keys: set[Key] = set()
+
+    def begin(self, key: Key) -> None:
+        self.keys.add(key)
+
+    def end(self, key: Key) -> None:
+        self.keys.remove(key)
 
 
 @pytest.fixture
@@ -275,6 +290,49 @@ def test_a_source_that_changes_while_it_is_copied_is_copied_again(
 
     assert isinstance(event, Copied)
     assert view(two.target) == view(two.source)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Cut(Moving):
+    """A source that changes after it was read; the process is killed before it is looked at once more."""
+
+    def __init__(self, two: Two) -> None:
+        super().__init__(two.source, 1, after=True)
+        self._clock = two.clock
+
+    def get_range(self, key: Key, extent: Extent, into: Sink, *, if_match: ETag) -> ObjectInfo:
+        info = super().get_range(key, extent, into, if_match=if_match)
+        self._clock.pass_by()  # so that the copy is the later one
+        return info
+
+    def head(self, key: Key) -> ObjectInfo:
+        raise Killed
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_stale_copy_that_a_killed_run_left_is_found_by_the_next_one(
+    two: Two, *, is_new: bool
+) -> None:
+    if not is_new:
+        put(two.target, "a", b"older, and not as long")
+        two.clock.pass_by()
+    put(two.source, "a", b"content")
+
+    with pytest.raises(Killed):
+        two.sync(source=Cut(two))
+    assert view(two.target)["a"] != view(two.source)["a"]
+    assert len(view(two.target)["a"]) == len(view(two.source)["a"])
+
+    (again,) = two.sync()
+
+    assert isinstance(again, Copied)
+    assert again.reason == "cut off"
+    assert view(two.target) == view(two.source)
+    assert two.begun.keys == set()
+    assert two.sync() == []
 
 
 def test_a_source_that_never_stands_still_is_a_failure(two: Two) -> None:
@@ -506,6 +564,7 @@ def test_a_near_source_is_hashed_first_so_that_its_md5_goes_along(two: Two) -> N
         is_within=False,
         hash_first=True,
         throttle=Throttle(None),
+        begun=two.begun,
     )
     with Plan(two.out) as plan:
         list(compared(two.source, two.target, plan, chosen=chosen(), rule=by_time))
@@ -549,7 +608,8 @@ def test_a_job_that_is_stopped_ends_in_the_middle_of_an_object(two: Two) -> None
 
             return super().get_range(key, extent, Noting(), if_match=if_match)
 
-    copier = Copier(Stopping(two.source, ""), two.target, is_within=False, throttle=Throttle(1))
+    source = Stopping(two.source, "")
+    copier = Copier(source, two.target, is_within=False, throttle=Throttle(1), begun=two.begun)
     with Plan(two.out) as plan:
         list(compared(two.source, two.target, plan, chosen=chosen(), rule=by_time))
         (wanted,) = plan.differences(Kind.NEW)
