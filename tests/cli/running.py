@@ -24,6 +24,7 @@ def surroundings(home: Path, **variables: str) -> dict[str, str]:
         "XDG_RUNTIME_DIR": str(home / "run"),
         "CACHEFS_CONFIG": "",
         "XDG_CONFIG_HOME": str(home / "config"),
+        "XDG_STATE_HOME": str(home / "state"),  # root's would be the machine's
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "PYTHONWARNINGS": "error",
         "COLUMNS": "100",

@@ -70,6 +70,7 @@ def environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
     return {
         **kept,
         "HOME": str(home),
+        "XDG_STATE_HOME": str(home / "state"),  # root's would be the machine's
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "AWS_EC2_METADATA_DISABLED": "true",
