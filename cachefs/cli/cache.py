@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cachefs.cli import cache_stats
+from cachefs.cli import cache_check, cache_stats
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.config.option import Group
@@ -27,6 +27,7 @@ class _Action:
 
 _ACTIONS: Final = {
     "stats": _Action(cache_stats.run, frozenset({"bucket", "remote"})),
+    "check": _Action(cache_check.run, frozenset({"repair"})),
 }
 
 
@@ -34,7 +35,9 @@ def _configure(parser: Parser) -> None:
     parser.usage = f"cachefs cache {'|'.join(_ACTIONS)} [MOUNT | --cache-dir DIR] [options]"
     parser.description = (
         "Looks after the database of a cache: what it records of objects, and their MD5s.\n\n"
-        "  stats     tell how many objects are recorded, their bytes, how many have an MD5, how many are cached\n\n"
+        "  stats     tell how many objects are recorded, their bytes, how many have an MD5, how many are cached\n"
+        "  check     tell whether a cache is sound: its database, its files, the checksums of what is cached; asks no store.\n"
+        "            The exit code is 1 where something is wrong and stays so\n\n"
         "MOUNT is a mountpoint, a [mounts.NAME] or a source. Without it, and without --cache-dir, every cache directory\n"
         "that is known is meant, and the database of MD5s that programs have made by cachefs.MetadataDB."
     )
@@ -48,6 +51,12 @@ def _configure(parser: Parser) -> None:
         "--workspace",
         metavar="REMOTE",
         help="only caches of this store: a source (s3://, s3://BUCKET) or a [remotes.NAME]",
+    )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="check: give up clean files that are broken, and make a damaged database anew where no mount uses it; "
+        "what waits for upload is never given up",
     )
     add_json(parser)
     show_mount_options(parser, _GROUPS)

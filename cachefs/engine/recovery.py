@@ -17,7 +17,7 @@ from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed
 from cachefs.core.intent import Intent, State
 from cachefs.core.policy import Remains, Remedy, remedy
-from cachefs.core.types import EntryId
+from cachefs.core.types import EntryId, ETag
 from cachefs.engine import inventory, rebuild
 from cachefs.engine.conflict import beside
 from cachefs.engine.eviction import Evictions
@@ -339,6 +339,15 @@ class StoppedCache:
             self._disk.cache.deleted(dropped)
             outcomes.append(dropped.cost)
         return outcomes
+
+    def give_up(self, entry_id: EntryId, etag: ETag | None) -> bool:
+        """Drop the clean bytes of a file, whatever keeps them, if they still are of that version. Return whether it was done."""
+        entry = self._disk.cache.load(entry_id)
+        is_owed = self._disk.journal.of(entry_id) is not None
+        if entry is None or entry.etag != etag or is_owed:
+            return False
+        _drop(self._disk, entry)
+        return True
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every dirty entry: id, key, path, size, state, tries, error."""

@@ -90,7 +90,10 @@ class Soundness:
 
     def _has_log(self) -> bool:
         """Whether some rows may lie beside the file."""
-        return os.path.lexists(f"{self._database}-wal")
+        try:
+            return os.lstat(f"{self._database}-wal").st_size > 0
+        except FileNotFoundError:
+            return False
 
     def _said(self) -> dict[str, Any] | None:
         try:
