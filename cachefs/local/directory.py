@@ -16,7 +16,9 @@ _TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of cachefs
 
 
 _SLOP_NS: Final = 50 * 10**6
-"""By how much two looks at the clocks may differ: less than a daemon takes to start."""
+"""By how much the clocks may drift apart within a session and be believed: less than a daemon takes to start after a kill."""
+_APART_NS: Final = 10**6
+"""How long two looks at the clocks may take: what is dated by the one may seem later than the other."""
 
 
 def _steady_ns() -> int:
@@ -179,7 +181,7 @@ class Sessions:
         wall_ns, steady_ns = self._began_ns
         latest_ns = max(time.time_ns(), wall_ns + _steady_ns() - steady_ns)
         with self._db.transaction():
-            self._db.set_meta("ended_ns", str(latest_ns + _SLOP_NS))
+            self._db.set_meta("ended_ns", str(latest_ns + _APART_NS))
             self._db.set_meta("ended", str(self._last))
 
     def _read(self) -> str | None:
