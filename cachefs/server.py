@@ -108,6 +108,10 @@ class Controlled(Protocol):
         """Fetch some of what is missing of the file *path*, which counts as last used at *used_ns*."""
         ...
 
+    async def survey(self, path: str, /) -> Mapping[str, object]:
+        """Make known all that is below the directory *path*, by one listing; tell how far that is."""
+        ...
+
     def history(self, after: int) -> Mapping[str, object]:
         """Return what is remembered of the opens of some files that follow *after*, and where to go on."""
         ...
@@ -265,6 +269,7 @@ class _Conversation:
             "refresh": self._refresh,
             "look": self._look,
             "preheat": self._preheat,
+            "survey": self._survey,
             "lease": self._lease,
             "renew": self._renew,
             "release": self._release,
@@ -423,6 +428,9 @@ class _Conversation:
             used_ns=_number(question, "used_ns"),
             may_evict=question.get("evict") is True,
         )
+
+    async def _survey(self, question: Mapping[str, object]) -> object:
+        return await self._service.survey(_path(question))
 
     async def _pin(self, question: Mapping[str, object]) -> object:
         return await self._service.pin(_path(question))

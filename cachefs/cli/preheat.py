@@ -10,7 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import BinaryIO, Final, Self, TypeVar
 
-from cachefs.cli.caches import config_of, one_cache_dir, opened
+from cachefs.cli import survey
+from cachefs.cli.caches import one_cache_dir, opened
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import (
     EXIT_DONE,
@@ -22,14 +23,15 @@ from cachefs.cli.failures import (
 from cachefs.cli.jobs import Bar, bar
 from cachefs.cli.output import complain, counted, human_size, printable, say, say_json
 from cachefs.cli.parser import Parser, show_mount_options
+from cachefs.cli.survey import daemon_of
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.config.option import Group
 from cachefs.config.quantities import parse_patience, parse_size
-from cachefs.core.errors import CachefsError, Fault, UsageError
+from cachefs.core.errors import Fault, UsageError
 from cachefs.core.heat import Heated, Presence
 from cachefs.core.history import Accessed
 from cachefs.core.policy import LOW_WATER
-from cachefs.known import SOCKET_NAME, has_cache
+from cachefs.known import has_cache
 from cachefs.local.sorting import Ordering
 from cachefs.ops import preheat
 from cachefs.ops.events import Failed, Progress
@@ -49,7 +51,8 @@ T = TypeVar("T")
 def _configure(parser: Parser) -> None:
     parser.usage = (
         "cachefs preheat [MOUNT] [--by last|frequency|yesterday] [options]\n"
-        "       cachefs preheat [MOUNT] --from-dir DIR | --list FILE [options]"
+        "       cachefs preheat [MOUNT] --from-dir DIR | --list FILE [options]\n"
+        "       cachefs preheat [MOUNT or directory in it] --metadata"
     )
     parser.description = (
         "Fetches files into the cache before programs ask for them: whole, in the order that is named, until\n"
@@ -85,6 +88,12 @@ def _configure(parser: Parser) -> None:
     order.add_argument(
         "--exclude", metavar="PATTERN", action="append", default=[], help="leave these out"
     )
+    order.add_argument(
+        "--metadata",
+        action="store_true",
+        help="no file, but the names, sizes and times of all that is below the directory, by one listing of all keys: a "
+        "request for a thousand of them, however many directories they are in",
+    )
     much = parser.add_argument_group("how much")
     much.add_argument(
         "--bytes",
@@ -111,6 +120,8 @@ _PATTERN: Final = "only these paths; a pattern as in .gitignore, may be given se
 
 def _run(call: Call) -> int:
     arguments = call.arguments
+    if arguments.metadata:
+        return survey.run(call)
     budget, threads = _budget(call), _number(arguments.threads, "--threads", _MOST_THREADS)
     tally = _Tally()
     with _ordered(call, tally) as (wanted, totals):
@@ -325,21 +336,11 @@ def _heated(answer: object) -> Heated:
 def _cache(call: Call) -> Iterator[_Asked]:
     """Yield the cache that is meant, behind its daemon, or behind one that lives as long as the block."""
     cache_dir = one_cache_dir(call)
-    socket, may_evict = cache_dir / SOCKET_NAME, call.arguments.evict
-    with contextlib.ExitStack() as stack:
-        try:
-            ControlClient(socket).close()
-        except NoDaemon:
-            from cachefs.cli.offline import answering  # the SDKs, only where they are needed
-
-            config = config_of(call, cache_dir, how="cachefs preheat s3://BUCKET")
-            try:
-                stack.enter_context(answering(config, call.environment))
-            except CachefsError as error:
-                doing = f"cannot preheat {config.source}"
-                failure = explain(error, doing=doing, source=config.source)
-                raise UsageError(failure.line, exit_code=failure.code) from error
-        yield stack.enter_context(_Asked(socket, may_evict=may_evict))
+    with (
+        daemon_of(call, cache_dir) as socket,
+        _Asked(socket, may_evict=call.arguments.evict) as asked,
+    ):
+        yield asked
 
 
 def _within(budget: Budget, capacity: int) -> Budget:

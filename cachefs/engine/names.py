@@ -76,14 +76,16 @@ class Freshness:
 
 
 @dataclass(slots=True)
-class _Look:
+class Look:
     """One look at a directory's listing, or at its first page."""
 
     ino: Ino
     key: Key
     since_ns: int
-    first_page_only: bool
-    on_page: OnPage | None
+    now_ns: int
+    """Not before the time of any of its pages, whatever the clock says by now."""
+    count: int = 0
+    """Pages that were taken over."""
     was_seen: bool = False
     """Anything was in it."""
     was_moved: bool = False
@@ -539,59 +541,70 @@ class Names:
             key = await self.settled_key(ino)
             if key is None:
                 raise Stale("the directory is gone")
-            look = _Look(ino, key, self.now_ns(), first_page_only, on_page)
+            look = self.begin_look(ino, key, self.now_ns())
             with self._inodes.looking(look.since_ns):
                 pages = await self._threads.ask(self._store.list, key)
-                ahead = fetched_ahead(self._threads, pages, most=1 if first_page_only else None)
-                async with ahead as fetched:
-                    await self._merge_all(look, fetched)
+                most = 1 if first_page_only else None
+                async with fetched_ahead(self._threads, pages, self.now_ns, most=most) as fetched:
+                    await self._merge_all(look, fetched, first_page_only, on_page)
                 fetched.check()
                 if not look.was_moved:
                     return look.was_seen
 
-    async def _merge_all(self, look: "_Look", fetched: "Fetched") -> None:
+    async def _merge_all(
+        self, look: "Look", fetched: Fetched, first_page_only: bool, on_page: OnPage | None
+    ) -> None:
         """Merge the pages of one look at a directory, unless it is renamed meanwhile."""
-        now_ns = look.since_ns
-        is_first = True
         with fetched.catching():
             async for page in fetched:
-                look.was_seen = look.was_seen or bool(page.objects or page.prefixes)
-                if self._inodes.key_of(look.ino) != look.key:
-                    break
-                now_ns = self._later(now_ns)
-                if is_first and all(info.key != look.key for info in page.objects):
-                    self._inodes.unmarked(look.ino, since_ns=look.since_ns)
-                is_first = False
-                await self._merge_page(look, page, now_ns)
-                if look.first_page_only and not fetched.is_over:
+                await self.merge_page(look, page)
+                if look.was_moved:
+                    return
+                if first_page_only and not fetched.is_over:
                     self._large[look.ino] = True
                     return
-                if look.on_page is not None and not fetched.is_over and page != Listing():
-                    await look.on_page(look.key, _last_of(page))
-            await self._finish(look, now_ns)
+                if on_page is not None and not fetched.is_over and page != Listing():
+                    await on_page(look.key, _last_of(page))
+            await self.finish_look(look)
 
-    async def _merge_page(self, look: "_Look", page: Listing, now_ns: int) -> None:
+    def begin_look(self, ino: Ino, key: Key, since_ns: int) -> "Look":
+        """Begin to take over a listing of the directory *ino* at *key*, whose first page was asked for at *since_ns*."""
+        return Look(ino, key, since_ns, since_ns)
+
+    async def merge_page(self, look: "Look", page: Listing) -> None:
+        """Take over the next page of a listing, unless the directory was renamed meanwhile: ``was_moved``, then."""
+        if self._has_moved(look):
+            return
+        look.now_ns = self._later(look.now_ns)
+        if not look.count and all(info.key != look.key for info in page.objects):
+            self._inodes.unmarked(look.ino, since_ns=look.since_ns)
+        look.count += 1
+        look.was_seen = look.was_seen or bool(page.objects or page.prefixes)
         leaving = self._journal.is_leaving
         kept = Listing(
             tuple(info for info in page.objects if not leaving(info.key)), page.prefixes
         )
         difference = self._inodes.merge(
-            look.ino, kept, since_ns=look.since_ns, now_ns=now_ns, held=self._held
+            look.ino, kept, since_ns=look.since_ns, now_ns=look.now_ns, held=self._held
         )
         await self._carry_out(difference)
 
-    async def _finish(self, look: "_Look", now_ns: int) -> None:
-        if self._inodes.key_of(look.ino) != look.key:
-            look.was_moved = True
+    async def finish_look(self, look: "Look") -> None:
+        """Take the directory for known as a whole: what was in none of the pages is gone."""
+        if self._has_moved(look):
             return
         steps = self._inodes.finishing(
-            look.ino, since_ns=look.since_ns, now_ns=self._later(now_ns), held=self._held
+            look.ino, since_ns=look.since_ns, now_ns=self._later(look.now_ns), held=self._held
         )
         for difference in steps:
             await self._carry_out(difference)
             await trio.lowlevel.checkpoint()
         if look.was_seen:
             self._inodes.confirm_directory(look.ino, look.since_ns)
+
+    def _has_moved(self, look: "Look") -> bool:
+        look.was_moved = look.was_moved or self._inodes.key_of(look.ino) != look.key
+        return look.was_moved
 
     # ---- attributes that a listing does not tell --------------------------------------------
 

@@ -1,7 +1,7 @@
 """The pages of a listing, fetched ahead of whoever merges them."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -12,8 +12,8 @@ from cachefs.core.types import Listing
 from cachefs.engine.threads import Threads
 from cachefs.remote.pages import Pages
 
-_Item = tuple[Listing, bool] | CachefsError | None
-"""A page, and whether it is the last; an error; or (None) that there was no more."""
+_Item = tuple[Listing, bool, int] | CachefsError | None
+"""A page, whether it is the last, and when it was asked for; an error; or (None) that there was no more."""
 
 _WAITING: Final = 1
 """Pages that wait to be merged while another one is being fetched."""
@@ -27,6 +27,8 @@ class Fetched:
         self._error: CachefsError | None = None
         self.is_over = False
         """The page that was given last is the last there is."""
+        self.asked_ns = 0
+        """When the page that was given last was asked for."""
 
     def __aiter__(self) -> AsyncIterator[Listing]:
         return self
@@ -44,7 +46,7 @@ class Fetched:
         if found is None:
             self.is_over = True
             raise StopAsyncIteration
-        page, self.is_over = found
+        page, self.is_over, self.asked_ns = found
         return page
 
     @contextmanager
@@ -63,15 +65,23 @@ class Fetched:
 
 @asynccontextmanager
 async def fetched_ahead(
-    threads: Threads, pages: Iterator[Listing], *, most: int | None = None
+    threads: Threads,
+    pages: Iterator[Listing],
+    now_ns: Callable[[], int],
+    *,
+    most: int | None = None,
 ) -> AsyncIterator[Fetched]:
-    """Fetch *pages* while the block runs, one or two ahead of it, *most* at most (None: all)."""
+    """Fetch *pages* while the block runs, one or two ahead of it, *most* at most (None: all).
+
+    Empty ones with more behind them are not counted. *now_ns* tells the time.
+    """
     send, receive = trio.open_memory_channel[_Item](_WAITING)
 
     async def feed() -> None:
         count = 0
         with contextlib.suppress(trio.BrokenResourceError), send:
             try:
+                asked_ns = now_ns()
                 page = await threads.ask(next, pages, None)
                 while page is not None:
                     # Nothing is told by an empty one with more behind it.
@@ -79,9 +89,10 @@ async def fetched_ahead(
                     is_over = isinstance(pages, Pages) and pages.done
                     if count == most and not is_over and not _knows_end(pages):
                         is_over = await threads.ask(next, pages, None) is None
-                    await send.send((page, is_over))
+                    await send.send((page, is_over, asked_ns))
                     if is_over or count == most:
                         return
+                    asked_ns = now_ns()
                     page = await threads.ask(next, pages, None)
                 await send.send(None)
             except CachefsError as error:

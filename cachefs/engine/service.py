@@ -54,6 +54,7 @@ from cachefs.engine.rebuild import Disk
 from cachefs.engine.rename import Renamer
 from cachefs.engine.room import Room
 from cachefs.engine.second_look import SecondLooks
+from cachefs.engine.survey import Surveyor
 from cachefs.engine.threads import Threads
 from cachefs.engine.through import PassThrough
 from cachefs.engine.trace import Trace
@@ -72,6 +73,7 @@ _log = logging.getLogger(__name__)
 _CHECKPOINT_S = 1
 _LONGEST_PAUSE_S = 0.5
 _REMEMBER_S = 5
+_FORESEE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class Service:
             clock=clock,
         )
         listings = Listings(self._names, disk.inodes, self._reach, background, freshness)
+        self._surveyor = Surveyor(audited, self._threads, disk.inodes, self._names, background)
         conflicts = Conflicts(
             audited, disk.inodes, disk.journal, self._names, self._threads, settings.conflict
         )
@@ -297,7 +300,7 @@ class Service:
             found = await self._threads.ask(self._store.probe)
             self._disk.db.set_meta("capabilities", json.dumps(asdict(found)))
         self._disk.db.set_meta("limit", str(self._settings.cache_size))
-        await self._names.foresee()
+        await self._foresee()
         self._room.kick()
         self.background.keep("reach", self._reach.run)
         self.background.keep("eviction", self._room.run)
@@ -319,6 +322,25 @@ class Service:
             self.background.keep("leftovers", self._leftovers.run)
         await self._unfinished.wait_tried()
         self._names.forget_changes()
+
+    async def _foresee(self) -> None:
+        """Look at the root before anybody does; a store that takes long to list it does not hold up the mount."""
+        looked = trio.Event()
+        errors: list[CachefsError] = []
+
+        async def look() -> None:
+            try:
+                await self._names.foresee()
+            except CachefsError as error:
+                errors.append(error)
+            finally:
+                looked.set()
+
+        self.background.start("the first look at the root", look)
+        with trio.move_on_after(_FORESEE_S):
+            await looked.wait()
+        if errors:
+            raise errors[0]
 
     def _note_eviction(self, entry: Entry, size: int) -> None:
         key = self._disk.inodes.key_of(entry.ino)
@@ -464,6 +486,15 @@ class Service:
     async def release(self, lease: str) -> None:
         """End a lease; see :meth:`Leases.release`."""
         await self.leases.release(lease)
+
+    async def survey(self, path: str) -> dict[str, object]:
+        """Make known all that is below the directory *path*, by one listing; tell how far that is, and whether it is over."""
+        with deadline.limited(self._settings.timeout_s):
+            ino = ROOT
+            for part in filter(None, path.encode("utf-8", "surrogateescape").split(b"/")):
+                ino = (await self._names.lookup(ino, Name(part))).ino
+        self._names.directory(ino)
+        return (await self._surveyor.ask(ino)).to_json()
 
     def history(self, after: int) -> dict[str, object]:
         """Return what is remembered of the opens of some files: ``{"files": […], "after": where to go on, or null}``."""
