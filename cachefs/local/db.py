@@ -219,15 +219,22 @@ class Database:
         if not self.is_proven and not self.is_unchecked:
             self._check_promises(connection)
 
-    @staticmethod
-    def _check_promises(connection: sqlite3.Connection) -> None:
+    def _is_promised(self) -> bool:
+        """Whether a promise lies beside a cache file: tables that are damaged may hide that the store is owed anything."""
+        try:
+            names = os.listdir(self.path.parent / "data")
+        except OSError:
+            return False
+        return any(name.endswith(".promise") for name in names)
+
+    def _check_promises(self, connection: sqlite3.Connection) -> None:
         """Where the store is owed anything, see that the indexes tell of the same rows as the tables.
 
         That takes more than twice as long as the quick check, and without promises nothing can come of it but a
         name that is looked up once more.
         """
         sql = "SELECT EXISTS (SELECT 1 FROM intents) OR EXISTS (SELECT 1 FROM moves)"
-        if connection.execute(sql).fetchone()[0]:
+        if self._is_promised() or connection.execute(sql).fetchone()[0]:
             _raise_unless_ok(connection, "PRAGMA integrity_check(1)")
 
     @staticmethod
