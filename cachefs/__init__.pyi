@@ -1,5 +1,6 @@
+from cachefs.cloudmanager import CloudManager
 from cachefs.metadata_db import MetadataDB
 
 __version__: str
 
-__all__ = ["MetadataDB", "__version__"]
+__all__ = ["CloudManager", "MetadataDB", "__version__"]

@@ -24,6 +24,7 @@ SOURCES: Final = sorted(PACKAGE.rglob("*.py"))
 
 DELETERS: Final = {
     "cachefs/local/cache.py": "the one owner of cache files",
+    "cachefs/local/holdings.py": "the one owner of a cloud manager's files",
     "cachefs/remote/file*.py": "a store deletes its own objects",
     "cachefs/registry.py": "one file for each running mount, written and deleted here",
     "cachefs/local/soundness.py": "its own word on a database",

@@ -1,0 +1,1 @@
+../cachefs/local/catalogue.sql
