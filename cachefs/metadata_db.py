@@ -26,6 +26,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,8 @@ from cachefs.core.known_md5 import BucketStats, How, KnownMd5
 from cachefs.core.source import Source, StoreKind
 from cachefs.core.types import ETag
 from cachefs.known import SOCKET_NAME, Remotes, cache_dirs
+from cachefs.local.db import Database
+from cachefs.local.directory import CacheDirectory
 from cachefs.local.md5s import Census, Md5s
 from cachefs.local.shared import SharedDatabase
 
@@ -46,6 +49,7 @@ T = TypeVar("T")
 
 _OWN_NAME: Final = "md5s.sqlite3"
 _ANSWER_S: Final = 60.0
+_LONGEST_VACUUM_S: Final = 3600.0
 _AT_ONCE: Final = 200
 """Records that are written in one transaction."""
 _RECONNECTS: Final = 3
@@ -83,6 +87,18 @@ class Counts(TypedDict):
     oldest_entry: str | None
     newest_entry: str | None
     buckets: list[BucketCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuumed:
+    """What has become of one database."""
+
+    path: Path
+    before: int
+    """Bytes."""
+    after: int
+    is_possible: bool = True
+    """False: an older cachefs has made it, and a mount has it in use. It can be made smaller when that has ended."""
 
 
 class MetadataDB:
@@ -221,6 +237,17 @@ class MetadataDB:
         ]
         return any(counts)
 
+    def find(self, bucket: str, key: str, /, *, remote: str | None = None) -> KnownMd5 | None:
+        """Return what is recorded of an object, of whatever version; None: nothing is."""
+        parts = self._covering(bucket, key, remote)
+        found = (part.find(bucket, key, self._told(part, remote)) for part in parts)
+        return next(filter(None, found), None)
+
+    def keep(self, found: KnownMd5, /) -> None:
+        """Record what was found out, with how that was. *found.remote*: as :meth:`set_md5` has it."""
+        part = self._only(found.bucket, found.key, found.remote or None)
+        part.keep(replace(found, remote=self._told(part, found.remote) or ""))
+
     # ---- buckets and stores ------------------------------------------------------------------------
 
     def list_buckets(self, *, remote: str | None = None) -> list[str]:
@@ -263,6 +290,17 @@ class MetadataDB:
         """Forget the MD5s of all buckets of a store. Return how many there were. Objects and cached bytes stay."""
         named = str(remote)
         return sum(part.forget(None, self._told(part, named)) for part in self._of(named))
+
+    def vacuum(self, *, remote: str | None = None) -> list["Vacuumed"]:
+        """Give back what is unused in the databases, beside a mount a little at a time. Return what that was of each.
+
+        Raise ``cachefs.core.errors.InUse`` where a process that is no mount has a cache directory.
+        """
+        return [part.vacuum() for part in self._of(remote)]
+
+    def databases(self, *, remote: str | None = None) -> list[Path]:
+        """Return the files that are asked, of a store or of all."""
+        return [part.path for part in self._of(remote)]
 
     # ---- who is meant --------------------------------------------------------------------------------
 
@@ -341,6 +379,10 @@ class _Part:
             return bucket in Census(self._rows, source, remote="").buckets()
         return source.inner(bucket, key) is not None
 
+    def find(self, bucket: str, key: str, remote: str | None) -> KnownMd5 | None:
+        """Return what is recorded of an object."""
+        return self._md5s.find(bucket, key, remote=remote)
+
     def of(self, bucket: str, key: str, remote: str | None) -> Iterator[KnownMd5]:
         """Yield what is known of an object, of one version or of two."""
         with self._rows.reading():
@@ -411,21 +453,52 @@ class _Part:
             total += int(str(count))
         return total
 
+    def vacuum(self) -> Vacuumed:
+        with self._lock:
+            client = self._asked()
+            if client is not None:
+                with contextlib.suppress(NoDaemon):
+                    told: Any = client.ask("vacuum", timeout_s=_LONGEST_VACUUM_S)
+                    return Vacuumed(
+                        self.path,
+                        int(told["before"]),
+                        int(told["after"]),
+                        is_possible=bool(told["is_possible"]),
+                    )
+                self._hang_up()
+        if not self.is_directory:
+            before = self._rows.compact()
+        else:
+            self._rows.rest()
+            lock = CacheDirectory(self.path.parent)
+            try:
+                db = Database(self.path.parent)
+                try:
+                    before = db.compact()
+                finally:
+                    db.close()
+            finally:
+                lock.close()
+        return Vacuumed(self.path, before, self.path.stat().st_size)
+
+    def _asked(self) -> ControlClient | None:
+        """Return the connection to the daemon, if one lives."""
+        if self._client is None and self.is_directory:
+            with contextlib.suppress(NoDaemon):
+                self._client = ControlClient(self.path.parent / SOCKET_NAME, timeout_s=_ANSWER_S)
+        return self._client
+
     def _write(
         self, verb: str, question: Mapping[str, Any], directly: Callable[[], object]
     ) -> object:
         """Have the daemon do it, where one lives; else do it *directly*."""
         with self._lock:
             for _ in range(_RECONNECTS if self.is_directory else 0):
-                if self._client is None:
-                    with contextlib.suppress(NoDaemon):
-                        self._client = ControlClient(
-                            self.path.parent / SOCKET_NAME, timeout_s=_ANSWER_S
-                        )
-                if self._client is None:
+                client = self._asked()
+                if client is None:
                     break
                 try:
-                    return self._client.ask(verb, **question)
+                    return client.ask(verb, **question)
                 except NoDaemon:  # it has ended, or had too many callers
                     self._hang_up()
         return directly()

@@ -74,6 +74,10 @@ class Controlled(Protocol):
         """Queue the clean bytes of a file, if they are still of version *etag*, whose object is gone."""
         ...
 
+    async def vacuum(self) -> Mapping[str, object]:
+        """Give back what is unused in the database; tell its size before and after, and whether it is possible."""
+        ...
+
     def keep_md5s(self, found: Sequence[KnownMd5], /) -> None:
         """Keep MD5s of versions of objects of this store."""
         ...
@@ -261,6 +265,7 @@ class _Conversation:
             "entry": self._entry,
             "refetch": self._refetch,
             "store_anew": self._store_anew,
+            "vacuum": self._vacuum,
             "keep_md5s": self._keep_md5s,
             "remove_md5": self._remove_md5,
             "forget_md5s": self._forget_md5s,
@@ -391,6 +396,9 @@ class _Conversation:
 
     async def _store_anew(self, question: Mapping[str, object]) -> object:
         return await self._service.store_anew(_identity(question), _etag(question))
+
+    async def _vacuum(self, question: Mapping[str, object]) -> object:
+        return await self._service.vacuum()
 
     async def _keep_md5s(self, question: Mapping[str, object]) -> object:
         rows: Any = question.get("md5s")

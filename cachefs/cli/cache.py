@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cachefs.cli import cache_check, cache_stats
+from cachefs.cli import cache_check, cache_cleanup, cache_stats, cache_vacuum
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.config.option import Group
+from cachefs.config.options import MOUNT_OPTIONS
 from cachefs.core.errors import UsageError
 
-_GROUPS: Final = (Group.CACHE,)
+_GROUPS: Final = (Group.CACHE, Group.REMOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,23 @@ class _Action:
     """The mount options that mean something to it."""
 
 
+def _migrate(call: Call) -> int:
+    from cachefs.cli import cache_migrate  # the SDKs, only where they are needed
+
+    return cache_migrate.run(call)
+
+
 _ACTIONS: Final = {
     "stats": _Action(cache_stats.run, frozenset({"bucket", "remote"})),
     "check": _Action(cache_check.run, frozenset({"repair"})),
+    "cleanup": _Action(cache_cleanup.run, frozenset({"bucket", "remote", "all", "yes"})),
+    "vacuum": _Action(cache_vacuum.run, frozenset()),
+    "migrate": _Action(
+        _migrate,
+        frozenset({"bucket", "remote", "dry_run"}),
+        frozenset(option.name for option in MOUNT_OPTIONS if option.group is Group.REMOTE)
+        | {"cache-dir"},
+    ),
 }
 
 
@@ -36,6 +51,12 @@ def _configure(parser: Parser) -> None:
     parser.description = (
         "Looks after the database of a cache: what it records of objects, and their MD5s.\n\n"
         "  stats     tell how many objects are recorded, their bytes, how many have an MD5, how many are cached\n"
+        "  cleanup   remove records of --bucket, of --remote, or --all: MD5s, and where no mount serves them the names of\n"
+        "            objects of which nothing is cached. Objects, cached bytes, pins and what waits for upload stay\n"
+        "  vacuum    give back what is unused in the database, under a mount a little at a time\n"
+        "  migrate   find out the MD5s that are missing: told by the store, or by reading the objects, --transfers at a time.\n"
+        "            What was found is kept at once: a run that was cut off goes on where it was. --dry-run tells how much\n"
+        "            would be read. The exit code is 1 if any could not be found out\n"
         "  check     tell whether a cache is sound: its database, its files, the checksums of what is cached; asks no store.\n"
         "            The exit code is 1 where something is wrong and stays so\n\n"
         "MOUNT is a mountpoint, a [mounts.NAME] or a source. Without it, and without --cache-dir, every cache directory\n"
@@ -49,6 +70,7 @@ def _configure(parser: Parser) -> None:
     parser.add_argument(
         "--remote",
         "--workspace",
+        "--backend-config",
         metavar="REMOTE",
         help="only caches of this store: a source (s3://, s3://BUCKET) or a [remotes.NAME]",
     )
@@ -58,6 +80,14 @@ def _configure(parser: Parser) -> None:
         help="check: give up clean files that are broken, and make a damaged database anew where no mount uses it; "
         "what waits for upload is never given up",
     )
+    parser.add_argument(
+        "-n",
+        "--dry-run",
+        action="store_true",
+        help="migrate: tell what would be read, and read nothing",
+    )
+    parser.add_argument("--all", action="store_true", help="cleanup: of every bucket; asks first")
+    parser.add_argument("--yes", action="store_true", help="cleanup --all: do not ask")
     add_json(parser)
     show_mount_options(parser, _GROUPS)
 

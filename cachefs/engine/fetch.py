@@ -27,6 +27,7 @@ from cachefs.engine.names import Names
 from cachefs.engine.reach import wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
+from cachefs.engine.whole_reads import WholeReads
 from cachefs.local.cache import BLOCK, SLACK, Cache, Entry, Reservation, blocks_of
 from cachefs.remote import deadline
 from cachefs.remote.store import ObjectStore
@@ -185,6 +186,7 @@ class Fetcher:
         names: Names,
         threads: Threads,
         background: Background,
+        whole: WholeReads,
         *,
         part_size: int,
         mode: FetchMode,
@@ -195,6 +197,7 @@ class Fetcher:
         self._names = names
         self._threads = threads
         self._background = background
+        self._whole = whole
         self._part_size = part_size
         self._mode = mode
         self.fetched = 0
@@ -395,6 +398,8 @@ class Fetcher:
                     stream.entry.here.add(fetch.extent)
                     stream.entry.trusted.add(fetch.extent)
                     fetch.reached = fetch.extent.stop
+                    if info.md5 is None:
+                        self._whole.notice(stream.entry)
                 return
 
     def _timed(self, key: Key, extent: Extent, sink: _FileSink, *, if_match: ETag) -> ObjectInfo:

@@ -17,7 +17,8 @@ from cachefs.core.heat import Presence
 from cachefs.core.history import Accessed
 from cachefs.core.intent import Intent, State
 from cachefs.core.policy import Remains, Remedy, remedy
-from cachefs.core.types import EntryId, ETag
+from cachefs.core.source import Source
+from cachefs.core.types import EntryId, ETag, Ino, Key
 from cachefs.engine import inventory, rebuild
 from cachefs.engine.conflict import beside
 from cachefs.engine.eviction import Evictions
@@ -27,7 +28,7 @@ from cachefs.local.cache import Cache, Entry
 from cachefs.local.db import Database
 from cachefs.local.directory import CacheDirectory, Sessions, boot_id
 from cachefs.local.history import History
-from cachefs.local.inodes import InodeTable
+from cachefs.local.inodes import ROOT, InodeTable
 from cachefs.local.journal import Journal
 from cachefs.local.md5s import Md5s
 
@@ -348,6 +349,21 @@ class StoppedCache:
             return False
         _drop(self._disk, entry)
         return True
+
+    def forget_names(self, bucket: str | None) -> int:
+        """Forget the names of what is stored and not cached, of a bucket or of all. Return how many.
+
+        Where a rename is unfinished none is forgotten: it is to be finished, or undone, by them.
+        """
+        source = Source.of_description(self._disk.db.get_meta("source") or "")
+        top: Ino | None = ROOT
+        if bucket is not None and source is not None:
+            natural = source.inner(bucket, "" if not source.bucket else source.prefix)
+            inode = None if natural is None else self._disk.inodes.find(Key(natural))
+            top = None if inode is None else inode.ino
+        if top is None or self._disk.journal.moves():
+            return 0
+        return self._disk.inodes.forget_clean(top)
 
     def dirty(self) -> list[dict[str, object]]:
         """Return every dirty entry: id, key, path, size, state, tries, error."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import trio
+import trio.lowlevel
 
 from cachefs.core.errors import CacheError, CachefsError, NoEntry, UsageError
 from cachefs.core.eviction import Policy
@@ -60,6 +61,7 @@ from cachefs.engine.through import PassThrough
 from cachefs.engine.trace import Trace
 from cachefs.engine.unfinished import Unfinished
 from cachefs.engine.upload import Defaults, Uploader
+from cachefs.engine.whole_reads import WholeReads
 from cachefs.local.cache import Entry
 from cachefs.local.db import WAL_KEPT, Database
 from cachefs.local.directory import CacheDirectory
@@ -74,6 +76,8 @@ _CHECKPOINT_S = 1
 _LONGEST_PAUSE_S = 0.5
 _REMEMBER_S = 5
 _FORESEE_S = 2.0
+_PAGES_AT_ONCE = 64
+"""Pages of the database that are given back in one step, which takes some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,7 @@ class Service:
             self._names,
             self._threads,
             background,
+            WholeReads(self._checksums, disk.inodes, disk.journal, self._threads, background),
             part_size=settings.part_size,
             mode=settings.fetch,
         )
@@ -446,6 +451,26 @@ class Service:
         """Queue the clean bytes of a file, if they still are of version *etag*; see :meth:`Mender.store_anew`."""
         with deadline.limited(self._settings.timeout_s):
             return await self._mender.store_anew(EntryId(entry_id), ETag(etag))
+
+    async def vacuum(self) -> dict[str, object]:
+        """Give back what is unused in the database, a little at a time, so that nobody waits for it.
+
+        Returns ``{"before": bytes, "after": bytes, "is_possible": …}``: of a database that an older cachefs has made nothing can be
+        given back while it is in use.
+        """
+        db = self._disk.db
+        await self._threads.disk(Database.checkpoint, db.path)
+        before, is_possible = db.path.stat().st_size, db.gives_room_back
+        while is_possible and db.shorten(_PAGES_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            if db.wal_bytes() > WAL_KEPT:
+                await self._threads.disk(Database.checkpoint, db.path)
+        await self._threads.disk(Database.checkpoint, db.path)
+        return {
+            "before": before,
+            "after": db.path.stat().st_size,
+            "is_possible": is_possible,
+        }
 
     def keep_md5s(self, found: Sequence[KnownMd5]) -> None:
         """Keep MD5s of versions of objects of this store, which the caller has found out."""

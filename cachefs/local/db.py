@@ -50,6 +50,7 @@ _DAMAGE: Final = re.compile(
 """What SQLite says of a damaged file where it might as well be our mistake."""
 _LATER: Final = "the next mount makes a new one from what lies beside it"
 _PLAIN: Final = re.compile("malformed|not a database|unsupported file format|decode to UTF-8")
+_INCREMENTAL: Final = 2
 _LOCKED: Final = re.compile("is locked")
 
 _log = logging.getLogger(__name__)
@@ -431,6 +432,35 @@ class Database:
     def set_meta(self, name: str, value: str) -> None:
         """Record what holds for the whole cache directory under *name*."""
         self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    @property
+    def gives_room_back(self) -> bool:
+        """Whether the file can be made shorter a little at a time: those of an older cachefs only as a whole."""
+        row = self.one("PRAGMA auto_vacuum")
+        return row is not None and row[0] == _INCREMENTAL
+
+    def shorten(self, pages: int) -> bool:
+        """Give up to *pages* unused pages back. Return whether there are more of them."""
+        try:
+            # As a script: a statement whose rows have no columns is otherwise left after the first, which is one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        except sqlite3.DatabaseError as error:
+            self._explain(error)
+            raise
+        row = self.one("PRAGMA freelist_count")
+        return row is not None and row[0] > 0
+
+    def compact(self) -> int:
+        """Write the file anew, without what is unused in it, and so that :meth:`shorten` works from then on.
+
+        Nobody else may use it. Needs as much room once more as the file takes. Return how long it was.
+        """
+        self.all("PRAGMA wal_checkpoint(TRUNCATE)")
+        before = self.path.stat().st_size
+        self.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self.execute("VACUUM")
+        self.all("PRAGMA wal_checkpoint(TRUNCATE)")
+        return before
 
     def wal_bytes(self) -> int:
         """Return the length of the write-ahead log."""

@@ -565,6 +565,26 @@ class InodeTable:
             if kind != Kind.DIR:
                 self.drop(Ino(ino))
 
+    def forget_clean(self, ino: Ino) -> int:
+        """Forget the names of all at or below *ino* of which the store has everything and the cache nothing, unless pinned.
+
+        Return how many. Directories stay, and are to be listed anew. Nothing may be open, nor being renamed.
+        """
+        with self._db.transaction():
+            self._db.execute(
+                f"{_TREE} DELETE FROM inodes WHERE kind <> 'dir' AND etag IS NOT NULL AND parent IS NOT NULL AND pinned = 0"
+                " AND ino IN (SELECT ino FROM tree) AND ino NOT IN (SELECT ino FROM entries)",
+                (ino,),
+            )
+            row = self._db.one(
+                "SELECT changes()"
+            )  # sqlite3 counts no statement that begins by WITH
+            self._db.execute(
+                f"{_TREE} UPDATE inodes SET listed_ns = NULL WHERE kind = 'dir' AND ino IN (SELECT ino FROM tree)",
+                (ino,),
+            )
+        return int(row[0]) if row else 0
+
     def count(self) -> int:
         """Return how many inodes are known."""
         row = self._db.one("SELECT count(*) FROM inodes")

@@ -120,6 +120,23 @@ class SharedDatabase:
         row = self.one("SELECT value FROM meta WHERE name = ?", (name,))
         return None if row is None else str(row[0])
 
+    def rest(self) -> None:
+        """Let go of the file until it is used next."""
+        with self._lock:
+            self._connection.close()
+            self._identity = (0, 0)
+
+    def compact(self) -> int:
+        """Write the file anew, without what is unused in it. Others wait meanwhile. Return how long it was."""
+        move_log = "PRAGMA wal_checkpoint(TRUNCATE)"
+        with self._lock:
+            self._follow()
+            self._patiently(lambda: self._connection.execute(move_log).fetchall())
+            before = self.path.stat().st_size
+            self._patiently(lambda: self._connection.execute("VACUUM"))
+            self._patiently(lambda: self._connection.execute(move_log).fetchall())
+        return before
+
     def _patiently(self, act: Callable[[], T]) -> T:
         """Do *act*, however often others have the file locked. Raise ``CacheError`` in the end."""
         for left in reversed(range(_TRIES)):

@@ -52,6 +52,9 @@ class FakeService:
     def resume(self) -> None:
         self.resumed.set()
 
+    async def vacuum(self) -> Mapping[str, object]:
+        return {"before": 2, "after": 1, "is_possible": True}
+
     def keep_md5s(self, found: Sequence[KnownMd5]) -> None:
         self.calls.append(("keep_md5s", list(found)))
 

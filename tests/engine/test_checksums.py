@@ -6,12 +6,14 @@ from pathlib import Path
 
 from cachefs.core.errors import NoAttribute
 from cachefs.core.fingerprint import with_md5
-from cachefs.core.known_md5 import KnownMd5
+from cachefs.core.known_md5 import How, KnownMd5
 from cachefs.core.source import Source, StoreKind
+from cachefs.core.types import ETag
 from cachefs.engine.filesystem import Changes
+from cachefs.local.db import NAME, Database
 from cachefs.remote.memory import MemoryStore
 from tests.engine.opaque import Opaque
-from tests.engine.rig import LATER, Rig, serving, store
+from tests.engine.rig import LATER, MIB, Rig, serving, store, until
 
 CONTENT = b"some bytes"
 ATTRIBUTE = b"user.cachefs.md5"
@@ -130,3 +132,61 @@ async def test_an_md5_is_kept_under_the_key_that_the_store_has(tmp_path: Path) -
 
     assert found is not None
     assert found.md5 == md5_of(CONTENT)
+
+
+async def test_what_was_read_wholly_has_an_md5_from_then_on(tmp_path: Path) -> None:
+    memory = Opaque()
+    content = os.urandom(3 * MIB + 7)
+    store(memory, "a", content)
+    async with serving(tmp_path, memory) as rig:
+        fh = await rig.open("a")
+        await rig.read_fh(fh, 0, 1000)
+        assert await rig.read_fh(fh) == content
+        await until(lambda: "a" in rows(rig))
+        await rig.fs.release(fh)
+
+        found = rows(rig)["a"]
+        assert (found.md5, found.how) == (md5_of(content), "read")
+        assert await md5(rig, "a") == md5_of(content)
+
+
+async def test_what_is_written_while_it_is_hashed_is_not_told_the_md5_of_before(
+    tmp_path: Path,
+) -> None:
+    memory = Opaque()
+    store(memory, "a", os.urandom(2 * MIB))
+    async with serving(tmp_path, memory, **LATER) as rig:
+        fh = await rig.open("a", os.O_RDWR)
+        await rig.read_fh(fh)
+        await rig.fs.write(fh, 0, b"changed")
+        await rig.close(fh)
+        await rig.service.flush([], wait=True)
+
+        assert await md5(rig, "a") == md5_of(await rig.read("a"))
+
+
+async def test_what_is_unused_in_the_database_is_given_back_while_it_serves(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore()
+    store(memory, "a", CONTENT)
+    async with serving(tmp_path, memory) as rig:
+        many = [
+            KnownMd5("", f"{number}{'k' * 800}", ETag("e-2"), 1, "0" * 32, How.GIVEN)
+            for number in range(2000)
+        ]
+        rig.service.keep_md5s(many)
+        Database.checkpoint(tmp_path / NAME)
+        grown = (tmp_path / NAME).stat().st_size
+        while rig.service.forget_md5s(None):
+            pass
+        Database.checkpoint(tmp_path / NAME)
+        assert (tmp_path / NAME).stat().st_size == grown
+
+        told = await rig.service.vacuum()
+        assert await rig.read("a") == CONTENT
+
+        after = (tmp_path / NAME).stat().st_size
+        assert told == {"before": grown, "after": after, "is_possible": True}
+        assert after < grown / 4
+        assert rows(rig) == {}
