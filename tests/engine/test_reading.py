@@ -206,13 +206,15 @@ async def test_a_listing_takes_one_request_for_each_thousand_objects(
         names = await rig.names(where)
         found = rig.watched.count()
         assert found.get("list", 0) <= pages
-        assert found.get("head", 0) <= 3 + (count > 1000), (
-            "a few are looked at to see whether they carry attributes"
-        )
         assert set(found) <= {"list", "head"}
         rig.watched.forget()
         assert await rig.names(where) == names
-        assert rig.watched.count() == {}
+        # Where the second thousand begins depends on how much of it was here when the first was read.
+        again = rig.watched.count()
+        assert set(again) <= {"head"}
+        assert found.get("head", 0) + again.get("head", 0) <= 3 + (count > 1000), (
+            "a few are looked at to see whether they carry attributes"
+        )
         assert len(names) == count or not count
 
 
