@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "cache": "look after the database: what is recorded of objects, and their MD5s",
     "recover": "list, upload, export or discard what a crash left behind",
     "sync": "copy what is new in one bucket to another, on any two stores",
+    "pool": "give programs local files for objects, by the s3pool protocol",
     "demo": "a guided tour on a store in a temporary directory",
 }
 """Every verb, with what it does."""

@@ -49,16 +49,21 @@ class Announcer:
 
 
 def launch(
-    words: Sequence[str], environment: Environment, *, log_file: Path, doing: str
+    words: Sequence[str],
+    environment: Environment,
+    *,
+    log_file: Path,
+    doing: str,
+    verb: str = "mount",
 ) -> Failure | None:
-    """Start ``cachefs mount`` *words* in the background. Return None once it answers, else what it said.
+    """Start ``cachefs`` *verb* *words* in the background. Return None once it answers, else what it said.
 
     If it ends without a word, its last line in *log_file* is told. Interrupted, it is taken down again.
     """
     hear, say = os.pipe()
     with tempfile.TemporaryFile() as captured, os.fdopen(hear, "rb", buffering=0) as pipe:
         try:
-            pid = _spawn(_command(words, say), environment, say, captured.fileno())
+            pid = _spawn(_command(verb, words, say), environment, say, captured.fileno())
         finally:
             os.close(say)
         try:
@@ -83,11 +88,11 @@ def redirect_to(log_file: Path) -> None:
     os.close(fd)
 
 
-def _command(words: Sequence[str], say: int) -> list[str]:
+def _command(verb: str, words: Sequence[str], say: int) -> list[str]:
     home = Path(cachefs.__file__).parent.parent
     # -P: what lies in the current directory is not imported in place of a library, unless we run from there.
     safely = [] if home == Path.cwd() else ["-P"]
-    return [sys.executable, *safely, "-m", "cachefs", "mount", f"--ready-fd={say}", *words]
+    return [sys.executable, *safely, "-m", "cachefs", verb, f"--ready-fd={say}", *words]
 
 
 def _spawn(command: list[str], environment: Environment, say: int, captured: int) -> int:

@@ -88,7 +88,7 @@ def _stay(call: Call, config: MountConfig, mountpoint: Path, announcer: Announce
             announcer.ready()
 
     os.umask(0o077)
-    _take_descriptors()
+    take_descriptors()
     try:
         store = open_store(
             config.source,
@@ -96,7 +96,7 @@ def _stay(call: Call, config: MountConfig, mountpoint: Path, announcer: Announce
             timeout_s=config.timeout_s,
             environ=call.environment.variables,
         )
-        at = _whereabouts(store.description)
+        at = whereabouts(store.description)
         store.check()  # before anything is created
         make_cache_dir(config.cache_dir, call.environment)
         _start_log(call, config, is_daemon=announcer is not None)
@@ -110,7 +110,7 @@ def _stay(call: Call, config: MountConfig, mountpoint: Path, announcer: Announce
     return _farewell(call, config, left)
 
 
-def _take_descriptors() -> None:
+def take_descriptors() -> None:
     """Have as many files open as we are allowed to, as servers do: each open file of the mount is one of ours."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
@@ -187,7 +187,7 @@ def _start_log(call: Call, config: MountConfig, *, is_daemon: bool) -> None:
         redirect_to(file)
 
 
-def _whereabouts(description: str) -> str:
+def whereabouts(description: str) -> str:
     """Return `` at URL`` of a store's description ``s3://photos at URL``."""
     _, at, where = description.rpartition(" at ")
     return f" at {where}" if at else ""

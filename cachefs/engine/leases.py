@@ -30,6 +30,7 @@ _VERSIONS: Final = 20
 """How often another version of an object may come while it is fetched."""
 _UNCLAIMED_S: Final = 60.0
 """How long a file is kept for somebody who has asked for it and not asked again."""
+_SPARE: Final = 1000
 _NAME: Final = 160
 """Bytes of a file's own name that its leased path ends in."""
 
@@ -266,6 +267,11 @@ class Leases:
 
     def _set(self, lease: str, found: _Lease, seconds: float) -> None:
         found.until = trio.current_time() + seconds
+        if (
+            len(self._due) > 2 * len(self._leases) + _SPARE
+        ):  # most are renewed or given back long before
+            self._due = [(each.until, name) for name, each in self._leases.items()]
+            heapq.heapify(self._due)
         heapq.heappush(self._due, (found.until, lease))
         if self._due[0][1] == lease:
             self._is_sooner.set()

@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import trio
 import trio.lowlevel
@@ -47,6 +48,7 @@ from cachefs.engine.leftovers import DurableLedger, Leftovers
 from cachefs.engine.listing import Listings
 from cachefs.engine.mending import Mender
 from cachefs.engine.names import Freshness, Names
+from cachefs.engine.objects import Objects
 from cachefs.engine.openfile import ReadBuffer, Rooms
 from cachefs.engine.pinning import Pins
 from cachefs.engine.preheat import Preheater
@@ -69,6 +71,9 @@ from cachefs.local.inodes import ROOT, Inode
 from cachefs.remote import deadline
 from cachefs.remote.retry import Retrying
 from cachefs.remote.store import ObjectStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -268,6 +273,15 @@ class Service:
         )
         self._insight = Insight(
             audited, disk, self._names, files, attributes, self._checksums, self._threads
+        )
+        self.objects = Objects(
+            audited,
+            disk.inodes,
+            disk.cache,
+            self._room,
+            self._evictions,
+            self._insight,
+            self._threads,
         )
         self._mender = Mender(rooms, disk.inodes, files, is_read_only=settings.read_only)
         self._pins = Pins(
@@ -525,6 +539,15 @@ class Service:
         """Return what is remembered of the opens of some files: ``{"files": […], "after": where to go on, or null}``."""
         found = inventory.history(self._disk, after)
         return {"files": [each.to_json() for each in found.files], "after": found.after}
+
+    async def look_up(self, path: str) -> Inode:
+        """Return the file *path* as the store has it, as an open would. Raise ``NoEntry``, ``IsDirectory`` and the like."""
+        with deadline.limited(self._settings.timeout_s):
+            return await self._preheater.find(path)
+
+    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work for which the loop has no time, of a door, in a thread."""
+        return await self._threads.disk(work, *args, **kwargs)
 
     async def pin(self, path: str) -> dict[str, object]:
         """Keep the file *path*, or all files at or below the directory *path*. They are fetched beside the serving."""

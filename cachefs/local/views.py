@@ -1,0 +1,148 @@
+"""What the pool's clients see of leased files: ``data/BUCKET/KEY``, ``KEY__meta__`` beside, and ``__list__``.
+
+A view is a further name of a file that is lent, so it costs no second copy; it goes before the lease does. Where a
+key cannot be a path of its own (``a`` beside ``a/b``, parts that no name can be, ``__meta__``), its view lies below
+``data/BUCKET/~cachefs~odd``.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from cachefs.core.errors import UsageError, disk_error
+from cachefs.core.keys import MARK, NAME_MAX, path_shown
+from cachefs.core.types import Key
+
+LIST_NAME: Final = "__list__"
+META_SUFFIX: Final = "__meta__"
+_MARKER: Final = ".cachefs-pool"
+_ODD: Final = f"{MARK}odd"
+_TAIL: Final = 100
+
+
+class Views:
+    """The tree below ``data/`` in a pool's home. Nothing in it outlives the daemon."""
+
+    def __init__(self, home: Path, *, umask: int) -> None:
+        """Make the tree, and sweep what an earlier daemon has left. Raise ``UsageError`` if it is somebody else's."""
+        self.data = home / "data"
+        self._readers = 0o777 & ~umask
+        try:
+            self._claim()
+        except OSError as error:
+            raise UsageError(
+                f"cannot use {self.data}: {error.strerror} — name another directory by -D"
+            ) from error
+
+    def _claim(self) -> None:
+        self.data.mkdir(mode=0o700 | self._readers, parents=True, exist_ok=True)
+        marker = self.data / _MARKER
+        if not marker.exists():
+            if any(self.data.iterdir()):
+                raise UsageError(
+                    f"{self.data} holds files that are not a pool's of cachefs — empty it, or name another directory by -D"
+                )
+            marker.touch(mode=0o600)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove every view. Blocks."""
+        for place, directories, files in os.walk(self.data, topdown=False):
+            for name in files:
+                if (place, name) != (str(self.data), _MARKER):
+                    os.unlink(os.path.join(place, name))
+            for name in directories:
+                path = os.path.join(place, name)
+                os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+
+    def place(self, bucket: str, key: str, source: Path, meta: bytes) -> Path:
+        """Show the lent file *source* as *key*, and *meta* beside it. Return where; what was there is replaced."""
+        try:
+            for path in (self._natural(bucket, key), self._odd(bucket, key)):
+                if path is not None and self._linked(source, path):
+                    self._write(path.with_name(path.name + META_SUFFIX), [meta])
+                    return path
+        except OSError as error:
+            raise disk_error(error) from error
+        raise AssertionError("the place for odd keys is free")
+
+    def remove(self, path: Path) -> None:
+        """Remove a view, and directories that are empty without it. Whoever has it open can read on."""
+        for each in (path, path.with_name(path.name + META_SUFFIX)):
+            with contextlib.suppress(OSError):
+                os.unlink(each)
+        for parent in path.parents:
+            if parent.parent == self.data:  # the bucket's own stays
+                return
+            try:
+                os.rmdir(parent)
+            except OSError:
+                return
+
+    def list_path(self, bucket: str) -> Path:
+        """Return where the keys of *bucket* are listed."""
+        return self._bucket(bucket) / LIST_NAME
+
+    def write_list(self, bucket: str, lines: Iterable[bytes]) -> None:
+        """Write the list of *bucket* anew, all of it or nothing. Blocks; any thread."""
+        try:
+            self._make_parent(self.list_path(bucket))
+            self._write(self.list_path(bucket), lines)
+        except OSError as error:
+            raise disk_error(error) from error
+
+    def _bucket(self, bucket: str) -> Path:
+        return self.data / os.fsdecode(path_shown(Key(bucket)))
+
+    def _natural(self, bucket: str, key: str) -> Path | None:
+        """Return the path that *key* is, if it is one."""
+        spelled = key.encode("utf-8", "surrogateescape")
+        parts = key.split("/")
+        is_plain = path_shown(Key(key)) == spelled and "\n" not in key and key != LIST_NAME
+        if not is_plain or any(part.endswith(META_SUFFIX) for part in parts):
+            return None
+        if len(os.fsencode(parts[-1])) + len(META_SUFFIX) > NAME_MAX:
+            return None
+        return self._bucket(bucket) / os.fsdecode(spelled)
+
+    def _odd(self, bucket: str, key: str) -> Path:
+        spelled = key.encode("utf-8", "surrogateescape")
+        tail = spelled.rpartition(b"/")[2].replace(b"\n", b"?").replace(b"\0", b"?")[-_TAIL:]
+        name = sha256(spelled).hexdigest()[:32].encode() + b"-" + tail
+        return self._bucket(bucket) / _ODD / os.fsdecode(name)
+
+    def _linked(self, source: Path, path: Path) -> bool:
+        """Make *path* a name of *source*; return False if another key's view is in the way."""
+        temporary = self._temporary()
+        try:
+            self._make_parent(path)
+            os.link(source, temporary)
+            os.rename(temporary, path)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            return False
+        finally:
+            with contextlib.suppress(OSError):  # a rename onto the same file leaves it
+                os.unlink(temporary)
+        return True
+
+    def _make_parent(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700 | self._readers, parents=True, exist_ok=True)
+
+    def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
+        temporary = self._temporary()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with open(os.open(temporary, flags, 0o600 | (self._readers & 0o444)), "wb") as file:
+                file.writelines(chunks)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def _temporary(self) -> Path:
+        return self.data / f".new-{secrets.token_hex(8)}"

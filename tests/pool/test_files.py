@@ -1,0 +1,238 @@
+"""What clients see below HOMEDIR, and for how long; a cache that is too small for all of them; bytes at random."""
+
+import json
+import os
+import random
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+
+from cachefs.core.errors import UsageError
+from cachefs.local.views import Views
+from cachefs.remote.memory import MemoryStore
+from tests.engine.rig import FOREVER_ASKING, store, until
+from tests.pool.rig import PoolRig, answering, filled
+
+ODD = (
+    "a",
+    "a/b",
+    "a/b/c",
+    "a//b",
+    "/lead",
+    "__list__",
+    "a__meta__",
+    "x__meta__/y",
+    "new\nline",
+    "quo\"te and 'blank",
+    "ü/日本",
+    "back\\slash",
+    "n" * 255,
+    "l" * 300,
+    "/".join(["d" * 100] * 9),
+    "~cachefs~odd/x",
+    "-rf *",
+)
+
+
+async def test_every_key_can_be_pulled_whatever_its_name(tmp_path: Path) -> None:
+    contents = {key: f"content of {key!r}".encode() for key in ODD}
+    async with answering(tmp_path, filled(**contents)) as pool:
+        for _ in range(2):
+            for key, content in contents.items():
+                (path,) = await pool.pull("b", key)
+                assert path.read_bytes() == content, key
+                assert path.is_relative_to(pool.home / "data/b")
+                assert path.resolve() == path
+                meta = json.loads(path.with_name(path.name + "__meta__").read_text())
+                assert meta["ContentLength"] == len(content)
+        listed = (await pool.ask("GLOB", "b", "**")).decode().split("\n")[1:-1]
+        assert sorted(listed) == sorted(key for key in ODD if "\n" not in key)
+        pool.check()
+
+
+async def test_a_view_goes_with_its_lease_and_what_is_open_can_be_read_on(tmp_path: Path) -> None:
+    async with answering(tmp_path, filled(**{"d/e/a": b"one"}), pool={"lease_s": 0.2}) as pool:
+        (path,) = await pool.pull("b", "d/e/a")
+        with path.open("rb") as file:
+            await until(lambda: not pool.data())
+            assert not (pool.home / "data/b/d").exists()
+            assert (await pool.ask("EVICT", "b", "d/e/a")) == b"OK\n\n"
+            assert not list(pool.rig.cache.data.iterdir())
+            assert file.read() == b"one"
+        assert pool.rig.service.leases.status()["leases"] == 0
+        assert (await pool.pull("b", "d/e/a"))[0].read_bytes() == b"one"
+
+
+async def test_a_pull_and_a_lease_make_the_time_longer_never_shorter(tmp_path: Path) -> None:
+    async with answering(tmp_path, filled(a=b"one"), pool={"lease_s": 0.1}) as pool:
+        assert (await pool.ask("LEASE", "b", "a", "100")).startswith(b"OK\n/")
+        await pool.pull("b", "a")
+        told = (await pool.ask("STAT", "b", "a")).decode()
+        assert "leased 99" in told
+        for seconds in ("0", "-1", "x", "9" * 30):
+            assert (await pool.ask("LEASE", "b", "a", seconds)).startswith(b"ERROR\n")
+        assert (await pool.ask("EVICT", "b", "a")).startswith(b"ERROR\nit is leased, for ")
+
+
+async def test_stat_pin_and_evict(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    info = store(memory, "b/a", b"one")
+    async with answering(tmp_path, memory, pool={"lease_s": 0.05}) as pool:
+        told = (await pool.ask("STAT", "b", "a")).decode()
+        assert f'cached 0\netag "{info.etag}"\nlast_modified ' in told
+        assert told.endswith(" GMT\nleased 0\npinned 0\nsize 3\n")
+        assert await pool.ask("STAT", "b", "none") == b"ERROR\nno such key: none"
+
+        assert await pool.ask("PIN", "b", "a") == b"OK\n\n"
+        await until(lambda: pool.rig.service.presence(["b/a"]) == [(3, 3)])
+        assert "cached 3" in (await pool.ask("STAT", "b", "a")).decode()
+        assert await pool.ask("EVICT", "b", "a") == b"ERROR\nis pinned"
+        assert await pool.ask("UNPIN", "b", "a") == b"OK\n\n"
+        assert await pool.ask("EVICT", "b", "a") == b"OK\n\n"
+        assert pool.rig.service.presence(["b/a"]) == [(3, 0)]
+
+
+async def test_what_an_earlier_pool_left_is_swept_and_what_is_not_a_pools_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    async with answering(tmp_path, filled(a=b"one")) as pool:
+        (path,) = await pool.pull("b", "a")
+    assert path.exists()  # it was not the daemon's end, but its death
+    async with answering(tmp_path, filled(a=b"two")) as pool:
+        assert pool.data() == []
+
+    (tmp_path / "other/data/photos").mkdir(parents=True)
+    with pytest.raises(UsageError, match="not a pool's"):
+        Views(tmp_path / "other", umask=0o022)
+    assert (tmp_path / "other/data/photos").exists()
+
+
+async def test_who_may_read_the_files_is_up_to_the_umask(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    source = tmp_path / "source"
+    source.write_bytes(b"")
+    views = Views(home, umask=0o077)
+    path = views.place("b", "d/a", source, b"{}")
+
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.with_name("a__meta__").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("clients", "keys", "pulls"),
+    [(16, 40, 3), pytest.param(64, 10_000, 400, marks=pytest.mark.soak)],
+)
+async def test_a_cache_too_small_for_its_clients_takes_no_path_away(
+    tmp_path: Path, clients: int, keys: int, pulls: int
+) -> None:
+    """Half of the keys would fill the cache; each client opens each path before its lease is over."""
+    memory = MemoryStore()
+    size = 64 * 1024
+    contents = {f"d{number % 7}/{number}": os.urandom(16) * (size // 16) for number in range(keys)}
+    for key, content in contents.items():
+        store(memory, f"b/{key}", content)
+    limit = max(keys * size // 2, (clients + 4) * (size + 4096) * 2)
+    limit = min(limit, keys * size * 2 // 3)
+    async with answering(
+        tmp_path, memory, cache_size=limit, pool={"lease_s": 1.0}, timeout_s=60
+    ) as pool:
+        seen: dict[str, set[int]] = {}
+        late = 0
+
+        async def client(number: int) -> None:
+            nonlocal late
+            chosen = random.Random(number)
+            for _ in range(pulls):
+                wanted = chosen.sample(sorted(contents), 2)
+                paths = await pool.pull("b", *wanted)
+                answered_at = trio.current_time()
+                for key, path in zip(wanted, paths, strict=True):
+                    try:
+                        file = path.open("rb")
+                    except FileNotFoundError:  # of a machine that is too busy to open it in time
+                        assert trio.current_time() - answered_at >= 0.5
+                        late += 1
+                        continue
+                    with file:
+                        assert file.read() == contents[key]
+                        seen.setdefault(key, set()).add(os.fstat(file.fileno()).st_ino)
+                assert pool.rig.cache.used <= limit
+
+        async with trio.open_nursery() as nursery:
+            for number in range(clients):
+                nursery.start_soon(client, number)
+        assert late < clients * pulls
+        evicted = pool.rig.service._room.evicted
+        assert evicted
+        # No more than once for each time that it had to be fetched.
+        assert len(pool.rig.watched.of("get_range")) <= len(seen) + evicted
+        pool.check()
+
+
+def noise(chosen: random.Random) -> bytes:
+    """A line that may be a request, nearly one, or none."""
+    words = ["PULL", "GLOB", "PUSH", "REFRESH", "SET", "STATUS", "STAT", "EVICT", "LEASE", "PIN"]
+    pieces = [
+        "b",
+        "a",
+        "d/c",
+        "*",
+        "",
+        "..",
+        "../..",
+        "/etc/passwd",
+        "\0",
+        "ü",
+        "[",
+        "**/*",
+        "5",
+        "x" * 300,
+    ]
+    kind = chosen.randrange(5)
+    if kind == 0:
+        return chosen.randbytes(chosen.randrange(200)).replace(b"\n", b"") + b"\n"
+    request = [chosen.choice(words)] + [chosen.choice(pieces) for _ in range(chosen.randrange(5))]
+    line = json.dumps(request).encode()
+    if kind == 1:
+        at = chosen.randrange(len(line))
+        line = line[:at] + chosen.randbytes(1).replace(b"\n", b"") + line[at + 1 :]
+    if kind == 2:
+        return line[: chosen.randrange(len(line))]
+    return line + b"\n"
+
+
+@pytest.mark.parametrize("requests", [400, pytest.param(100_000, marks=pytest.mark.soak)])
+async def test_bytes_at_random_leave_no_trace(
+    tmp_path: Path, requests: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with answering(
+        tmp_path, filled(**{"a": b"one", "d/c": b"two"}), **FOREVER_ASKING
+    ) as pool:
+        await pool.pull("b", "a")
+        descriptors = len(os.listdir("/proc/self/fd"))
+
+        async def client(seed: int, count: int) -> None:
+            chosen = random.Random(seed)
+            for _ in range(count):
+                answer = await pool.raw(noise(chosen), eof=True)
+                assert answer == b"" or answer.startswith((b"OK\n", b"ERROR\n")), answer
+
+        async with trio.open_nursery() as nursery:
+            for seed in range(8):
+                nursery.start_soon(client, seed, requests // 8)
+        await until(lambda: not pool.pool.clients)
+        await settled(pool, descriptors)
+        assert (await pool.pull("b", "a"))[0].read_bytes() == b"one"
+        assert set(pool.rig.objects()) == {"b/a", "b/d/c"}
+        assert pool.rig.service.leases.status()["leases"] <= 2
+        assert len(pool.rig.service.leases._due) < 3000
+        pool.check()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def settled(pool: PoolRig, descriptors: int) -> None:
+    """Wait until there are no more descriptors than there were."""
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 2)
