@@ -150,7 +150,7 @@ def test_cleanup_removes_records_and_nothing_that_is_cached(home: Path, filled: 
     assert all_of_it.out == "Removed 0 MD5s and 3 names of objects that are not cached\n"
     with MetadataDB(home / "cache") as db:
         assert db.get_stats()["total_files"] == 0
-    assert sorted(path.name for path in (filled / "objects").iterdir()) == ["d", "large", "small"]
+    assert {"d", "large", "small"} <= {path.name for path in (filled / "objects").iterdir()}
 
 
 def test_all_is_asked_for_or_answered_beforehand(home: Path, filled: Path) -> None:
