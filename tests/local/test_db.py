@@ -448,3 +448,52 @@ def test_a_link_in_the_place_of_the_reserve_is_not_followed(tmp_path: Path) -> N
     db.set_meta("test", "x")
     assert precious.read_bytes() == b"not ours"
     db.close()
+
+
+# ---- room that is given back ----------------------------------------------------------------
+
+
+def test_what_is_unused_is_given_back_a_little_at_a_time(db: Database) -> None:
+    with db.transaction():
+        for number in range(600):
+            db.set_meta(f"test-{number}", "x" * 900)
+    db.execute("DELETE FROM meta WHERE name LIKE 'test-%'")
+    assert db.gives_room_back
+    Database.checkpoint(db.path)
+    before = db.path.stat().st_size
+
+    steps = 1
+    while db.shorten(16):
+        steps += 1
+    Database.checkpoint(db.path)
+
+    assert steps > 5
+    assert db.path.stat().st_size < before / 2
+
+
+def test_a_file_that_cannot_be_made_shorter_in_steps_can_once_it_was_written_anew(
+    tmp_path: Path,
+) -> None:
+    Database(tmp_path).close()
+    with sqlite3.connect(tmp_path / NAME, isolation_level=None) as older:
+        older.execute("PRAGMA auto_vacuum = NONE")
+        older.execute("VACUUM")
+    older.close()
+    database = Database(tmp_path)
+    with database.transaction():
+        for number in range(600):
+            database.set_meta(f"test-{number}", "x" * 900)
+    database.execute("DELETE FROM meta WHERE name LIKE 'test-%'")
+    was = database.gives_room_back
+
+    before = database.compact()
+
+    assert (was, database.gives_room_back) == (False, True)
+    assert database.path.stat().st_size < before / 2
+    database.close()
+
+
+def test_what_cannot_be_asked_is_an_error_in_every_way_of_asking(db: Database) -> None:
+    for ask in (db.one, db.all, lambda sql: list(db.each(sql))):
+        with pytest.raises(sqlite3.DatabaseError, match="nowhere"):
+            ask("SELECT * FROM nowhere")

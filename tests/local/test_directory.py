@@ -1,5 +1,6 @@
 """A cache directory is private, and one process's at a time."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cachefs.core.errors import InUse, UsageError
-from cachefs.local.directory import CacheDirectory, boot_id
+from cachefs.local.db import Database
+from cachefs.local.directory import CacheDirectory, Sessions, boot_id
 
 HOLD = """
 import sys
@@ -128,3 +130,45 @@ def test_a_file_in_the_way_is_one_line_for_the_operator(tmp_path: Path, below: s
 def test_the_boot_has_an_id_that_stays() -> None:
     assert boot_id()
     assert boot_id() == boot_id()
+
+
+def test_a_full_disk_still_has_room_for_the_next_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(tmp_path)
+    sessions = Sessions(tmp_path, database)
+    sessions.begin()
+    before = (tmp_path / "session").read_text()
+    synced, calls = os.fsync, iter([OSError(errno.ENOSPC, "full")])
+
+    def fsync(descriptor: int) -> None:
+        named = os.readlink(f"/proc/self/fd/{descriptor}")
+        if named.endswith("session.new") and (failure := next(calls, None)):
+            raise failure
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    sessions.begin()
+    database.close()
+
+    after = (tmp_path / "session").read_text()
+    assert len(after) == len(before)
+    assert after != before
+    database = Database(tmp_path)
+    assert Sessions(tmp_path, database).is_latest
+    database.close()
+
+
+def test_a_disk_without_room_for_the_lock_is_told_of_and_the_lock_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cache"
+
+    def pwrite(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", pwrite)
+        with pytest.raises(UsageError, match="make room"):
+            CacheDirectory(place)
+    CacheDirectory(place).close()

@@ -664,3 +664,19 @@ def test_a_file_without_bytes_and_version_was_only_being_made(tree: Tree) -> Non
     assert tree.table.get(made.ino) is None
     assert tree.table.get(stored.ino) is not None
     assert tree.table.get(directory.ino) is not None
+
+
+def test_only_names_that_the_store_can_tell_again_are_forgotten(tree: Tree) -> None:
+    tree.list(ROOT, page(obj("a"), obj("b"), "d/"))
+    directory = tree.child("d")
+    tree.list(directory.ino, page(obj("d/x")))
+    tree.mint(ROOT, "ours")
+    tree.table.update(tree.child("b").ino, pinned=1)
+
+    assert tree.table.forget_clean(ROOT) == 2
+
+    assert tree.names() == {"b": Kind.FILE, "d": Kind.DIR, "ours": Kind.FILE}
+    assert tree.names(directory.ino) == {}
+    assert tree.child("d").listed_ns is None
+    tree.list(ROOT, page(obj("a"), obj("b"), "d/"))
+    assert "a" in tree.names()
