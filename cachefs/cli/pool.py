@@ -39,6 +39,7 @@ from HOMEDIR/tmp alone, and from where --push-from says.
 """
 _CLIENT = """\
 Client commands ask the pool at -p PORT (of --listen, else of this machine) or in -D HOMEDIR:
+
   pull BUCKET KEY…        the path of a local file for each key, a line each
   push BUCKET KEY FILE    stores FILE
   glob BUCKET PATTERN     the keys that match: * and ? within a part, ** across, [a-z]

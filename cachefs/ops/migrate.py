@@ -139,8 +139,9 @@ class Migration:
         is_kept = kept is not None and kept.is_of(info.etag, info.size)
         if not is_md5(info.etag):
             return is_kept
-        if self._names_md5 is None and is_kept:
-            self._names_md5 = True  # an earlier run has held it against the bytes
+        if self._names_md5 is None and kept is not None and is_kept:
+            # An earlier run has held it against the bytes. Of a large object of Swift it is something else.
+            self._names_md5 = kept.md5 == info.etag or None
         elif self._names_md5 is None and info.size <= _SMALL:
             self._names_md5 = self._is_named_by_md5(info)
         return is_kept or self._names_md5 is True
