@@ -284,7 +284,7 @@ class Pool:
         new = {key for key in keys.pushed if matches(key)}
         if not self._views.list_path(bucket).exists():  # somebody has taken it away
             await self._list(bucket, trio.current_time())
-        with self._views.list_path(bucket).open("rb") as file:
+        with self._views.open_list(bucket) as file:
             await line.begin(b"OK\n")
             is_over = False
             while not is_over:

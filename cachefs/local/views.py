@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from cachefs.core.errors import UsageError, disk_error
 from cachefs.core.keys import MARK, NAME_MAX, path_shown
@@ -86,6 +86,13 @@ class Views:
     def list_path(self, bucket: str) -> Path:
         """Return where the keys of *bucket* are listed."""
         return self._bucket(bucket) / LIST_NAME
+
+    def open_list(self, bucket: str) -> BinaryIO:
+        """Open the list of *bucket* for reading. Whatever is written or removed meanwhile, it stays as it is."""
+        try:
+            return self.list_path(bucket).open("rb")
+        except OSError as error:
+            raise disk_error(error) from error
 
     def write_list(self, bucket: str, lines: Iterable[bytes]) -> None:
         """Write the list of *bucket* anew, all of it or nothing. Blocks; any thread."""

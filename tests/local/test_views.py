@@ -56,6 +56,17 @@ def test_a_list_that_breaks_off_leaves_the_one_that_was(views: Views) -> None:
     assert {path.name for path in views.data.iterdir()} == {"bucket", ".cachefs-pool"}
 
 
+def test_a_list_that_is_read_stays_as_it_is_and_one_that_is_gone_is_told_of(views: Views) -> None:
+    views.write_list("bucket", [b"a\n"])
+    with views.open_list("bucket") as file:
+        views.write_list("bucket", [b"b\n"])
+        views.list_path("bucket").unlink()
+        assert file.read() == b"a\n"
+
+    with pytest.raises(CachefsError):
+        views.open_list("bucket")
+
+
 def test_what_the_disk_refuses_is_told_of(views: Views, lent: Path, tmp_path: Path) -> None:
     (views.data / "bucket").write_bytes(b"in the way")
     with pytest.raises(CachefsError):
