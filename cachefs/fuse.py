@@ -10,7 +10,7 @@ import logging
 import os
 import stat as stat_bits
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,10 +41,10 @@ from cachefs.engine.cause import because
 from cachefs.engine.filesystem import Changes, FileSystem
 from cachefs.engine.handles import Opened
 from cachefs.engine.listing import Reader
-from cachefs.engine.names import Forget
 from cachefs.engine.service import Service
 from cachefs.engine.threads import Threads
 from cachefs.engine.told import Unaware
+from cachefs.engine.untold import Forget
 from cachefs.remote import deadline
 
 _log = logging.getLogger(__name__)
@@ -464,15 +464,23 @@ async def _tell_kernel(fs: FileSystem) -> None:
     Where that fails it learns by its time-out. Pages need no word: those of a file that is not open are dropped by the open that shows another version, and
     those of an open one belong to the version that it keeps.
     """
-    async for what in fs.changes:
-        _deliver(fs, what)
+    while True:
+        await fs.untold.wait()
+        _deliver_next(fs)
 
 
 def _deliver_all(fs: FileSystem) -> None:
     """Have the kernel forget at once what waits for it."""
-    with suppress(trio.WouldBlock):
-        while True:
-            _deliver(fs, fs.changes.receive_nowait())
+    while _deliver_next(fs):
+        pass
+
+
+def _deliver_next(fs: FileSystem) -> bool:
+    what = fs.untold.take()
+    if what is None:
+        return False
+    _deliver(fs, what)
+    return True
 
 
 def _deliver(fs: FileSystem, what: Forget) -> None:

@@ -33,10 +33,10 @@ from cachefs.engine.body import BytesBody
 from cachefs.engine.conflict import Conflicts
 from cachefs.engine.handles import Opened, OpenFiles
 from cachefs.engine.listing import Listings, Reader
-from cachefs.engine.names import Forget
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.rename import Renamer
 from cachefs.engine.told import Told
+from cachefs.engine.untold import Untold
 from cachefs.engine.upload import Defaults
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Inode, InodeTable
@@ -126,9 +126,9 @@ class FileSystem:
         return self._names.told
 
     @property
-    def changes(self) -> trio.MemoryReceiveChannel[Forget]:
-        """What the kernel has to forget, in order."""
-        return self._names.changes
+    def untold(self) -> Untold:
+        """What the kernel has to forget."""
+        return self._names.untold
 
     async def getattr(self, ino: Ino) -> Stat:
         """Return the attributes of an inode, asking the store where what is known is too old."""

@@ -30,6 +30,7 @@ from cachefs.engine.reach import Reach, wait_for
 from cachefs.engine.room import Room
 from cachefs.engine.threads import Threads
 from cachefs.engine.told import Told
+from cachefs.engine.untold import Forget, Untold
 from cachefs.local.cache import Cache
 from cachefs.local.db import Database
 from cachefs.local.inodes import ROOT, Difference, Inode, InodeTable
@@ -46,7 +47,6 @@ _BATCH = 32
 """How many HEADs a thread sends before it hands the answers over."""
 _BATCHES_AT_ONCE = 6
 """More threads than this only wait for each other: a request costs more processor than time."""
-_CHANGES_KEPT = 4096
 _SAME_OPEN_NS = 50_000_000
 """The kernel looks a name up just before it opens it: an answer this young was asked for by the same open."""
 
@@ -90,14 +90,6 @@ class Look:
     """Anything was in it."""
     was_moved: bool = False
     """The directory has another key by now: what was read tells nothing of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """What the kernel should ask for again: a name in the directory *ino*, or (no name) the attributes of *ino*."""
-
-    ino: Ino
-    name: Name | None = None
 
 
 class SingleFlight:
@@ -173,7 +165,7 @@ class Names:
         self.told = Told()
         self.on_pinned: Callable[[], object] = lambda: None
         """Called when another version of a pinned file was seen."""
-        self._changes, self.changes = trio.open_memory_channel[Forget](_CHANGES_KEPT)
+        self.untold = Untold()
 
     # ---- keys, and renames that are under way ----------------------------------------------
 
@@ -792,7 +784,7 @@ class Names:
         """Tell the kernel, however many changes wait to be told."""
         if what.name is None:
             self.told.doubt(what.ino)
-        await self._changes.send(what)
+        await self.untold.put(what)
 
     def doubt_listing(self, ino: Ino) -> None:
         """Have a directory listed anew by whoever needs it; what it had is still known, should the store be offline."""
@@ -803,12 +795,6 @@ class Names:
         for is_dir in (False, True):
             self._plain.pop((ino, is_dir), None)
 
-    def forget_changes(self) -> None:
-        """Tell nobody what changed so far: the kernel does not know this mount yet."""
-        with contextlib.suppress(trio.WouldBlock):
-            while True:
-                self.changes.receive_nowait()
-
     def tell_kernel(self, parent: Ino, name: Name) -> None:
         """Have the kernel forget what it knows of a name."""
         self._tell(Forget(parent, name))
@@ -816,9 +802,7 @@ class Names:
     def _tell(self, what: Forget) -> None:
         if what.name is None:
             self.told.doubt(what.ino)
-        try:
-            self._changes.send_nowait(what)
-        except trio.WouldBlock:
+        if not self.untold.offer(what):
             _log.debug("too many changes: the kernel will learn of %s by its time-out", what)
 
 

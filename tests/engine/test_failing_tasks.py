@@ -14,7 +14,7 @@ from cachefs import fuse
 from cachefs.core.errors import DiskFull, Fault, Unreachable
 from cachefs.core.types import Ino, Name
 from cachefs.engine.background import Background
-from cachefs.engine.names import Forget
+from cachefs.engine.untold import Forget, Untold
 from tests.engine.rig import LATER, MIB, Rig, serving, until
 
 
@@ -171,18 +171,16 @@ async def test_a_change_that_the_kernel_cannot_be_told_of_does_not_keep_the_next
         told.append(name)
 
     monkeypatch.setattr(pyfuse3, "invalidate_entry_async", tell)
-    send, changes = trio.open_memory_channel[Forget](9)
 
-    class Told:
-        def __init__(self) -> None:
-            self.changes = changes
+    class Telling:
+        untold = Untold()
 
     async with trio.open_nursery() as nursery:
         background = Background(nursery)
-        fs: Any = Told()
+        fs: Any = Telling()
         background.keep("telling the kernel", lambda: fuse._tell_kernel(fs))
         for name in (b"first", b"second"):
-            send.send_nowait(Forget(Ino(1), Name(name)))
+            fs.untold.offer(Forget(Ino(1), Name(name)))
         await until(lambda: told == [b"second"])
         background.stop()
     assert background.failed == 1

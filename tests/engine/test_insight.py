@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from cachefs.core.errors import Fault, NoEntry
 from cachefs.core.types import FetchMode, Name
-from cachefs.engine.names import Forget
+from cachefs.engine.untold import Forget
 from cachefs.local.inodes import ROOT
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import LATER, MIB, Rig, serving, store
@@ -23,11 +22,9 @@ async def explained(rig: Rig, path: str) -> dict[str, Any]:
 
 def told_kernel(rig: Rig) -> list[Forget]:
     found: list[Forget] = []
-    while True:
-        try:
-            found.append(rig.fs.changes.receive_nowait())
-        except trio.WouldBlock:
-            return found
+    while what := rig.fs.untold.take():
+        found.append(what)
+    return found
 
 
 async def test_what_is_only_at_the_store_is_told_without_fetching_it(tmp_path: Path) -> None:
