@@ -369,6 +369,16 @@ def describe_tree(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+def names_below(root: Path) -> list[str]:
+    """The relative path of everything below *root*, as find has it, in order."""
+    walked = os.walk(root, onerror=_raise)
+    return sorted(
+        str((Path(top) / name).relative_to(root))
+        for top, dirs, names in walked
+        for name in (*dirs, *names)
+    )
+
+
 def make_database(path: Path, journal: str) -> None:
     """An empty table in a database that journals in that way."""
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:

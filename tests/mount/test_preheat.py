@@ -72,3 +72,24 @@ def test_what_was_preheated_is_read_without_the_store_and_an_interrupt_ends_in_a
         document = json.loads(simulated.stdout)
         assert document["trace"]["note"] == f"as {tmp_path}/trace.csv has it"
         assert document["results"][0]["opens"] == len(contents)
+
+
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_a_tree_whose_names_were_preheated_is_walked_without_the_store_also_by_a_later_mount(
+    store: LiveStore, mounting: Mounting
+) -> None:
+    keys = [f"d{number}/e/{name}" for number in range(6) for name in "ab"]
+    for key in keys:
+        store.put(key, b"x")
+    tops = [f"d{number}" for number in range(6)]
+    expected = sorted([*keys, *tops, *(f"{top}/e" for top in tops)])
+    options = ("--metadata-ttl", "600", "--attributes", "listing")
+    with store.proxy() as proxy, mounting(store.target(proxy), *options) as mount:
+        done = cachefs("preheat", "--metadata", mount.mountpoint, env=mount.env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "12 objects in 13 directories known, by 1 request\n"
+        for _ in range(2):
+            proxy.forget()
+            assert mount.do(programs.names_below, mount.mountpoint) == expected
+            assert list(proxy.exchanges()) == []
+            mount.remount()
