@@ -99,6 +99,8 @@ class Vacuumed:
     after: int
     is_possible: bool = True
     """False: an older cachefs has made it, and a mount has it in use. It can be made smaller when that has ended."""
+    is_held: bool = False
+    """True: some program reads it without a pause. There is more to give back when that has ended."""
 
 
 class MetadataDB:
@@ -464,6 +466,7 @@ class _Part:
                         int(told["before"]),
                         int(told["after"]),
                         is_possible=bool(told["is_possible"]),
+                        is_held=bool(told.get("is_held", False)),
                     )
                 self._hang_up()
         if not self.is_directory:

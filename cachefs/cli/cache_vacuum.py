@@ -22,6 +22,7 @@ def run(call: Call) -> int:
                     "after": each.after,
                     "saved": max(0, each.before - each.after),
                     "is_possible": each.is_possible,
+                    "is_held": each.is_held,
                 }
                 for each in done
             ]
@@ -33,7 +34,12 @@ def run(call: Call) -> int:
                     f"  {each.path} was made by an older cachefs: only once its mount has ended can it be made smaller"
                 )
                 continue
-            say(f"✓ Database optimized ({each.path})")
+            if each.is_held:
+                say(
+                    f"  {each.path} is read by a program without a pause: run this again once that has ended"
+                )
+            else:
+                say(f"✓ Database optimized ({each.path})")
             say(f"  Before: {human_size(each.before)}")
             say(f"  After: {human_size(each.after)}")
             say(f"  Saved: {human_size(max(0, each.before - each.after))}")

@@ -469,21 +469,24 @@ class Service:
     async def vacuum(self) -> dict[str, object]:
         """Give back what is unused in the database, a little at a time, so that nobody waits for it.
 
-        Returns ``{"before": bytes, "after": bytes, "is_possible": …}``: of a database that an older cachefs has made nothing can be
-        given back while it is in use.
+        Returns ``{"before": bytes, "after": bytes, "is_possible": …, "is_held": …}``: of a database that an older cachefs
+        has made nothing can be given back while it is in use; and only some of it while a program reads the database all the
+        time, in one transaction, for the log of what was moved would grow for as long as that lasts.
         """
         db = self._disk.db
         await self._threads.disk(Database.checkpoint, db.path)
         before, is_possible = db.path.stat().st_size, db.gives_room_back
-        while is_possible and db.shorten(_PAGES_AT_ONCE):
+        is_held = False
+        while is_possible and not is_held and db.shorten(_PAGES_AT_ONCE):
             await trio.lowlevel.checkpoint()
             if db.wal_bytes() > WAL_KEPT:
-                await self._threads.disk(Database.checkpoint, db.path)
+                is_held = not await self._threads.disk(Database.checkpoint, db.path)
         await self._threads.disk(Database.checkpoint, db.path)
         return {
             "before": before,
             "after": db.path.stat().st_size,
             "is_possible": is_possible,
+            "is_held": is_held,
         }
 
     def keep_md5s(self, found: Sequence[KnownMd5]) -> None:

@@ -485,24 +485,28 @@ class Database:
             os.close(descriptor)
 
     @classmethod
-    def checkpoint(cls, path: Path) -> None:
+    def checkpoint(cls, path: Path) -> bool:
         """Move the write-ahead log into the database, over a connection of its own. Blocks; any thread.
 
         Writers go on meanwhile. Where they are so busy that the log never comes to an end, they wait for the rest of
-        it, once: else it would grow for ever.
+        it, once: else it would grow for ever. Return whether it has not grown too long, or nobody keeps it from
+        beginning anew: one who reads a moment that is long past does.
         """
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("PRAGMA busy_timeout = 1000")
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            is_kept = False
             if os.stat(f"{path}-wal").st_size > _WAL_PRESSING:
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                row = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                is_kept = bool(row[0])
         except sqlite3.DatabaseError:
             # Somebody reads, or the disk is full: the next one will do. Damage shows where rows are read, and is said
             # there.
-            pass
+            return False
         finally:
             connection.close()
+        return not is_kept
 
     @classmethod
     def examine(cls, path: Path, stop: threading.Event) -> str | None:

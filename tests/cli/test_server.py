@@ -53,7 +53,7 @@ class FakeService:
         self.resumed.set()
 
     async def vacuum(self) -> Mapping[str, object]:
-        return {"before": 2, "after": 1, "is_possible": True}
+        return {"before": 2, "after": 1, "is_possible": True, "is_held": False}
 
     def keep_md5s(self, found: Sequence[KnownMd5]) -> None:
         self.calls.append(("keep_md5s", list(found)))

@@ -1,8 +1,12 @@
 """The MD5 of a file is known wherever anything has told it, and never that of other bytes."""
 
+import contextlib
 import hashlib
 import os
+import sqlite3
 from pathlib import Path
+
+import pytest
 
 from cachefs.core.errors import NoAttribute
 from cachefs.core.fingerprint import with_md5
@@ -187,6 +191,38 @@ async def test_what_is_unused_in_the_database_is_given_back_while_it_serves(
         assert await rig.read("a") == CONTENT
 
         after = (tmp_path / NAME).stat().st_size
-        assert told == {"before": grown, "after": after, "is_possible": True}
+        assert told == {"before": grown, "after": after, "is_possible": True, "is_held": False}
         assert after < grown / 4
         assert rows(rig) == {}
+
+
+async def test_a_program_that_reads_all_the_time_ends_the_giving_back_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cachefs.local.db._WAL_PRESSING", 2**20)
+    monkeypatch.setattr("cachefs.engine.service.WAL_KEPT", 2**19)
+    async with serving(tmp_path) as rig:
+        rig.service.keep_md5s(
+            [
+                KnownMd5("", f"{number}{'k' * 800}", ETag("e-2"), 1, "0" * 32, How.GIVEN)
+                for number in range(8000)
+            ]
+        )
+        while rig.service.forget_md5s(None):
+            pass
+        Database.checkpoint(tmp_path / NAME)
+        unused = rig.service._disk.db.one("PRAGMA freelist_count")
+        with contextlib.closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM meta").fetchall()
+
+            told = await rig.service.vacuum()
+
+            assert told["is_held"]
+            left = rig.service._disk.db.one("PRAGMA freelist_count")
+            assert unused is not None
+            assert left is not None
+            assert 0 < left[0] < unused[0]
+        told = await rig.service.vacuum()
+        assert not told["is_held"]
+        assert rig.service._disk.db.one("PRAGMA freelist_count") == (0,)
