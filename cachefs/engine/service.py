@@ -83,6 +83,9 @@ _REMEMBER_S = 5
 _FORESEE_S = 2.0
 _PAGES_AT_ONCE = 64
 """Pages of the database that are given back in one step, which takes some milliseconds."""
+_MOVES = 5
+_MOVE_S = 0.1
+"""Two cannot move the log at the same time: so often, and after so long, it is tried again before a reader is blamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,20 +477,28 @@ class Service:
         time, in one transaction, for the log of what was moved would grow for as long as that lasts.
         """
         db = self._disk.db
-        await self._threads.disk(Database.checkpoint, db.path)
+        await self._move_log()
         before, is_possible = db.path.stat().st_size, db.gives_room_back
         is_held = False
         while is_possible and not is_held and db.shorten(_PAGES_AT_ONCE):
             await trio.lowlevel.checkpoint()
             if db.wal_bytes() > WAL_KEPT:
-                is_held = not await self._threads.disk(Database.checkpoint, db.path)
-        await self._threads.disk(Database.checkpoint, db.path)
+                is_held = not await self._move_log()
+        await self._move_log()
         return {
             "before": before,
             "after": db.path.stat().st_size,
             "is_possible": is_possible,
             "is_held": is_held,
         }
+
+    async def _move_log(self) -> bool:
+        """Move the database's log into it. Return whether it can begin anew, or is not long; others' moves end soon."""
+        for _ in range(_MOVES):
+            if await self._threads.disk(Database.checkpoint, self._disk.db.path):
+                return True
+            await trio.sleep(_MOVE_S)
+        return False
 
     def keep_md5s(self, found: Sequence[KnownMd5]) -> None:
         """Keep MD5s of versions of objects of this store, which the caller has found out."""
