@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-_EVENT: Final = "before-parse.s3.ListObjectsV2"
+_EVENT: Final = "before-parse.*.ListObjectsV2"
+"""With the asterisk it comes before ``before-parse.s3.*``: botocore looks for an error in what is left of the body only."""
 
 
 def read_listings_fast(client: Any) -> None:  # noqa: ANN401  # boto3 makes its clients at run time

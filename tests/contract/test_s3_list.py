@@ -1,15 +1,17 @@
 """Our reading of listings against botocore's own: the same answer, or none of ours."""
 
+import io
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
 import botocore.session
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.parsers import create_parser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachefs.remote.s3_list import take_entries
+from cachefs.remote.s3_list import read_listings_fast, take_entries
 
 _SHAPE: Final = (
     botocore.session.Session()
@@ -106,3 +108,29 @@ def test_the_entries_are_ours_where_nothing_is_wrong() -> None:
     take_entries(response_dict=response, customized_response_dict=ours)
     assert ours["Contents"][0]["Size"] == 3
     assert b"Contents" not in response["body"]  # type: ignore[operator]
+
+
+def test_botocore_looks_for_an_error_in_what_we_left_of_the_body() -> None:
+    client = botocore.session.Session().create_client(
+        "s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    read_listings_fast(client)
+    looked_at: list[bytes] = []
+
+    def look(response_dict: dict[str, Any], **_: object) -> None:
+        looked_at.append(response_dict["body"])
+
+    def answer(**_: object) -> AWSResponse:
+        raw = io.BytesIO(listing(entry()))
+        raw.stream = lambda **_: iter([raw.read()])  # type: ignore[attr-defined]
+        return AWSResponse("http://localhost", 200, {}, raw)
+
+    client.meta.events.register("before-send.s3.ListObjectsV2", answer)
+    # Beside botocore's own look at errors.
+    client.meta.events.register_first("before-parse.s3.*", look)
+
+    found = client.list_objects_v2(Bucket="b")
+
+    assert found["Contents"][0]["Size"] == 3
+    assert b"Contents" not in looked_at[0]
+    assert b"CommonPrefixes" in looked_at[0]
