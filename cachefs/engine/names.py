@@ -572,10 +572,7 @@ class Names:
             self._inodes.unmarked(look.ino, since_ns=look.since_ns)
         look.count += 1
         look.was_seen = look.was_seen or bool(page.objects or page.prefixes)
-        leaving = self._journal.is_leaving
-        kept = Listing(
-            tuple(info for info in page.objects if not leaving(info.key)), page.prefixes
-        )
+        kept = Listing(self._journal.staying(page.objects), page.prefixes)
         difference = self._inodes.merge(
             look.ino, kept, since_ns=look.since_ns, now_ns=look.now_ns, held=self._held
         )
@@ -704,7 +701,7 @@ class Names:
                 self._learn_marker(inode.ino, found.pop(keys[inode.ino], None))
         difference = self._inodes.learn_all(
             parent,
-            [info for info in found.values() if not self._journal.is_leaving(info.key)],
+            self._journal.staying(list(found.values())),
             since_ns=since_ns,
             now_ns=self.now_ns(),
             held=self._held,

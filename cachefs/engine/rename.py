@@ -503,8 +503,7 @@ class Renamer:
                 info.etag,
                 replaces if info.key == plan.old_key else None,
             )
-            for info in found
-            if not self._journal.is_leaving(info.key)
+            for info in self._journal.staying(found)
         ]
 
     async def _copy_all(self, moves: list[Move]) -> dict[Key, ObjectInfo]:

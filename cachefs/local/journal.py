@@ -6,14 +6,14 @@ has no row in ``intents``.
 
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cachefs.core.errors import CacheError
 from cachefs.core.intent import Event, Intent, State, move
-from cachefs.core.types import EntryId, ETag, Ino, Key, Token
+from cachefs.core.types import EntryId, ETag, Ino, Key, ObjectInfo, Token
 from cachefs.local.db import Database
 
 _COLUMNS: Final = "entry, token, state, boot, due_ns, tries, sent, error"
@@ -223,6 +223,12 @@ class Journal:
             Move(row[0], row[1], row[2], _key(row[3]), _key(row[4]), *row[5:])
             for row in self._db.all(sql)
         ]
+
+    def staying(self, objects: Sequence[ObjectInfo]) -> tuple[ObjectInfo, ...]:
+        """Return *objects* without those that a rename is about to delete."""
+        if self._db.one("SELECT 1 FROM moves LIMIT 1") is None:
+            return tuple(objects)  # at once: it is asked for each page of a listing
+        return tuple(info for info in objects if not self.is_leaving(info.key))
 
     def is_leaving(self, key: Key) -> bool:
         """Whether *key* is a source that a rename is about to delete."""
