@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from errno import ETIMEDOUT
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -23,9 +24,11 @@ _LONGEST_SLICE_S: Final = 60.0
 class ControlError(CachefsError):
     """The daemon said no. ``exit_code`` is what a command should end with."""
 
-    def __init__(self, reason: str, *, exit_code: int = 1) -> None:
+    def __init__(self, reason: str, *, exit_code: int = 1, errno: int | None = None) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
+        self.errno = errno
+        """What a program would get for it; None: the daemon did not say."""
 
 
 class NoDaemon(ControlError):
@@ -76,22 +79,58 @@ class ControlClient:
     def ask(self, verb: str, *, timeout_s: float | None = None, **arguments: object) -> object:
         """Return the daemon's result of *verb*. Raise ControlError with its reason if it has none.
 
-        Once a question was given up before its answer came, nothing more can be asked: ``NoDaemon``.
+        What takes the daemon long is asked for until it is done; *timeout_s* bounds each of its answers. Once a question was
+        given up before its answer came, nothing more can be asked: ``NoDaemon``.
         """
+        return self._ask({"verb": verb, **arguments}, timeout_s, None)
+
+    def put(
+        self, path: str, source: int, *, replace: bool = True, timeout_s: float | None = None
+    ) -> object:
+        """Store the plain file *source*, an open descriptor, as *path*, whole or not at all. Return what ``stat`` would."""
+        return self._ask({"verb": "put", "path": path, "replace": replace}, timeout_s, source)
+
+    def _ask(
+        self, question: dict[str, object], timeout_s: float | None, descriptor: int | None
+    ) -> object:
+        answer = self._exchange(question, timeout_s, descriptor)
+        while (job := answer.get("unfinished")) is not None:
+            answer = self._exchange({"verb": "await", "job": job}, timeout_s, None)
+        return answer.get("result")
+
+    def _exchange(
+        self, question: dict[str, object], timeout_s: float | None, descriptor: int | None
+    ) -> dict[str, object]:
         if self._is_unanswered:  # that answer may come yet, and would be taken for this question's
             raise NoDaemon("the daemon has left an earlier question unanswered", exit_code=4)
         self._is_unanswered = True
         self._socket.settimeout(self._timeout_s if timeout_s is None else timeout_s)
-        question = json.dumps({"verb": verb, **arguments}) + "\n"
         try:
-            self._socket.sendall(question.encode())
+            self._send(json.dumps(question).encode() + b"\n", descriptor)
             line = self._line()
         except TimeoutError:
-            raise ControlError("the daemon does not answer", exit_code=4) from None
+            raise ControlError(
+                "the daemon does not answer", exit_code=4, errno=ETIMEDOUT
+            ) from None
         except OSError as error:
             raise NoDaemon(f"the daemon is gone: {error.strerror}") from None
         self._is_unanswered = False
-        return _result(line)
+        return _answer(line)
+
+    def _send(self, data: bytes, descriptor: int | None) -> None:
+        sent = 0 if descriptor is None else socket.send_fds(self._socket, [data], [descriptor])
+        self._socket.sendall(data[sent:])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the daemon has hung up, as far as that can be seen without asking it anything."""
+        try:
+            self._socket.settimeout(0)
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return self._is_unanswered
+        except OSError:
+            return True
 
     def lease(
         self, path: str, *, seconds: float | None = None, timeout_s: float | None = None
@@ -110,9 +149,14 @@ class ControlClient:
             if give_up_at is not None and time.monotonic() >= give_up_at:
                 raise ControlError(f"{path} is not here in time", exit_code=4)
 
-    def renew(self, lease: str, *, seconds: float | None = None) -> None:
-        """Let a lease last for *seconds* (None: five minutes) from now. Raise ControlError where it is over."""
-        self.ask("renew", lease=lease, **({} if seconds is None else {"seconds": seconds}))
+    def renew(self, lease: str, *, seconds: float | None = None, hold: bool = False) -> None:
+        """Let a lease last for *seconds* (None: five minutes) from now. Raise ControlError where it is over.
+
+        *hold*: it ends, too, when this connection does.
+        """
+        self.ask(
+            "renew", lease=lease, hold=hold, **({} if seconds is None else {"seconds": seconds})
+        )
 
     def release(self, lease: str) -> None:
         """End a lease, which may be over already. The file can be read on by whoever has it open."""
@@ -194,7 +238,7 @@ def _leased(found: dict[str, object]) -> LeasedFile:
         raise ControlError("the daemon's answer is not a lease") from None
 
 
-def _result(line: bytes) -> object:
+def _answer(line: bytes) -> dict[str, object]:
     try:
         answer = json.loads(line)
     except ValueError:
@@ -202,6 +246,10 @@ def _result(line: bytes) -> object:
     if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
         raise ControlError("the daemon's answer is not one")
     if answer["ok"]:
-        return answer.get("result")
-    code = answer.get("code")
-    raise ControlError(str(answer.get("error")), exit_code=code if isinstance(code, int) else 1)
+        return answer
+    code, errno = answer.get("code"), answer.get("errno")
+    raise ControlError(
+        str(answer.get("error")),
+        exit_code=code if isinstance(code, int) else 1,
+        errno=errno if isinstance(errno, int) else None,
+    )

@@ -28,7 +28,7 @@ DELETERS: Final = {
     "cachefs/remote/file*.py": "a store deletes its own objects",
     "cachefs/registry.py": "one file for each running mount, written and deleted here",
     "cachefs/local/soundness.py": "its own word on a database",
-    "cachefs/server.py": "its own socket",
+    "cachefs/server/__init__.py": "its own socket",
     "cachefs/pool.py": "its own socket",
     "cachefs/local/views.py": "what the pool's clients see of leased files",
     "cachefs/cli/pool_daemon.py": "its own pid file",

@@ -8,8 +8,6 @@ from typing import Any, Final, Protocol
 
 from cachefs import known
 from cachefs.cli.command import Call
-from cachefs.cli.live import every_mount
-from cachefs.cli.mounts import locate, mount_of
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.config import ConfigFile, MountConfig, mount_config, read_config_file
 from cachefs.config.settings import Setting
@@ -21,6 +19,8 @@ from cachefs.core.history import Accessed
 from cachefs.core.source import StoreOptions
 from cachefs.core.types import EntryId
 from cachefs.known import DATABASE, SOCKET_NAME, configured, has_cache
+from cachefs.live import every_mount
+from cachefs.mounts import locate, mount_of
 from cachefs.registry import Registration
 
 _LONGEST_WAIT_S: Final = 7 * 86400.0

@@ -11,12 +11,12 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from cachefs.cli.mounts import answer_of, locate, mount_at, unmount
 from cachefs.config import Environment, MountConfig
 from cachefs.core.errors import UsageError
 from cachefs.core.source import StoreKind
+from cachefs.mounts import answer_of, locate, mount_at, unmount
+from cachefs.preparing import check_cache_dir
 
-_OTHERS = 0o077
 _log = logging.getLogger(__name__)
 
 
@@ -140,48 +140,6 @@ def check_apart(config: MountConfig, mountpoint: Path) -> None:
             raise UsageError(f"the {what} {file} lies in the mountpoint — keep them apart")
 
 
-def check_cache_dir(cache_dir: Path, environment: Environment) -> None:
-    """Raise unless *cache_dir* is private and can be written, or can be created so."""
-    try:
-        found = cache_dir.lstat()
-    except FileNotFoundError:
-        _check_creatable(cache_dir)
-        return
-    except OSError as error:
-        raise UsageError(
-            f"the cache directory {cache_dir} cannot be used: {error.strerror}"
-        ) from None
-    if stat.S_ISLNK(found.st_mode):
-        raise UsageError(
-            f"the cache directory {cache_dir} is a symbolic link — name the directory itself"
-        )
-    if not stat.S_ISDIR(found.st_mode):
-        raise UsageError(
-            f"the cache directory {cache_dir} is not a directory — name another by --cache-dir"
-        )
-    if found.st_uid != environment.uid:
-        raise UsageError(
-            f"the cache directory {cache_dir} belongs to another user (uid {found.st_uid}) — "
-            "name one of your own by --cache-dir"
-        )
-    if found.st_mode & _OTHERS:
-        raise UsageError(
-            f"the cache directory {cache_dir} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}) — "
-            f"close it: chmod 700 {cache_dir}"
-        )
-    if not os.access(cache_dir, os.W_OK | os.X_OK) or _is_read_only(cache_dir):
-        raise UsageError(
-            f"the cache directory {cache_dir} is not writable — name another by --cache-dir"
-        )
-
-
-def make_cache_dir(cache_dir: Path, environment: Environment) -> None:
-    """Create *cache_dir* for this user alone, and check it once more."""
-    cache_dir.parent.mkdir(parents=True, exist_ok=True)
-    cache_dir.mkdir(mode=0o700, exist_ok=True)
-    check_cache_dir(cache_dir, environment)
-
-
 def _clear_stale(mountpoint: Path, environment: Environment) -> None:
     while (mount := mount_at(mountpoint)) is not None and answer_of(mountpoint) == errno.ENOTCONN:
         reason = unmount(mountpoint, as_root=environment.is_root, lazily=True)
@@ -190,24 +148,6 @@ def _clear_stale(mountpoint: Path, environment: Environment) -> None:
                 f"{mountpoint} is a stale mount (of {mount.source}) and cannot be cleaned up: {reason}"
             )
         _log.warning("cleaned up a stale mount of %s at %s", mount.source, mountpoint)
-
-
-def _check_creatable(directory: Path) -> None:
-    parent = next(parent for parent in directory.parents if os.path.lexists(parent))
-    if not parent.is_dir():
-        raise UsageError(
-            f"the cache directory {directory} cannot be created: {parent} is not a directory"
-        )
-    if not os.access(parent, os.W_OK | os.X_OK) or _is_read_only(parent):
-        raise UsageError(
-            f"the cache directory {directory} cannot be created: {parent} is not writable — "
-            "name another by --cache-dir"
-        )
-
-
-def _is_read_only(directory: Path) -> bool:
-    # access(2) says yes to root, whatever the mode; the file system's own refusal it would not hide.
-    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
 
 def _check_log_file(log_file: Path) -> None:

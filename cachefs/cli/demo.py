@@ -12,10 +12,10 @@ from pathlib import Path
 
 from cachefs.cli.command import Call, Command
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES
-from cachefs.cli.mounts import mount_at, unmount
 from cachefs.cli.output import human_size, say
 from cachefs.cli.parser import Parser
 from cachefs.core.errors import CachefsError
+from cachefs.mounts import mount_at, unmount
 
 _OBJECTS = 24
 _OBJECT_SIZE = 2**20

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE
-from cachefs.cli.live import mount_containing
 from cachefs.cli.output import counted, human_size, say, say_json, table
 from cachefs.cli.parser import Parser
 from cachefs.client import ControlClient, ControlError
+from cachefs.live import mount_containing
 
 _MOST_RANGES = 5
 _TIMEOUT_S = 75.0

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
-from cachefs.cli.live import every_mount, mount_containing
 from cachefs.cli.output import complain, counted, printable, say, say_json
 from cachefs.cli.parser import Parser
 from cachefs.cli.progress import uploads_shown
 from cachefs.client import ControlClient
+from cachefs.live import every_mount, mount_containing
 from cachefs.registry import Registration
 
 _LONGEST_WAIT_S = 7 * 86400.0

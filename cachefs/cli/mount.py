@@ -8,16 +8,17 @@ import resource
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cachefs.cli.checks import check_all, make_cache_dir
+from cachefs.cli.checks import check_all
 from cachefs.cli.command import Call, Command
 from cachefs.cli.daemon import OWN_LOG_NAME, Announcer, launch, redirect_to
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING, Failure, explain
 from cachefs.cli.logs import log_of_daemon
-from cachefs.cli.mounts import mount_at
 from cachefs.cli.output import complain, counted, named
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.config import MountConfig, mount_config, read_config_file
 from cachefs.config.option import Group
+from cachefs.mounts import mount_at
+from cachefs.preparing import make_cache_dir
 from cachefs.remote.retry import Retrying
 
 _log = logging.getLogger(__name__)

@@ -1,24 +1,15 @@
-"""The service on a cache directory without a mount: to upload what waits there, or to be asked as a mount is."""
+"""The service on a cache directory without a mount, to upload what waits there."""
 
-import contextlib
-import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
-from cachefs.cli.checks import check_cache_dir, make_cache_dir
 from cachefs.cli.failures import Failure, explain
-from cachefs.cli.serve import disk_size, settings_of
 from cachefs.config import Environment, MountConfig
 from cachefs.core.errors import CachefsError
-from cachefs.engine.service import ServiceSettings, open_service
+from cachefs.engine.service import open_service
+from cachefs.preparing import check_cache_dir, disk_size, settings_of
 from cachefs.remote.open import open_store
-from cachefs.remote.retry import Retrying
-from cachefs.server import serve_control
-
-_log = logging.getLogger(__name__)
 
 File = Mapping[str, object]
 
@@ -57,87 +48,3 @@ def upload(
         return outcomes
 
     return trio.run(attempt)
-
-
-@contextmanager
-def answering(config: MountConfig, environment: Environment) -> Iterator[None]:
-    """Have the control socket of the cache directory of *config* answered while the block runs, as a mount would.
-
-    The directory is made if need be. Like a mount, it uploads what waits there. Raise why it cannot: ``InUse`` if
-    another process has the directory, the store's own error if it cannot be used.
-    """
-    store = open_store(
-        config.source,
-        config.store,
-        timeout_s=config.timeout_s,
-        environ=environment.variables,
-    )
-    try:
-        store.check()  # before anything is created
-        make_cache_dir(config.cache_dir, environment)
-    except BaseException:
-        store.close()
-        raise
-    service = _Answering(settings_of(config, disk_size(config.cache_dir)), store)
-    service.start()
-    try:
-        yield
-    finally:
-        service.stop()
-
-
-class _Answering:
-    """A service with its control socket, in a thread of its own."""
-
-    def __init__(self, settings: ServiceSettings, store: Retrying) -> None:
-        self._settings = settings
-        self._store = store
-        self._thread = threading.Thread(target=self._run, name="cachefs-service")
-        self._began = threading.Event()
-        self._error: BaseException | None = None
-        self._scope = trio.CancelScope()
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._is_stopping = False
-
-    def start(self) -> None:
-        """Return when it answers. Raise why it does not."""
-        self._thread.start()
-        try:
-            self._began.wait()
-        except BaseException:
-            self.stop()
-            raise
-        if self._error is not None:
-            self._thread.join()
-            raise self._error
-
-    def stop(self) -> None:
-        """End it. What is not uploaded stays in the cache directory."""
-        self._is_stopping = True
-        token = self._token
-        if token is not None:
-            with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(self._scope.cancel)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            trio.run(self._serve)
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            self._error = error
-            if self._began.is_set():
-                _log.error("the service on the cache directory ended", exc_info=error)
-        finally:
-            self._began.set()
-
-    async def _serve(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        if self._is_stopping:
-            return
-        with self._scope:
-            async with (
-                open_service(self._settings, self._store) as service,
-                trio.open_nursery() as nursery,
-            ):
-                await nursery.start(serve_control, service, self._settings.cache_dir)
-                self._began.set()

@@ -9,11 +9,11 @@ from typing import Any, Final
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED
 from cachefs.cli.jobs import bar
-from cachefs.cli.live import mount_containing
 from cachefs.cli.output import complain, counted, human_size, printable, say, say_json
 from cachefs.cli.parser import Parser
 from cachefs.client import ControlClient, ControlError
 from cachefs.core.pins import Pinned, Pinning
+from cachefs.live import mount_containing
 from cachefs.ops.events import Progress
 
 _LONGEST_LISTING_S: Final = 86400.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cachefs.cli.checks import check_cache_dir
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.daemon import Announcer, launch
 from cachefs.cli.failures import EXIT_DONE, explain
@@ -20,6 +19,7 @@ from cachefs.config.quantities import parse_patience
 from cachefs.config.settings import Origin, Setting
 from cachefs.core.errors import UsageError
 from cachefs.poolclient import Pool
+from cachefs.preparing import check_cache_dir
 
 _GROUPS: Final = tuple(group for group in Group)
 _WITHOUT: Final = ("foreground",)

@@ -12,7 +12,6 @@ from typing import Final
 
 import trio
 
-from cachefs.cli.checks import make_cache_dir
 from cachefs.cli.command import Call
 from cachefs.cli.daemon import Announcer, redirect_to
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING, Failure, explain
@@ -21,12 +20,13 @@ from cachefs.cli.mount import take_descriptors, whereabouts
 from cachefs.cli.notify import notify
 from cachefs.cli.output import complain, counted, named
 from cachefs.cli.pool import LOG_NAME, PoolPlan
-from cachefs.cli.serve import Left, disk_size, settings_of
+from cachefs.cli.serve import Left
 from cachefs.core.errors import UsageError
 from cachefs.core.source import StoreKind
 from cachefs.engine.service import Service, open_service
 from cachefs.local.views import Views
 from cachefs.pool import SOCKET_NAME, Pool, PoolSettings, listening, remove_socket
+from cachefs.preparing import disk_size, make_cache_dir, settings_of
 from cachefs.remote.open import open_store
 from cachefs.remote.retry import Retrying
 from cachefs.server import serve_control

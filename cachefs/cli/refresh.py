@@ -4,10 +4,10 @@ from pathlib import Path
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE
-from cachefs.cli.live import mount_containing
 from cachefs.cli.output import counted, say, say_json
 from cachefs.cli.parser import Parser
 from cachefs.client import ControlClient
+from cachefs.live import mount_containing
 
 _TIMEOUT_S = 3600.0
 """A mount may know millions of names."""

@@ -14,13 +14,14 @@ from typing import Final
 import trio
 
 from cachefs import fuse
-from cachefs.cli.mounts import Mount, mount_at, mounts_of, serves_a_mount, unmount
 from cachefs.cli.notify import notify
 from cachefs.cli.output import counted
 from cachefs.cli.redaction import Redactor
 from cachefs.config import Environment, MountConfig
 from cachefs.core.errors import UsageError
-from cachefs.engine.service import Service, ServiceSettings, open_service
+from cachefs.engine.service import Service, open_service
+from cachefs.mounts import Mount, mount_at, mounts_of, serves_a_mount, unmount
+from cachefs.preparing import disk_size, settings_of
 from cachefs.registry import Registration, Registry, process_start
 from cachefs.remote.retry import Retrying
 from cachefs.server import SOCKET_NAME, remove_socket, serve_control
@@ -35,41 +36,6 @@ _log = logging.getLogger(__name__)
 
 Left = Sequence[Mapping[str, object]]
 """What still waits for upload."""
-
-
-def settings_of(config: MountConfig, cache_disk_size: int) -> ServiceSettings:
-    """Return what the service needs to know of *config*, on a disk of so many bytes."""
-    return ServiceSettings(
-        source=config.source,
-        cache_dir=config.cache_dir,
-        cache_size=config.cache_size,
-        min_free_bytes=config.min_free.of(cache_disk_size),
-        upload=config.upload,
-        upload_delay_s=config.upload_delay_s,
-        policy=config.policy,
-        conflict=config.conflict,
-        metadata_ttl_s=config.metadata_ttl_s,
-        negative_ttl_s=config.negative_ttl_s,
-        attributes=config.attributes,
-        timeout_s=config.timeout_s,
-        fetch=config.fetch,
-        part_size=config.store.part_size,
-        transfers=config.store.transfers,
-        offline_reads=config.offline_reads,
-        read_only=config.read_only,
-        uid=config.uid,
-        gid=config.gid,
-        file_mode=config.file_mode,
-        dir_mode=config.dir_mode,
-        trace=config.trace,
-        audit=config.audit,
-    )
-
-
-def disk_size(directory: Path) -> int:
-    """Return how many bytes the disk below *directory* has."""
-    disk = os.statvfs(directory)
-    return disk.f_blocks * disk.f_frsize
 
 
 class Daemon:

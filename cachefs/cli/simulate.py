@@ -10,7 +10,6 @@ from cachefs.cli.caches import one_cache_dir, opened
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_INTERRUPTED
 from cachefs.cli.jobs import bar
-from cachefs.cli.live import every_mount
 from cachefs.cli.output import complain, counted, human_size, say, say_json, table
 from cachefs.cli.parser import Parser
 from cachefs.client import ControlClient, ControlError
@@ -18,6 +17,7 @@ from cachefs.config.quantities import parse_size
 from cachefs.config.settings import suggestion
 from cachefs.core.errors import UsageError
 from cachefs.known import has_cache
+from cachefs.live import every_mount
 from cachefs.ops import libcachesim, traces
 from cachefs.ops.simulate import (
     BOUND,

@@ -10,13 +10,13 @@ from typing import NoReturn
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES
-from cachefs.cli.live import every_mount, mount_containing
-from cachefs.cli.mounts import locate, mount_at, mounted
 from cachefs.cli.output import counted, human_size, printable, say, say_json, table
 from cachefs.cli.parser import Parser
 from cachefs.client import ControlClient, ControlError
 from cachefs.config.quantities import parse_patience
 from cachefs.core.errors import UsageError
+from cachefs.live import every_mount, mount_containing
+from cachefs.mounts import locate, mount_at, mounted
 from cachefs.registry import Registration
 
 _HOME, _END_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"

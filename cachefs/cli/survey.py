@@ -10,11 +10,11 @@ from cachefs.cli.caches import config_of, one_cache_dir
 from cachefs.cli.command import Call
 from cachefs.cli.failures import EXIT_DONE, EXIT_INTERRUPTED, explain
 from cachefs.cli.jobs import bar
-from cachefs.cli.live import mount_containing
 from cachefs.cli.output import counted, say, say_json
 from cachefs.client import ControlClient, ControlError, NoDaemon
 from cachefs.core.errors import CachefsError, UsageError
 from cachefs.known import SOCKET_NAME
+from cachefs.live import mount_containing
 from cachefs.ops.events import Progress
 
 _LONGEST_ANSWER_S: Final = 3600.0
@@ -94,7 +94,7 @@ def daemon_of(call: Call, cache_dir: Path) -> Iterator[Path]:
         try:
             ControlClient(socket).close()
         except NoDaemon:
-            from cachefs.cli.offline import answering  # the SDKs, only where they are needed
+            from cachefs.within import answering  # the SDKs, only where they are needed
 
             config = config_of(call, cache_dir, how="cachefs preheat s3://BUCKET")
             try:

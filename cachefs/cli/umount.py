@@ -7,7 +7,13 @@ from pathlib import Path
 
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.failures import EXIT_DONE, EXIT_FAILURES, EXIT_WAITING
-from cachefs.cli.mounts import (
+from cachefs.cli.output import complain, counted, named, printable, say_json
+from cachefs.cli.parser import Parser
+from cachefs.cli.progress import uploads_shown
+from cachefs.client import ControlClient, NoDaemon
+from cachefs.config.quantities import parse_patience
+from cachefs.core.errors import UsageError
+from cachefs.mounts import (
     Mount,
     answer_of,
     holders,
@@ -17,12 +23,6 @@ from cachefs.cli.mounts import (
     mounts_of,
     unmount,
 )
-from cachefs.cli.output import complain, counted, named, printable, say_json
-from cachefs.cli.parser import Parser
-from cachefs.cli.progress import uploads_shown
-from cachefs.client import ControlClient, NoDaemon
-from cachefs.config.quantities import parse_patience
-from cachefs.core.errors import UsageError
 from cachefs.registry import Registration, Registry, registry_of
 
 _END_PATIENCE_S = 30.0

@@ -216,7 +216,7 @@ def _serving(call: Call, config: MountConfig) -> Iterator[None]:
     try:
         ControlClient(config.cache_dir / SOCKET_NAME).close()
     except NoDaemon:
-        from cachefs.cli.offline import answering  # the event loop, only where it is needed
+        from cachefs.within import answering  # the event loop, only where it is needed
 
         with answering(config, call.environment):
             yield

@@ -199,7 +199,7 @@ class FileSystem:
         """Open a file and start to fetch it; with O_TRUNC it is emptied."""
         is_writer = flags & os.O_ACCMODE != os.O_RDONLY
         if is_writer:
-            self._writable()
+            self.require_writable()
         inode = await self._names.revalidate(ino, for_open=True)
         if inode.is_dir:
             raise IsDirectory("is a directory")
@@ -221,7 +221,7 @@ class FileSystem:
         self, parent: Ino, name: Name, flags: int, *, mode: int, uid: int, gid: int
     ) -> tuple[Opened, Stat]:
         """Make a file and open it for writing; if the name is taken, open what is there (but not with O_EXCL)."""
-        self._writable()
+        self.require_writable()
         try:
             found = await self._names.lookup(parent, name)
         except NoEntry:
@@ -285,7 +285,8 @@ class FileSystem:
         self._names.forget_absent(parent, name)
         return made
 
-    def _writable(self) -> None:
+    def require_writable(self) -> None:
+        """Raise ``ReadOnly`` where nothing may be changed, or not any more."""
         if self._read_only or self._store.capabilities.writable is False:
             raise ReadOnly("mounted read-only")
         if self.is_closing:
@@ -299,7 +300,7 @@ class FileSystem:
 
     async def write(self, fh: Fh, offset: int, data: bytes) -> int:
         """Write to an open file. Return how many bytes: all of them."""
-        self._writable()
+        self.require_writable()
         return await self.files.write(fh, offset, data)
 
     async def flush(self, fh: Fh) -> None:
@@ -318,7 +319,7 @@ class FileSystem:
 
     async def setattr(self, ino: Ino, changes: Changes, fh: Fh | None = None) -> Stat:
         """Change attributes, at the store too unless they will travel with an upload."""
-        self._writable()
+        self.require_writable()
         if changes.size is not None:
             await self._truncate(ino, changes.size, fh)
         if changes.columns:
@@ -330,7 +331,7 @@ class FileSystem:
 
     async def setxattr(self, ino: Ino, name: bytes, value: bytes | None) -> None:
         """Set an extended attribute, or remove it (None)."""
-        self._writable()
+        self.require_writable()
         await self.attributes.setxattr(ino, name, value)
 
     async def _truncate(self, ino: Ino, size: int, fh: Fh | None) -> None:
@@ -350,7 +351,7 @@ class FileSystem:
 
     async def mkdir(self, parent: Ino, name: Name, *, mode: int, uid: int, gid: int) -> Stat:
         """Make a directory: a marker at the store, then a row."""
-        self._writable()
+        self.require_writable()
         await self._refuse_existing(parent, name)
         inode = self._mint(parent, name, Kind.DIR, mode=mode, uid=uid, gid=gid)
         await self._store_or_undo(inode, lambda: self.attributes.store(inode.ino))
@@ -358,7 +359,7 @@ class FileSystem:
 
     async def symlink(self, parent: Ino, name: Name, target: bytes, *, uid: int, gid: int) -> Stat:
         """Make a symbolic link: an object whose body is the target."""
-        self._writable()
+        self.require_writable()
         await self._refuse_existing(parent, name)
         inode = self._mint(parent, name, Kind.SYMLINK, mode=0o777, uid=uid, gid=gid)
         self._inodes.update(inode.ino, size=len(target))
@@ -368,7 +369,7 @@ class FileSystem:
         self, parent: Ino, name: Name, kind: Kind, *, mode: int, uid: int, gid: int
     ) -> Stat:
         """Make a fifo or a socket: an empty object whose mode says so. What passes through it stays in the kernel."""
-        self._writable()
+        self.require_writable()
         await self._refuse_existing(parent, name)
         inode = self._mint(parent, name, kind, mode=mode, uid=uid, gid=gid)
         return await self._store_bodily(inode, b"", {})
@@ -425,7 +426,7 @@ class FileSystem:
 
     async def unlink(self, parent: Ino, name: Name) -> None:
         """Remove a file's name, at the store first. Who has it open keeps it."""
-        self._writable()
+        self.require_writable()
         inode = await self._names.lookup(parent, name)
         if inode.is_dir:
             raise IsDirectory("is a directory")
@@ -496,7 +497,7 @@ class FileSystem:
 
     async def rmdir(self, parent: Ino, name: Name) -> None:
         """Remove an empty directory."""
-        self._writable()
+        self.require_writable()
         inode = await self._names.lookup(parent, name)
         if not inode.is_dir:
             raise NotDirectory("not a directory")
@@ -522,7 +523,7 @@ class FileSystem:
         self, parent: Ino, name: Name, new_parent: Ino, new_name: Name, *, no_replace: bool
     ) -> None:
         """Give a file or directory another name, replacing what is there as rename(2) says."""
-        self._writable()
+        self.require_writable()
         if len(new_name) > NAME_MAX:
             raise NameTooLong(f"a name has at most {NAME_MAX} bytes")
         source = await self._names.lookup(parent, name)
@@ -543,12 +544,12 @@ class FileSystem:
             new_parent,
             new_name,
             no_replace=no_replace,
-            replaced=self._replaced_by(source.ino),
+            replaced=self.replaced_by(source.ino),
         )
         self._touch_directory(parent)
         self._touch_directory(new_parent)
 
-    def _replaced_by(self, ino: Ino) -> Callable[[Ino], Awaitable[None]]:
+    def replaced_by(self, ino: Ino) -> Callable[[Ino], Awaitable[None]]:
         """Return what takes an inode out of the tree whose name *ino* has taken."""
 
         async def unname(replaced: Ino) -> None:

@@ -50,11 +50,13 @@ from cachefs.engine.mending import Mender
 from cachefs.engine.names import Freshness, Names
 from cachefs.engine.objects import Objects
 from cachefs.engine.openfile import ReadBuffer, Rooms
+from cachefs.engine.paths import Paths
 from cachefs.engine.pinning import Pins
 from cachefs.engine.preheat import Preheater
 from cachefs.engine.reach import Reach
 from cachefs.engine.rebuild import Disk
 from cachefs.engine.rename import Renamer
+from cachefs.engine.replacing import Replacer
 from cachefs.engine.room import Room
 from cachefs.engine.second_look import SecondLooks
 from cachefs.engine.survey import Surveyor
@@ -308,6 +310,26 @@ class Service:
             attributes,
             listings,
             read_only=settings.read_only,
+        )
+        replacer = Replacer(
+            audited,
+            disk.db,
+            disk.inodes,
+            rooms,
+            self._renamer,
+            self.fs,
+            defaults,
+            upload_delay_s=settings.upload_delay_s,
+        )
+        self.paths = Paths(
+            self.fs,
+            self._names,
+            disk.journal,
+            attributes,
+            listings,
+            replacer,
+            defaults,
+            timeout_s=settings.timeout_s,
         )
 
     @property

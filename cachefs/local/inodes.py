@@ -418,29 +418,38 @@ class InodeTable:
 
         Until :meth:`made` is called no listing can take it away, for the store knows nothing of it.
         """
-        listed_ns = now_ns if kind is Kind.DIR else None
-        cursor = self._db.execute(
-            "INSERT INTO inodes (parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns,"
-            " ctime_ns, meta, checked_ns, listed_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}', ?, ?)",
-            (
-                parent,
-                bytes(name),
-                _to_bytes(component),
-                str(kind),
-                size,
-                mode,
-                uid,
-                gid,
-                *((now_ns if wall_ns is None else wall_ns,) * 3),
-                now_ns,
-                listed_ns,
-            ),
+        made = self._insert_own(
+            (parent, bytes(name), _to_bytes(component), str(kind), size, mode, uid, gid),
+            now_ns=now_ns,
+            wall_ns=now_ns if wall_ns is None else wall_ns,
+            listed_ns=now_ns if kind is Kind.DIR else None,
         )
-        made = self.get(Ino(cursor.lastrowid or 0))
-        assert made is not None
         self._making.add(made.ino)
         self._db.if_undone(lambda: self._making.discard(made.ino))
         self.forget_removed(made)
+        return made
+
+    def mint_nameless(
+        self, component: str, *, now_ns: int, wall_ns: int, mode: int, uid: int, gid: int
+    ) -> Inode:
+        """Make an inode for a file that :meth:`move` is to give a name; until then it is as one that was unlinked."""
+        return self._insert_own(
+            (None, None, _to_bytes(component), str(Kind.FILE), 0, mode, uid, gid),
+            now_ns=now_ns,
+            wall_ns=wall_ns,
+            listed_ns=None,
+        )
+
+    def _insert_own(
+        self, row: tuple[object, ...], *, now_ns: int, wall_ns: int, listed_ns: int | None
+    ) -> Inode:
+        cursor = self._db.execute(
+            "INSERT INTO inodes (parent, name, component, kind, size, mode, uid, gid, atime_ns, mtime_ns,"
+            " ctime_ns, meta, checked_ns, listed_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}', ?, ?)",
+            (*row, wall_ns, wall_ns, wall_ns, now_ns, listed_ns),
+        )
+        made = self.get(Ino(cursor.lastrowid or 0))
+        assert made is not None
         return made
 
     def made(self, ino: Ino) -> None:

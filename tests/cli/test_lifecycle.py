@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from cachefs.cli.mounts import mount_at
 from cachefs.cli.progress import line_of
+from cachefs.mounts import mount_at
 from tests.cli.running import Done, cachefs, surroundings
 
 PATIENCE_S = 20.0

@@ -12,13 +12,13 @@ from cachefs.cli.checks import (
     Machine,
     check_allow_other,
     check_apart,
-    check_cache_dir,
     check_fuse,
     check_mountpoint,
 )
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config
 from cachefs.config.given import read_dash_o
 from cachefs.core.errors import UsageError
+from cachefs.preparing import check_cache_dir
 from tests.cli.running import Done, cachefs, contents
 
 ME = Environment({"HOME": "/nonexistent"}, uid=os.geteuid(), gid=os.getegid())

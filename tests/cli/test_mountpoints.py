@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cachefs.cli.mounts import mount_at
+from cachefs.mounts import mount_at
 from tests.cli.running import Done
 from tests.cli.test_lifecycle import PATIENCE_S, Place, in_foreground
 from tests.cli.test_lifecycle import place as place
@@ -29,7 +29,7 @@ USERS = {
     ),
 }
 HOLDERS = (
-    "import sys; from pathlib import Path; from cachefs.cli.mounts import holders, mount_at;"
+    "import sys; from pathlib import Path; from cachefs.mounts import holders, mount_at;"
     "print(*holders(mount_at(Path(sys.argv[1]))))"
 )
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cachefs.cli.mounts import answer_of, locate, mount_at, mount_of, mounted, unmount
 from cachefs.core.errors import UsageError
+from cachefs.mounts import answer_of, locate, mount_at, mount_of, mounted, unmount
 
 
 def test_the_kernels_table_is_read() -> None:

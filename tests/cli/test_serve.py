@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cachefs.cli import serve
-from cachefs.cli.mounts import Mount
 from cachefs.cli.serve import Daemon, Left
 from cachefs.config import ConfigFile, Environment, mount_config
+from cachefs.mounts import Mount
 from cachefs.remote.open import open_store
 
 DRIVE = Path("/mnt/drive")

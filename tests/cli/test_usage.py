@@ -204,7 +204,7 @@ def test_the_commands_start_without_the_event_loop_and_the_sdks(tmp_path: Path) 
     done = cachefs("status", home=tmp_path, PYTHONPROFILEIMPORTTIME="1")
 
     loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
-    assert "cachefs.cli.live" in loaded  # what status is made of
+    assert "cachefs.live" in loaded  # what status is made of
     assert not loaded & {"trio", "pyfuse3", "boto3", "botocore", "swiftclient", "sqlite3"}
 
 

@@ -301,7 +301,7 @@ async def test_any_process_gets_leases_by_the_control_socket(tmp_path: Path) -> 
 async def test_who_asks_for_a_large_file_asks_again_until_it_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_SLICE_S", 0.05)
+    monkeypatch.setattr(server, "SLICE_S", 0.05)
     memory, gate = MemoryStore(), Gate()
     store(memory, "a", b"x")
     async with serving(tmp_path / "c", memory) as rig, trio.open_nursery() as nursery:

@@ -1,7 +1,10 @@
 """A mount's control socket: JSON lines, one question after the other on each connection.
 
 ``{"verb": "status"}`` is answered by ``{"ok": true, "result": …}`` or by ``{"ok": false, "error": "one line",
-"code": exit code}``. Whoever may open the socket may ask everything: it is for the user alone (mode 0600).
+"code": exit code, "errno": what a program would get}``. What takes long is answered by ``{"ok": true, "unfinished":
+number}``, and asked for again by ``{"verb": "await", "job": number}``: it ends with the connection, as leases do that are
+held. A file to be stored comes along as an open descriptor. Whoever may open the socket may ask everything: it is for the
+user alone (mode 0600).
 """
 
 import contextlib
@@ -17,11 +20,28 @@ from typing import Any, Final, Protocol
 import trio
 
 import cachefs
-from cachefs.core.errors import CachefsError, Fault, Refused, UsageError
-from cachefs.core.known_md5 import KnownMd5, require_text
+from cachefs.core.errors import CachefsError, Fault, Refused, UsageError, errno_of
+from cachefs.core.known_md5 import KnownMd5
 from cachefs.core.types import EntryId
 from cachefs.engine.cause import because
-from cachefs.engine.leases import DEFAULT_S, LONGEST_S, Leased
+from cachefs.engine.leases import Leased
+from cachefs.engine.paths import Paths
+from cachefs.server.descriptors import ROOM, Descriptors
+from cachefs.server.jobs import SLICE_S, Jobs, Unfinished
+from cachefs.server.paths import PathVerbs
+from cachefs.server.questions import (
+    Question,
+    bucket_of,
+    etag_of,
+    identity_of,
+    is_named_use,
+    is_path,
+    lease_of,
+    number_of,
+    path_of,
+    seconds_of,
+    text_of,
+)
 
 SOCKET_NAME: Final = "control.sock"
 _LONGEST_QUESTION: Final = 2**20
@@ -32,15 +52,17 @@ _MOST_CALLERS: Final = 64
 _SLOWEST_S: Final = 60.0
 """How long a caller may take to take an answer in."""
 _WORDS_OF_OTHERS: Final = {"error", "last_error", "outcome"}
-_SLICE_S: Final = 20.0
-"""After how long a caller who waits for a file is told to ask again."""
-_LARGEST_ID: Final = 2**63
 
 _log = logging.getLogger(__name__)
 
 
 class Controlled(Protocol):
     """What the socket asks of the service behind a mount."""
+
+    @property
+    def paths(self) -> Paths:
+        """Operations on files and directories by their paths."""
+        ...
 
     def status(self) -> Mapping[str, object]:
         """Return everything that ``cachefs status`` tells, fit for JSON."""
@@ -253,10 +275,14 @@ class _Conversation:
         self._redact = redact
         self._rest = bytearray()
         self._drained = False
+        self._held: set[str] = set()
+        """Leases that end when the caller hangs up."""
+        self._descriptors = Descriptors()
+        self._paths = PathVerbs(lambda: service.paths, self._descriptors)
         self.is_working = False
-        """Whether a question is being worked on, or a drain holds until the caller hangs up."""
+        """Whether a question is being worked on, or something lasts until the caller hangs up."""
         self.heard_at = trio.current_time()
-        self._verbs: dict[str, Callable[[Mapping[str, object]], Awaitable[object]]] = {
+        self._verbs: dict[str, Callable[[Question], Awaitable[object]]] = {
             "status": self._status,
             "flush": self._flush,
             "drain": self._drain,
@@ -291,26 +317,35 @@ class _Conversation:
     async def hold(self) -> None:
         """Answer until the other side hangs up."""
         try:
-            async with self._stream:
-                while (line := await self._line()) is not None:
-                    self.heard_at = trio.current_time()
-                    self.is_working = True
-                    answer = await self._answer_while_there(line)
-                    if answer is None or not await self._say(answer):
-                        return
-                    self.is_working = self._drained
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            _log.debug("a caller hung up before it had its answer")
+            async with self._stream, trio.open_nursery() as nursery:
+                try:
+                    await self._converse(Jobs(nursery))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    _log.debug("a caller hung up before it had its answer")
+                nursery.cancel_scope.cancel()
         finally:
+            self._descriptors.close()
             if self._drained:
                 self._service.resume()
+            with trio.CancelScope(shield=True):
+                for lease in self._held:
+                    await self._service.release(lease)
+
+    async def _converse(self, jobs: Jobs) -> None:
+        while (line := await self._line()) is not None:
+            self.heard_at = trio.current_time()
+            self.is_working = True
+            answer = await self._answer_while_there(line, jobs)
+            if answer is None or not await self._say(answer):
+                return
+            self.is_working = self._drained or bool(self._held)
 
     async def _line(self) -> bytes | None:
         while b"\n" not in self._rest:
             if len(self._rest) > _LONGEST_QUESTION:
                 await self._say(_refusal("the question is too long", 2))
                 return None
-            data = await self._stream.receive_some(_CHUNK)
+            data = await self._receive()
             if not data:
                 return None
             self._rest += data
@@ -319,6 +354,17 @@ class _Conversation:
         del self._rest[: end + 1]
         return line
 
+    async def _receive(self) -> bytes:
+        """Return what the caller says next, and keep the open files that come along; empty: it hung up."""
+        try:
+            data, ancillary, _, _ = await self._stream.socket.recvmsg(
+                _CHUNK, ROOM, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        self._descriptors.add(ancillary)
+        return data
+
     async def _say(self, answer: Mapping[str, object]) -> bool:
         """Send *answer*. Return whether the caller took it in."""
         text = json.dumps(_without_secrets(answer, self._redact)).encode() + b"\n"
@@ -326,19 +372,19 @@ class _Conversation:
             await self._stream.send_all(text)
         return not patience.cancelled_caught
 
-    async def _answer_while_there(self, line: bytes) -> dict[str, object] | None:
+    async def _answer_while_there(self, line: bytes, jobs: Jobs) -> dict[str, object] | None:
         """Return the answer to *line*, or None if the caller hung up over it: then it is not worked on."""
         answer: dict[str, object] | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
-            answer = await self._answer(line)
+            answer = await self._answer(line, jobs)
             nursery.cancel_scope.cancel()
         return answer
 
     async def _watch(self, working: trio.CancelScope) -> None:
         while len(self._rest) <= _LONGEST_QUESTION:
             try:
-                data = await self._stream.receive_some(_CHUNK)
+                data = await self._receive()
             except trio.BrokenResourceError:
                 data = b""
             if not data:
@@ -346,33 +392,46 @@ class _Conversation:
                 return
             self._rest += data
 
-    async def _answer(self, line: bytes) -> dict[str, object]:
+    async def _answer(self, line: bytes, jobs: Jobs) -> dict[str, object]:
         try:
             question = json.loads(line)
-            verb = self._verbs[question["verb"]]
+            work = self._work(question, jobs)
         except (ValueError, TypeError, KeyError, RecursionError):
-            return _refusal(
-                f"not a question: one JSON object with a verb of {', '.join(self._verbs)}", 2
-            )
+            verbs = ", ".join([*self._verbs, *self._paths.table, "await"])
+            return _refusal(f"not a question: one JSON object with a verb of {verbs}", 2)
         try:
             with because(f"cachefs {question['verb']}"):
-                return {"ok": True, "result": await verb(question)}
+                result = await work()
         except CachefsError as error:
-            return _refusal(" ".join(str(error).split()) or type(error).__name__, _code_of(error))
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return {**_refusal(reason, _code_of(error)), "errno": errno_of(error)}
         except Exception:  # noqa: BLE001 - one caller's bad luck must not end the mount
             _log.exception("the question %s failed", question["verb"])
             return _refusal("unexpected error; the mount's log tells more", 1)
+        if isinstance(result, Unfinished):
+            return {"ok": True, "unfinished": result.job}
+        return {"ok": True, "result": result}
 
-    async def _status(self, question: Mapping[str, object]) -> object:
+    def _work(self, question: Question, jobs: Jobs) -> Callable[[], Awaitable[object]]:
+        """Return what a question asks for. Raise where it is none."""
+        verb = str(question["verb"])
+        if verb == "await":
+            return lambda: jobs.wait(number_of(question, "job"))
+        if verb in self._paths.table:
+            return lambda: jobs.begin(lambda: self._paths.table[verb](question))
+        ask = self._verbs[verb]
+        return lambda: ask(question)
+
+    async def _status(self, question: Question) -> object:
         return {"version": cachefs.__version__, **self._service.status()}
 
-    async def _flush(self, question: Mapping[str, object]) -> object:
+    async def _flush(self, question: Question) -> object:
         paths = question.get("paths", [])
-        if not isinstance(paths, list) or not all(map(_is_path, paths)):
+        if not isinstance(paths, list) or not all(map(is_path, paths)):
             raise UsageError("flush: paths must be a list of paths")
         return await self._service.flush(paths, wait=question.get("wait") is True)
 
-    async def _drain(self, question: Mapping[str, object]) -> object:
+    async def _drain(self, question: Question) -> object:
         timeout_s = question.get("timeout")
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
             raise UsageError("drain: timeout must be a number of seconds")
@@ -382,25 +441,25 @@ class _Conversation:
         left = await self._service.drain(timeout_s=float(timeout_s))
         return {"left": left}
 
-    async def _entries(self, question: Mapping[str, object]) -> object:
-        return self._service.entries(_number(question, "after"))
+    async def _entries(self, question: Question) -> object:
+        return self._service.entries(number_of(question, "after"))
 
-    async def _history(self, question: Mapping[str, object]) -> object:
-        return self._service.history(_number(question, "after"))
+    async def _history(self, question: Question) -> object:
+        return self._service.history(number_of(question, "after"))
 
-    async def _entry(self, question: Mapping[str, object]) -> object:
-        return self._service.entry(_identity(question))
+    async def _entry(self, question: Question) -> object:
+        return self._service.entry(identity_of(question))
 
-    async def _refetch(self, question: Mapping[str, object]) -> object:
-        return await self._service.refetch(_identity(question), _etag(question))
+    async def _refetch(self, question: Question) -> object:
+        return await self._service.refetch(identity_of(question), etag_of(question))
 
-    async def _store_anew(self, question: Mapping[str, object]) -> object:
-        return await self._service.store_anew(_identity(question), _etag(question))
+    async def _store_anew(self, question: Question) -> object:
+        return await self._service.store_anew(identity_of(question), etag_of(question))
 
-    async def _vacuum(self, question: Mapping[str, object]) -> object:
+    async def _vacuum(self, question: Question) -> object:
         return await self._service.vacuum()
 
-    async def _keep_md5s(self, question: Mapping[str, object]) -> object:
+    async def _keep_md5s(self, question: Question) -> object:
         rows: Any = question.get("md5s")
         try:
             found = [KnownMd5.from_json(row) for row in rows]
@@ -409,160 +468,90 @@ class _Conversation:
         self._service.keep_md5s(found)
         return len(found)
 
-    async def _remove_md5(self, question: Mapping[str, object]) -> object:
-        return self._service.remove_md5(_name(question, "bucket"), _name(question, "key"))
+    async def _remove_md5(self, question: Question) -> object:
+        return self._service.remove_md5(text_of(question, "bucket"), text_of(question, "key"))
 
-    async def _forget_md5s(self, question: Mapping[str, object]) -> object:
-        return self._service.forget_md5s(_bucket(question))
+    async def _forget_md5s(self, question: Question) -> object:
+        return self._service.forget_md5s(bucket_of(question))
 
-    async def _presence(self, question: Mapping[str, object]) -> object:
+    async def _presence(self, question: Question) -> object:
         paths = question.get("paths")
-        if not isinstance(paths, list) or not all(map(_is_path, paths)):
+        if not isinstance(paths, list) or not all(map(is_path, paths)):
             raise UsageError("presence: paths must be a list of paths")
         return self._service.presence(paths)
 
-    async def _explain(self, question: Mapping[str, object]) -> object:
-        return await self._service.explain(_path(question))
+    async def _explain(self, question: Question) -> object:
+        return await self._service.explain(path_of(question))
 
-    async def _refresh(self, question: Mapping[str, object]) -> object:
-        return {"forgotten": await self._service.refresh(_path(question))}
+    async def _refresh(self, question: Question) -> object:
+        return {"forgotten": await self._service.refresh(path_of(question))}
 
-    async def _look(self, question: Mapping[str, object]) -> object:
-        return await self._service.look(_path(question))
+    async def _look(self, question: Question) -> object:
+        return await self._service.look(path_of(question))
 
-    async def _preheat(self, question: Mapping[str, object]) -> object:
+    async def _preheat(self, question: Question) -> object:
         return await self._service.preheat(
-            _path(question),
-            used_ns=_number(question, "used_ns"),
+            path_of(question),
+            used_ns=number_of(question, "used_ns"),
             may_evict=question.get("evict") is True,
         )
 
-    async def _survey(self, question: Mapping[str, object]) -> object:
-        return await self._service.survey(_path(question))
+    async def _survey(self, question: Question) -> object:
+        return await self._service.survey(path_of(question))
 
-    async def _pin(self, question: Mapping[str, object]) -> object:
-        return await self._service.pin(_path(question))
+    async def _pin(self, question: Question) -> object:
+        return await self._service.pin(path_of(question))
 
-    async def _unpin(self, question: Mapping[str, object]) -> object:
-        return await self._service.unpin(_path(question))
+    async def _unpin(self, question: Question) -> object:
+        return await self._service.unpin(path_of(question))
 
-    async def _pins(self, question: Mapping[str, object]) -> object:
-        return await self._service.pins(_number(question, "turn"))
+    async def _pins(self, question: Question) -> object:
+        return await self._service.pins(number_of(question, "turn"))
 
-    async def _lease(self, question: Mapping[str, object]) -> object:
+    async def _lease(self, question: Question) -> object:
         """Answer without a path where it takes long: the caller asks again."""
-        path, seconds = _path(question), _seconds(question)
-        leased = await self._service.lease(path, seconds=seconds, patience_s=_SLICE_S)
+        path, seconds = path_of(question), seconds_of(question)
+        leased = await self._service.lease(path, seconds=seconds, patience_s=SLICE_S)
         return {"lease": None} if leased is None else {**asdict(leased), "path": str(leased.path)}
 
-    async def _renew(self, question: Mapping[str, object]) -> object:
-        self._service.renew(_lease_id(question), seconds=_seconds(question))
+    async def _renew(self, question: Question) -> object:
+        """Let a lease last from now on; with ``hold`` it ends, too, when the caller hangs up."""
+        lease = lease_of(question)
+        self._service.renew(lease, seconds=seconds_of(question))
+        if question.get("hold") is True:
+            self._held.add(lease)
         return {}
 
-    async def _release(self, question: Mapping[str, object]) -> object:
-        await self._service.release(_lease_id(question))
+    async def _release(self, question: Question) -> object:
+        lease = lease_of(question)
+        self._held.discard(lease)
+        await self._service.release(lease)
         return {}
 
-    async def _prune(self, question: Mapping[str, object]) -> object:
+    async def _prune(self, question: Question) -> object:
         files = question.get("files")
-        if not isinstance(files, list) or not all(map(_is_named_use, files)):
+        if not isinstance(files, list) or not all(map(is_named_use, files)):
             raise UsageError(
                 "prune: files must be a list of pairs: a file's number, and when it was last used"
             )
         return await self._service.evict([(EntryId(each[0]), each[1]) for each in files])
 
-    async def _dirty(self, question: Mapping[str, object]) -> object:
+    async def _dirty(self, question: Question) -> object:
         return self._service.dirty()
 
-    async def _export(self, question: Mapping[str, object]) -> object:
+    async def _export(self, question: Question) -> object:
         target = question.get("target")
-        if not isinstance(target, str) or not _is_path(target) or not target.startswith("/"):
+        if not isinstance(target, str) or not is_path(target) or not target.startswith("/"):
             raise UsageError("export: target must be an absolute path")
-        await self._service.export(_identity(question), Path(target))
+        await self._service.export(identity_of(question), Path(target))
         return {}
 
-    async def _discard(self, question: Mapping[str, object]) -> object:
-        await self._service.discard(_identity(question))
+    async def _discard(self, question: Question) -> object:
+        await self._service.discard(identity_of(question))
         return {}
 
-    async def _upload(self, question: Mapping[str, object]) -> object:
-        return {"path": await self._service.upload(_identity(question))}
-
-
-def _identity(question: Mapping[str, object]) -> int:
-    return _number(question, "id")
-
-
-def _lease_id(question: Mapping[str, object]) -> str:
-    lease = question.get("lease")
-    if not isinstance(lease, str):
-        raise UsageError("lease must be the text that a lease was given with")
-    return lease
-
-
-def _seconds(question: Mapping[str, object]) -> float:
-    """Return for how long a lease is to last."""
-    seconds = question.get("seconds", DEFAULT_S)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise UsageError("seconds must be a number")
-    if not 0 < seconds <= LONGEST_S:
-        raise UsageError(f"a lease lasts for more than 0 and at most {LONGEST_S:.0f} seconds")
-    return float(seconds)
-
-
-def _etag(question: Mapping[str, object]) -> str:
-    """Return the version that is meant."""
-    etag = question.get("etag")
-    if not isinstance(etag, str) or not etag:
-        raise UsageError("etag must be a text")
-    return etag
-
-
-def _number(question: Mapping[str, object], name: str) -> int:
-    """Return a number that a file, or a moment, may have."""
-    number = question.get(name)
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise UsageError(f"{name} must be a number")
-    if not 0 <= number < _LARGEST_ID:
-        raise UsageError("no file has such a number")
-    return number
-
-
-def _name(question: Mapping[str, object], name: str) -> str:
-    """Return what may be a bucket or a key."""
-    try:
-        return require_text(question.get(name))
-    except (TypeError, ValueError):
-        raise UsageError(f"{name} must be a text") from None
-
-
-def _bucket(question: Mapping[str, object]) -> str | None:
-    """Return the bucket that is meant; None: all of them."""
-    return None if question.get("bucket") is None else _name(question, "bucket")
-
-
-def _path(question: Mapping[str, object]) -> str:
-    """Return the path of a file, relative to the root of the mount."""
-    path = question.get("path")
-    if not isinstance(path, str) or not _is_path(path):
-        raise UsageError("path must be the path of a file")
-    return path
-
-
-def _is_named_use(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(type(each) is int and abs(each) < _LARGEST_ID for each in value)
-    )
-
-
-def _is_path(value: object) -> bool:
-    """Whether *value* is something that a path of this machine can be."""
-    try:
-        return isinstance(value, str) and b"\0" not in os.fsencode(value)
-    except UnicodeError:
-        return False
+    async def _upload(self, question: Question) -> object:
+        return {"path": await self._service.upload(identity_of(question))}
 
 
 def _without_secrets(value: object, redact: Callable[[str], str]) -> object:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cachefs.cli.mounts import locate, mount_of
 from cachefs.config import Environment
 from cachefs.core.errors import UsageError
+from cachefs.mounts import locate, mount_of
 from cachefs.registry import Registration, registry_of
 
 
