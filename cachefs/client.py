@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from errno import ETIMEDOUT
 from pathlib import Path
@@ -85,10 +85,13 @@ class ControlClient:
         return self._ask({"verb": verb, **arguments}, timeout_s, None)
 
     def put(
-        self, path: str, source: int, *, replace: bool = True, timeout_s: float | None = None
+        self, path: str, source: int, conditions: Mapping[str, object] | None = None
     ) -> object:
-        """Store the plain file *source*, an open descriptor, as *path*, whole or not at all. Return what ``stat`` would."""
-        return self._ask({"verb": "put", "path": path, "replace": replace}, timeout_s, source)
+        """Store the plain file *source*, an open descriptor, as *path*, whole or not at all. Return what ``stat`` would.
+
+        *conditions*: ``replace`` False: nothing may be there; ``grown_from``: just that version (etag, size, mtime_ns).
+        """
+        return self._ask({"verb": "put", "path": path, **(conditions or {})}, None, source)
 
     def _ask(
         self, question: dict[str, object], timeout_s: float | None, descriptor: int | None

@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import trio
 
@@ -22,44 +24,54 @@ _log = logging.getLogger(__name__)
 def answering(config: MountConfig, environment: Environment) -> Iterator[None]:
     """Have the control socket of the cache directory of *config* answered while the block runs, as a mount would.
 
-    The directory is made if need be. Like a mount, it uploads what waits there. Raise why it cannot: ``InUse`` if
-    another process has the directory, the store's own error if it cannot be used.
+    See :meth:`Within.begin`.
     """
-    store = open_store(
-        config.source,
-        config.store,
-        timeout_s=config.timeout_s,
-        environ=environment.variables,
-    )
-    try:
-        store.check()  # before anything is created
-        make_cache_dir(config.cache_dir, environment)
-    except BaseException:
-        store.close()
-        raise
-    service = _Answering(settings_of(config, disk_size(config.cache_dir)), store)
-    service.start()
+    service = Within.begin(config, environment)
     try:
         yield
     finally:
         service.stop()
 
 
-class _Answering:
+class Within:
     """A service with its control socket, in a thread of its own."""
 
     def __init__(self, settings: ServiceSettings, store: Retrying) -> None:
         self._settings = settings
         self._store = store
-        self._thread = threading.Thread(target=self._run, name="cachefs-service")
+        # A daemon's: a program that ends without a word is not to wait for it for ever.
+        self._thread = threading.Thread(target=self._run, name="cachefs-service", daemon=True)
         self._began = threading.Event()
         self._error: BaseException | None = None
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
         self._is_stopping = False
+        self._pid = os.getpid()
 
-    def start(self) -> None:
-        """Return when it answers. Raise why it does not."""
+    @classmethod
+    def begin(cls, config: MountConfig, environment: Environment) -> Self:
+        """Answer at the control socket of the cache directory of *config*, until :meth:`stop`.
+
+        The directory is made if need be. Like a mount, it uploads what waits there. Raise why it cannot: ``InUse`` if
+        another process has the directory, the store's own error if it cannot be used.
+        """
+        store = open_store(
+            config.source,
+            config.store,
+            timeout_s=config.timeout_s,
+            environ=environment.variables,
+        )
+        try:
+            store.check()  # before anything is created
+            make_cache_dir(config.cache_dir, environment)
+        except BaseException:
+            store.close()
+            raise
+        service = cls(settings_of(config, disk_size(config.cache_dir)), store)
+        service._start()
+        return service
+
+    def _start(self) -> None:
         self._thread.start()
         try:
             self._began.wait()
@@ -70,14 +82,24 @@ class _Answering:
             self._thread.join()
             raise self._error
 
-    def stop(self) -> None:
-        """End it. What is not uploaded stays in the cache directory."""
+    @property
+    def is_answering(self) -> bool:
+        """Whether it goes on; not in a child that was forked."""
+        return self._pid == os.getpid() and self._thread.is_alive()
+
+    def stop(self, *, within_s: float | None = None) -> None:
+        """End it. What is not uploaded stays in the cache directory.
+
+        *within_s*: after so long whatever hangs is left to itself, which is no worse than being killed.
+        """
+        if self._pid != os.getpid():
+            return  # the thread is its parent's
         self._is_stopping = True
         token = self._token
         if token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(self._scope.cancel)
-        self._thread.join()
+        self._thread.join(within_s)
 
     def _run(self) -> None:
         try:

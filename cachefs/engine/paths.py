@@ -13,7 +13,7 @@ from cachefs.engine.attributes import Attributes
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.listing import Listings, Reader
 from cachefs.engine.names import Names
-from cachefs.engine.replacing import Replacer
+from cachefs.engine.replacing import Replacer, Version
 from cachefs.engine.upload import Defaults
 from cachefs.local.inodes import ROOT, Inode
 from cachefs.local.journal import Journal
@@ -87,12 +87,17 @@ class Paths:
                 self._found(child) for child in await self._listings.read(reader, after, limit)
             ]
 
-    async def put(self, path: str, source: int, *, may_replace: bool) -> Found:
+    async def put(
+        self, path: str, source: int, *, may_replace: bool, grown_from: Version | None = None
+    ) -> Found:
         """Put the file *source* (a descriptor) in the place of what *path* stands for; see :meth:`Replacer.put`."""
         parts = _parts(path)
         if not parts:
             raise IsDirectory("is a directory")
-        return self._found(await self._replacer.put(parts, source, may_replace=may_replace))
+        made = await self._replacer.put(
+            parts, source, may_replace=may_replace, grown_from=grown_from
+        )
+        return self._found(made)
 
     async def mkdir(self, path: str, *, parents: bool) -> None:
         """Make a directory, and those above it if *parents*, which may then be there already."""

@@ -14,6 +14,7 @@ import trio
 
 from cachefs.core import metadata
 from cachefs.core.errors import (
+    Changed,
     DiskFailed,
     Exists,
     Fault,
@@ -61,6 +62,25 @@ class _Place:
     """What has the name now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One content of a file, as whoever has read it knows it."""
+
+    etag: ETag | None
+    """None: the store did not have it then."""
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was asked for."""
+
+    parts: tuple[Name, ...]
+    may_replace: bool
+    grown_from: Version | None
+
+
 class Replacer:
     """Puts whole files in the place of what a path stands for."""
 
@@ -87,7 +107,14 @@ class Replacer:
         self._defaults = defaults
         self._upload_delay_s = upload_delay_s
 
-    async def put(self, parts: Sequence[Name], source: int, *, may_replace: bool) -> Inode:
+    async def put(
+        self,
+        parts: Sequence[Name],
+        source: int,
+        *,
+        may_replace: bool,
+        grown_from: Version | None = None,
+    ) -> Inode:
         """Have the bytes of the plain file *source* (a descriptor) under the name that *parts* lead to.
 
         Returns, as a close would, after the object is stored, or once bytes and promise are safe here. Until then the
@@ -95,10 +122,12 @@ class Replacer:
         were taken in: they wait for their upload then.
 
         A file that is replaced keeps its mode and owner. Raise ``Stale`` if *source* is changed meanwhile, ``NoRoom`` for
-        what the cache cannot hold, ``Exists`` where something is there that is not to be replaced.
+        what the cache cannot hold, ``Exists`` where something is there that is not to be replaced, ``Changed`` where that is
+        no more the version that the bytes have *grown_from*.
         """
+        wanted = _Wanted(tuple(parts), may_replace, grown_from)
         with deadline.limited(self._rooms.timeout_s):
-            place = await self._place(parts, may_replace=may_replace)
+            place = await self._place(wanted)
         size = os.fstat(source).st_size
         if blocks_of(Extent(0, size)) + SLACK + BLOCK > self._rooms.cache.limit:
             raise NoRoom(f"its {size} bytes are more than the whole cache may hold")
@@ -106,7 +135,7 @@ class Replacer:
         try:
             await self._fill(file, source)
             with deadline.limited(self._rooms.timeout_s):
-                await self._give_name(file, parts, may_replace=may_replace)
+                await self._give_name(file, wanted)
                 await self._files.complete(file)
         finally:
             with trio.CancelScope(shield=True):
@@ -118,7 +147,28 @@ class Replacer:
 
     # ---- where ------------------------------------------------------------------------------
 
-    async def _place(self, parts: Sequence[Name], *, may_replace: bool) -> _Place:
+    async def _place(self, wanted: _Wanted) -> _Place:
+        place = await self._found(wanted.parts)
+        self._check(place.target, wanted)
+        return place
+
+    def _check(self, target: Inode | None, wanted: _Wanted) -> None:
+        """Raise where what has the name is not what may be replaced."""
+        if target is not None and not wanted.may_replace:
+            raise Exists("file exists")
+        if target is not None and target.is_dir:
+            raise IsDirectory("is a directory")
+        if wanted.grown_from is None:
+            return
+        if target is None:
+            raise Changed("the file was removed meanwhile")
+        known, attrs = wanted.grown_from, self._fs.attributes.stat(target).attrs
+        etag = None if self._rooms.journal.is_dirty(target.ino) else target.etag
+        is_same = (known.size, known.mtime_ns) == (attrs.size, attrs.mtime_ns)
+        if not is_same or known.etag not in (None, etag):
+            raise Changed("the file has other content by now")
+
+    async def _found(self, parts: Sequence[Name]) -> _Place:
         self._fs.require_writable()
         *above, name = parts
         parent = ROOT
@@ -134,10 +184,6 @@ class Replacer:
             target = await self._names.lookup(parent, name)
         except NoEntry:
             return self._new_below(parent, [], name)
-        if not may_replace:
-            raise Exists("file exists")
-        if target.is_dir:
-            raise IsDirectory("is a directory")
         key = await self._names.settled_key(target.ino)
         if key is None:
             raise Stale("the file was removed meanwhile")
@@ -213,11 +259,9 @@ class Replacer:
 
     # ---- the name ---------------------------------------------------------------------------
 
-    async def _give_name(
-        self, file: OpenFile, parts: Sequence[Name], *, may_replace: bool
-    ) -> None:
+    async def _give_name(self, file: OpenFile, wanted: _Wanted) -> None:
         for _ in range(_TRIES):
-            place = await self._place(parts, may_replace=may_replace)
+            place = await self._place(wanted)
             if self._names.is_moving(place.key):
                 await self._names.wait_still(place.key)
                 continue
@@ -228,6 +272,7 @@ class Replacer:
                 base = await self._base(place)
                 await self._promise(file, place.key, base)
                 if self._is_as_found(place):
+                    self._check(self._inodes.child(place.parent, place.name), wanted)
                     self._fs.require_writable()
                     with trio.CancelScope(shield=True):
                         await self._take_name(file, place, base)

@@ -119,3 +119,8 @@ class Threads:
     async def helper(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run short blocking work that is neither of the cache's disk nor of the store."""
         return await trio.to_thread.run_sync(lambda: work(*args, **kwargs))
+
+    @staticmethod
+    async def for_program(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what a program would wait for in a thread of its own; when it is cancelled, it is left to itself."""
+        return await trio.to_thread.run_sync(lambda: work(*args, **kwargs), abandon_on_cancel=True)

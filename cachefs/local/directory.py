@@ -11,6 +11,7 @@ from typing import Final
 
 from cachefs.core.errors import DiskFull, InUse, UsageError, disk_error, shortage
 from cachefs.local.db import Database
+from cachefs.local.forks import in_child
 
 _TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of cachefs (https://bford.info/cachedir/)\n"
 
@@ -60,6 +61,9 @@ class CacheDirectory:
                 f"the cache directory {path} is in use by process {holder}"
                 " — stop it, or choose another with --cache-dir"
             ) from error
+        in_child(
+            self, CacheDirectory.close
+        )  # or it would hold the lock after the end of its parent
         try:
             self._sign()
             self._tag()

@@ -26,6 +26,7 @@ from cachefs.core.types import EntryId
 from cachefs.engine.cause import because
 from cachefs.engine.leases import Leased
 from cachefs.engine.paths import Paths
+from cachefs.local.forks import in_child
 from cachefs.server.descriptors import ROOM, Descriptors
 from cachefs.server.jobs import SLICE_S, Jobs, Unfinished
 from cachefs.server.paths import PathVerbs
@@ -51,6 +52,8 @@ _MOST_CALLERS: Final = 64
 """Connections at a time. For one more, the one that has been silent for longest is closed."""
 _SLOWEST_S: Final = 60.0
 """How long a caller may take to take an answer in."""
+_LONG: Final = {"flush"}
+"""Verbs, beside those on paths, whose callers are told to ask again where it takes long."""
 _WORDS_OF_OTHERS: Final = {"error", "last_error", "outcome"}
 
 _log = logging.getLogger(__name__)
@@ -205,6 +208,8 @@ async def serve_control(
     path = cache_dir / SOCKET_NAME
     callers = _Callers()
     with _listening(path) as listener:
+        callers.listener = listener
+        in_child(callers, _Callers.let_go)
 
         async def answer(stream: trio.SocketStream) -> None:
             try:
@@ -246,6 +251,14 @@ class _Callers:
 
     def __init__(self) -> None:
         self._scopes: dict[_Conversation, trio.CancelScope] = {}
+        self.listener: trio.SocketListener | None = None
+
+    def let_go(self) -> None:
+        """In a forked child: close what its parent's callers would take for the parent."""
+        if self.listener is not None:
+            os.close(self.listener.socket.fileno())
+        for conversation in self._scopes:
+            conversation.let_go()
 
     async def hold(self, conversation: "_Conversation") -> None:
         """Hold *conversation* to its end, or until others need its place."""
@@ -330,6 +343,11 @@ class _Conversation:
             with trio.CancelScope(shield=True):
                 for lease in self._held:
                     await self._service.release(lease)
+
+    def let_go(self) -> None:
+        """In a forked child: close the connection, which goes on in the parent."""
+        with contextlib.suppress(OSError):
+            os.close(self._stream.socket.fileno())
 
     async def _converse(self, jobs: Jobs) -> None:
         while (line := await self._line()) is not None:
@@ -417,9 +435,9 @@ class _Conversation:
         verb = str(question["verb"])
         if verb == "await":
             return lambda: jobs.wait(number_of(question, "job"))
-        if verb in self._paths.table:
-            return lambda: jobs.begin(lambda: self._paths.table[verb](question))
-        ask = self._verbs[verb]
+        ask = self._paths.table.get(verb) or self._verbs[verb]
+        if verb in self._paths.table or verb in _LONG:
+            return lambda: jobs.begin(lambda: ask(question))
         return lambda: ask(question)
 
     async def _status(self, question: Question) -> object:

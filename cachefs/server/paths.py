@@ -4,10 +4,13 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from cachefs.core.errors import UsageError
+from cachefs.core.types import ETag
 from cachefs.engine.listing import Reader
 from cachefs.engine.paths import Paths
+from cachefs.engine.replacing import Version
 from cachefs.server.descriptors import Descriptors
-from cachefs.server.questions import Question, number_of, path_of
+from cachefs.server.questions import Question, etag_of, number_of, path_of
 
 _PAGE: Final = 1000
 """Names in one answer."""
@@ -50,8 +53,9 @@ class PathVerbs:
         """Store the file that came with the question. What was taken in is answered for."""
         source = self._descriptors.take()
         try:
+            path, may_replace = path_of(question), question.get("replace") is not False
             found = await self._paths().put(
-                path_of(question), source, may_replace=question.get("replace") is not False
+                path, source, may_replace=may_replace, grown_from=_version_of(question)
             )
         finally:
             os.close(source)
@@ -70,3 +74,14 @@ class PathVerbs:
         may_replace = question.get("replace") is not False
         await self._paths().rename(path_of(question), target, may_replace=may_replace)
         return {}
+
+
+def _version_of(question: Question) -> Version | None:
+    """Return the version from which a file has grown that is to be put; None: it may replace whatever is there."""
+    told = question.get("grown_from")
+    if told is None:
+        return None
+    if not isinstance(told, dict):
+        raise UsageError("grown_from must be a version: etag, size, mtime_ns")
+    etag = None if told.get("etag") is None else ETag(etag_of(told))
+    return Version(etag, number_of(told, "size"), number_of(told, "mtime_ns"))

@@ -1,5 +1,6 @@
 """The examples for Python are run as they are shown, one after the other."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from cachefs import CloudManager
+from cachefs import Client, CloudManager
 
 ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = (ROOT / "cachefs" / "doc" / "python.md").read_text(encoding="utf-8")
@@ -30,6 +31,7 @@ def run(example: str, place: Path) -> str:
         text=True,
         check=False,
         cwd=place,
+        env={**os.environ, "HOME": str(place), "CACHEFS_MIN_FREE": "0"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -49,6 +51,29 @@ def test_the_cloud_manager_does_what_its_example_says(place: Path) -> None:
 
     assert Path(printed.strip()).read_bytes() == b"%PDF-1.7 and so on"
     assert (place / "objects" / Path(printed.strip()).name).exists()
+
+
+CLIENT: Final = "Client: the files of a bucket, without a mount"
+
+
+def test_the_client_does_what_its_examples_say(place: Path) -> None:
+    example, on_trio = blocks(CLIENT)
+
+    printed = run(f"{example}\nprint(head, sorted(names))", place)
+
+    assert printed == "b'%PDF-1.7' ['2026/notes.txt', '2026/report.pdf']\n"
+    assert (place / "objects/2026/notes.txt").read_text() == "stored when it is closed\n"
+    printed = run(f"{on_trio}\nprint(sorted(names))", place)
+    assert printed == "['2026/notes.txt', '2026/report.pdf']\n"
+    assert (place / "objects/2026/notes.txt").read_text() == "from trio"
+
+
+def test_every_method_of_the_client_is_told_of() -> None:
+    methods = {name for name in vars(Client) if not name.startswith("_")}
+
+    named = set(re.findall(r"`(\w+)\(", SECTIONS[CLIENT]))
+
+    assert methods - {"cache_dir", "is_in_process"} <= named
 
 
 def test_every_method_of_the_cloud_manager_is_told_of() -> None:
