@@ -25,6 +25,10 @@ class LeasedReader(io.BufferedReader):
             finally:
                 self._end()
 
+    def __del__(self) -> None:
+        with suppress(AttributeError, ValueError):  # of one that was never open
+            self.close()
+
 
 class SpooledWriter(io.BufferedRandom):
     """A file of its own, whose bytes are stored when it is closed: all of them, or, where the ``with`` block raises, none."""

@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from cachefs import Client, CloudManager
+from tests.mount.announcing import announced
 
 ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = (ROOT / "cachefs" / "doc" / "python.md").read_text(encoding="utf-8")
@@ -31,7 +32,12 @@ def run(example: str, place: Path) -> str:
         text=True,
         check=False,
         cwd=place,
-        env={**os.environ, "HOME": str(place), "CACHEFS_MIN_FREE": "0"},
+        env={
+            **os.environ,
+            "HOME": str(place),
+            "CACHEFS_MIN_FREE": "0",
+            "PYTHONPATH": f"{announced(place)}:{ROOT}",
+        },
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -66,6 +72,15 @@ def test_the_client_does_what_its_examples_say(place: Path) -> None:
     printed = run(f"{on_trio}\nprint(sorted(names))", place)
     assert printed == "['2026/notes.txt', '2026/report.pdf']\n"
     assert (place / "objects/2026/notes.txt").read_text() == "from trio"
+
+
+def test_pandas_pyarrow_and_duckdb_do_what_their_example_says(place: Path) -> None:
+    (example,) = blocks("fsspec: pandas, dask, pyarrow, DuckDB")
+
+    printed = run(f"{example}\nprint(again.equals(table), rows, total)", place)
+
+    assert printed == "True 2 42\n"
+    assert (place / "objects/counts/all.parquet").exists()
 
 
 def test_every_method_of_the_client_is_told_of() -> None:
