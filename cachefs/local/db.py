@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +37,8 @@ _WAL_PRESSING: Final = 16 * WAL_KEPT
 _CHECKED_FIRST: Final = 32 * 2**20
 """Bytes of the largest database that is checked as a whole before anything is served from it, where nothing proves it sound:
 some 140,000 names, and a second."""
+TABLES: Final = "tables"
+"""Under this name the table ``meta`` has what :func:`sum_of_tables` tells."""
 _OWED: Final = ("meta", "intents", "moves", "works")
 """The tables, all of them small, that tell what the store is owed."""
 _STEPS: Final = 100_000
@@ -76,6 +79,21 @@ def _raise_unless_ok(connection: sqlite3.Connection, pragma: str) -> None:
 def _raise_if_dangling(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
         raise sqlite3.DatabaseError("rows refer to rows that are not there")
+
+
+def sum_of_tables(ask: Callable[[str], Iterable[Any]]) -> str:
+    """Return what stands for how the tables and indexes are made, by the rows that *ask* returns for a query.
+
+    SQLite believes the words that they were made with, which lie in the file, and its own checks go by them.
+    """
+    sql = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%' ORDER BY name"
+    made = repr(list(ask(sql)))
+    return hashlib.sha256(made.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _note_tables(connection: sqlite3.Connection) -> None:
+    words = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+    connection.execute(words, (TABLES, sum_of_tables(connection.execute)))
 
 
 class Database:
@@ -198,6 +216,7 @@ class Database:
         connection.executescript(f"BEGIN; {schema}; COMMIT;")
         connection.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
         connection.execute("INSERT INTO meta VALUES ('volume', ?)", (uuid.uuid4().hex,))
+        _note_tables(connection)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         self.is_unchecked = not self.is_proven and self.path.stat().st_size > _CHECKED_FIRST
@@ -207,9 +226,12 @@ class Database:
         elif not self.is_proven:
             _raise_unless_ok(connection, "PRAGMA quick_check(1)")
             _raise_if_dangling(connection)
-        version = dict(connection.execute("SELECT name, value FROM meta")).get("schema")
+        said = dict(connection.execute("SELECT name, value FROM meta"))
+        version = said.get("schema")
         if version is None:
             raise sqlite3.DatabaseError("no schema version")
+        if said.get(TABLES, tables := sum_of_tables(connection.execute)) != tables:
+            raise sqlite3.DatabaseError("its tables are not made as cachefs makes them")
         if int(version) > SCHEMA_VERSION:
             raise UsageError(
                 f"{self.path} was written by a newer cachefs (schema {version}, this one knows {SCHEMA_VERSION})"
@@ -217,6 +239,11 @@ class Database:
             )
         for older in range(int(version), SCHEMA_VERSION):
             self._migrate(connection, older)
+        if TABLES not in said or int(version) < SCHEMA_VERSION:
+            with contextlib.suppress(
+                sqlite3.OperationalError
+            ):  # a full disk: the next start will do
+                _note_tables(connection)
         if not self.is_proven and not self.is_unchecked:
             self._check_promises(connection)
 
@@ -245,7 +272,8 @@ class Database:
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[older]};"
-            f" UPDATE meta SET value = '{older + 1}' WHERE name = 'schema'; COMMIT;"
+            f" UPDATE meta SET value = '{older + 1}' WHERE name = 'schema';"
+            f" DELETE FROM meta WHERE name = '{TABLES}'; COMMIT;"
         )
         connection.execute("PRAGMA foreign_keys = ON")
         _raise_if_dangling(connection)

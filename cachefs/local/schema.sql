@@ -13,6 +13,7 @@
 --                 name to what the store has: whatever the store shows under one is pinned; written by inodes.py
 --   limit         bytes that the last mount let the cache take
 --   policy        the policy that the columns `queue`, `score` and `chances` of `entries` are for; written by order.py
+--   tables        what stands for how the tables and indexes are made, words that SQLite believes; written by db.py
 --   inflation     GDSF's clock: the score of what it evicted last; written by order.py
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,

@@ -14,7 +14,7 @@ from cachefs.core.extents import ExtentMap
 from cachefs.core.intent import State
 from cachefs.core.sums import PieceSums
 from cachefs.core.types import EntryId, ETag
-from cachefs.local.db import SCHEMA_VERSION
+from cachefs.local.db import SCHEMA_VERSION, TABLES, sum_of_tables
 from cachefs.local.inodes import DEEPEST, ROOT
 
 _MOST: Final = 100
@@ -143,7 +143,8 @@ class Tables:
             yield f"row {row} of {table} refers to a row of {other} that is not there"
 
     def _by_sense(self) -> Iterator[str]:
-        version = dict(self._all("SELECT name, value FROM meta")).get("schema")
+        said = dict(self._all("SELECT name, value FROM meta"))
+        version = said.get("schema")
         if version is None or not str(version).isdigit():
             yield "it does not tell the version of its tables"
             return
@@ -152,6 +153,8 @@ class Tables:
                 f"{self._path} has tables of version {version}, this cachefs knows {SCHEMA_VERSION}: "
                 + ("mount it once" if int(version) < SCHEMA_VERSION else "upgrade cachefs")
             )
+        if said.get(TABLES, tables := sum_of_tables(self._all)) != tables:
+            yield "its tables are not made as cachefs makes them"
         for what, sql in _SENSE.items():
             for (which,) in self._all(f"{sql} LIMIT {_MOST}"):
                 yield f"{which} {what}"

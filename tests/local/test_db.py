@@ -274,6 +274,23 @@ def test_a_database_whose_making_was_cut_short_is_made_anew(
     assert len(broken_files(tmp_path)) == 1
 
 
+def test_words_that_sqlite_believes_of_the_tables_are_not_taken_for_ours_when_they_changed(
+    tmp_path: Path,
+) -> None:
+    Database(tmp_path).close()
+    content = (tmp_path / NAME).read_bytes()
+    assert content.count(b"'uploading', 'parked'") == 1
+    (tmp_path / NAME).write_bytes(
+        content.replace(b"'uploading', 'parked'", b"'uploading', 'parket'")
+    )
+    database = Database(tmp_path)
+    assert database.was_rebuilt
+    database.close()
+    database = Database(tmp_path)
+    assert not database.was_rebuilt
+    database.close()
+
+
 def test_two_broken_databases_are_both_kept(tmp_path: Path) -> None:
     for content in (b"first" * 100, b"second" * 100):
         (tmp_path / NAME).write_bytes(content)

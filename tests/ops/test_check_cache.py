@@ -144,6 +144,7 @@ async def test_what_is_broken_is_told_and_nothing_else(tmp_path: Path, what: str
         ("UPDATE inodes SET parent = ino WHERE kind = 'dir' AND ino > 1", "lies in itself"),
         ("UPDATE entries SET pinned = 1", "is pinned, or not"),
         ("DELETE FROM meta WHERE name = 'schema'", "version of its tables"),
+        ("CREATE TABLE others (name TEXT)", "not made as cachefs makes them"),
         ("UPDATE inodes SET kind = 'dir' WHERE ino = (SELECT ino FROM entries)", "of a directory"),
         ("UPDATE inodes SET kind = 'file' WHERE kind = 'dir' AND ino > 1", "is no directory"),
         ("UPDATE entries SET extents = x'ff' WHERE id = 1", "cache file 1"),
