@@ -20,7 +20,8 @@ from cachefs.core.errors import (
     ReadOnly,
     Stale,
 )
-from cachefs.core.types import ConflictPolicy, Kind
+from cachefs.core.types import ConflictPolicy, FetchMode, Kind
+from cachefs.engine import recovery
 from cachefs.engine.paths import Found
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import LATER, MIB, Rig, lose_answer, objects, serving, together, until
@@ -117,7 +118,7 @@ async def test_who_has_the_old_file_open_reads_it_on(tmp_path: Path) -> None:
 async def test_an_old_file_of_which_nothing_is_here_is_fetched_for_who_has_it_open(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path / "c") as rig:
+    async with serving(tmp_path / "c", fetch=FetchMode.DEMAND) as rig:
         rig.store("file", OLD)
         fh = await rig.open("file")
 
@@ -197,11 +198,11 @@ async def test_nothing_is_put_where_nothing_may_be_written(tmp_path: Path) -> No
 
 
 async def test_a_file_that_the_cache_can_never_hold_is_refused_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path / "c", cache_size=MIB) as rig:
+    async with serving(tmp_path / "c", cache_size=9 * MIB) as rig:
         rig.store("file", OLD)
 
         with trio.fail_after(1), pytest.raises(NoRoom):
-            await put(rig, "file", bytes(2 * MIB), tmp_path)
+            await put(rig, "file", bytes(12 * MIB), tmp_path)
 
         assert await rig.read("file") == OLD
         rig.check()
@@ -426,6 +427,21 @@ async def test_what_was_acknowledged_is_stored_although_the_database_is_lost(
     async with serving(image, memory) as rig:
         await rig.flush()
         assert objects(memory) == {"a/file": NEW}
+
+
+async def test_what_was_acknowledged_outlives_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        memory = rig.memory
+        await put(rig, "file", OLD, tmp_path)
+        await put(rig, "file", NEW, tmp_path)
+        image = rig.crash_image(tmp_path / "image")
+    monkeypatch.setattr(recovery, "boot_id", lambda: "another")
+
+    async with serving(image, memory) as rig:
+        await rig.flush()
+        assert objects(memory) == {"file": NEW}
 
 
 # ---- the rest of what is done by paths --------------------------------------------------------

@@ -305,6 +305,28 @@ def test_the_kernel_sees_at_once_what_a_program_puts_and_the_program_what_waits_
         assert not mount.do(os.path.exists, mount / "d/new")
 
 
+def test_the_kernel_is_told_of_what_it_would_believe_for_long(
+    new_store: Callable[[str], LiveStore], mounting: Mounting
+) -> None:
+    store = new_store("file")
+    store.put("file", OLD)
+    options = ("--metadata-ttl", "600", "--negative-ttl", "600")
+    with mounting(store.target(), *options) as mount, cachefs.connect(mount.mountpoint) as client:
+
+        def seen() -> tuple[bool, bool, bool, int]:
+            there = [mount.do(os.path.exists, mount / name) for name in ("new", "d/new", "moved")]
+            return (*there, mount.do(os.path.getsize, mount / "file"))  # type: ignore[return-value]
+
+        assert seen() == (False, False, False, len(OLD))
+        client.write("new", NEW)
+        client.write("d/new", NEW)
+        client.write("file", NEW)
+        wait_until(lambda: seen() == (True, True, False, len(NEW)), "what was put", 5)
+        client.rename("new", "moved")
+        client.delete("d/new")
+        wait_until(lambda: seen() == (False, False, True, len(NEW)), "what was moved", 5)
+
+
 def test_part_of_what_a_mount_shows_is_found_in_it(
     new_store: Callable[[str], LiveStore], mounting: Mounting, tmp_path: Path
 ) -> None:
@@ -432,6 +454,31 @@ def test_a_forked_child_goes_on_with_connections_of_its_own(
         assert client.read("by-child") == b"x"
         assert leased(client) == 1
         file.close()
+
+
+LEAVING = """
+import os, sys, cachefs
+client = cachefs.connect(sys.argv[1], cache_dir=sys.argv[2])
+client.write("file", "x")
+if not os.fork():
+    sys.stdin.read()
+    os._exit(0)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_forked_child_keeps_nothing_of_a_parent_that_is_killed(
+    new_store: Callable[[str], LiveStore], tmp_path: Path
+) -> None:
+    source, cache_dir = new_store("file").target().source, tmp_path / "cache"
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVING, source, str(cache_dir)], stdin=subprocess.PIPE, cwd=ROOT
+    ) as parent:
+        parent.wait(30)
+
+        with cachefs.connect(source, cache_dir=cache_dir) as client:
+            assert client.is_in_process
+            assert client.read("file") == b"x"
 
 
 def test_many_threads_use_one_client(door: Door) -> None:
