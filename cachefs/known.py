@@ -8,7 +8,7 @@ from typing import Final
 from cachefs.config import ConfigFile, Environment, MountConfig, mount_config
 from cachefs.core.errors import UsageError
 from cachefs.core.source import Source
-from cachefs.registry import registry_of
+from cachefs.registry import pools_of, registry_of
 
 SOCKET_NAME: Final = "control.sock"
 DATABASE: Final = "cachefs.sqlite3"
@@ -25,8 +25,9 @@ def configured(name: str, file: ConfigFile, environment: Environment) -> MountCo
 
 
 def cache_dirs(file: ConfigFile, environment: Environment) -> list[Path]:
-    """Return every cache directory that is known: of running mounts, of configured ones, and in the usual place."""
-    known = [Path(each.cache_dir) for each in registry_of(environment).running()]
+    """Return every cache directory that is known: of running mounts and pools, of configured ones, and in the usual place."""
+    running = [*registry_of(environment).running(), *pools_of(environment).running()]
+    known = [Path(each.cache_dir) for each in running]
     known += [configured(name, file, environment).cache_dir for name in file.mounts]
     root = environment.cache_root
     known += sorted(root.iterdir()) if root.is_dir() else []

@@ -5,12 +5,17 @@ from pathlib import Path
 from cachefs.config import Environment
 from cachefs.core.errors import UsageError
 from cachefs.mounts import locate, mount_of
-from cachefs.registry import Registration, registry_of
+from cachefs.registry import Registration, pools_of, registry_of
 
 
 def every_mount(environment: Environment) -> list[Registration]:
     """Return the running mounts of this user."""
     return registry_of(environment).running()
+
+
+def every_pool(environment: Environment) -> list[Registration]:
+    """Return the running pools of this user that no mount keeps."""
+    return pools_of(environment).running()
 
 
 def mount_containing(path: str, environment: Environment) -> tuple[Registration, str]:

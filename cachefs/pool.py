@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import trio
 
@@ -27,7 +27,7 @@ from cachefs.core.keyglob import literal_start, matcher
 from cachefs.core.keys import name_of, path_shown
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.poolline import LONGEST_LINE, BadRequest, Request, parsed
-from cachefs.core.types import Key, ObjectInfo
+from cachefs.core.types import ETag, Key, ObjectInfo
 from cachefs.engine.cause import because
 from cachefs.engine.leases import LONGEST_S, Leased
 from cachefs.engine.service import Service
@@ -58,6 +58,8 @@ class PoolSettings:
     """The one bucket there is; None: the first part of each path names one."""
     master: str
     """Where it listens, for STATUS."""
+    prefix: str = ""
+    """Of the one bucket, what of it there is: keys that begin so, of which the tree has the rest."""
     lease_s: float = 300.0
     push_from: tuple[Path, ...] = ()
     """Directories, without links, from which files may be pushed."""
@@ -114,8 +116,19 @@ class Pool:
         self._is_ending = False
         self._working = 0
         self._accepting: list[trio.CancelScope] = []
+        self.master = settings.master
+        """Where clients find it."""
         self.counts = dict.fromkeys(("glob", "pull", "pull_hit", "push", "refresh"), 0)
         """How many requests there were."""
+
+    def status(self) -> dict[str, object]:
+        """Return what ``cachefs status`` shows."""
+        return {
+            "address": self.master,
+            "clients": self.clients,
+            "shown": len(self._shown),
+            "requests": dict(self.counts),
+        }
 
     # ---- connections ------------------------------------------------------------------------
 
@@ -281,10 +294,8 @@ class Pool:
         if self._settings.is_prefix_glob:
             start = pattern.partition("*")[0].partition("?")[0]
         matches = _startswith(start) if self._settings.is_prefix_glob else matcher(pattern)
-        new = {key for key in keys.pushed if matches(key)}
-        if not self._views.list_path(bucket).exists():  # somebody has taken it away
-            await self._list(bucket, trio.current_time())
-        with self._views.open_list(bucket) as file:
+        new = {key for key in keys.pushed | self._waiting(bucket) if matches(key)}
+        with await self._opened_list(bucket) as file:
             await line.begin(b"OK\n")
             is_over = False
             while not is_over:
@@ -294,6 +305,20 @@ class Pool:
                 new -= seen
                 await line.say(chunk)
             await line.say(b"".join(_as_line(key) for key in sorted(new)))
+
+    async def _opened_list(self, bucket: str) -> BinaryIO:
+        try:
+            return await self._service.aside(self._views.open_list, bucket)
+        except CachefsError:  # somebody has taken it away
+            await self._list(bucket, trio.current_time())
+            return await self._service.aside(self._views.open_list, bucket)
+
+    def _waiting(self, bucket: str) -> set[str]:
+        """Return the keys of what other doors have taken in, and the store does not have yet."""
+        if self._settings.bucket is not None:
+            return {self._settings.prefix + key for key in self._service.unstored()}
+        head = f"{bucket}/"
+        return {key[len(head) :] for key in self._service.unstored() if key.startswith(head)}
 
     async def _refresh(self, bucket: str) -> bytes:
         self.counts["refresh"] += 1
@@ -353,7 +378,7 @@ class Pool:
         view = self._shown.get((bucket, key))
         left = max(0.0, view.until - trio.current_time()) if view else 0.0
         told: dict[str, object] = {
-            "cached": cached if etag == info.etag else 0,
+            "cached": cached if (etag or "") == info.etag else 0,
             "etag": _quoted(info.etag),
             "last_modified": formatdate(info.mtime_ns / SECOND_NS, usegmt=True),
             "leased": int(left),
@@ -370,6 +395,8 @@ class Pool:
             except (NoEntry, NotDirectory, IsDirectory):
                 continue
             info = await self._service.objects.describe(path, self._key(bucket, key), looked.etag)
+            if info is None and looked.etag is None:  # the store does not have it yet
+                info = ObjectInfo(self._key(bucket, key), looked.size, ETag(""), looked.mtime_ns)
             if info is not None:
                 return path, info
         raise _no_key(key)
@@ -423,15 +450,21 @@ class Pool:
             raise UsageError("a key that is empty or ends in a slash is no file")
         if "\0" in key or any(part in (".", "..") for part in key.split("/")):
             raise UsageError("a key must not climb out of its bucket, nor hold a NUL")
+        if not key.startswith(self._settings.prefix):
+            raise NoEntry(
+                f"{_no_key(key)}: there is what lies below {self._settings.prefix} alone"
+            )
 
     def _key(self, bucket: str, key: str) -> Key:
-        return Key(key if self._settings.bucket is not None else f"{bucket}/{key}")
+        if self._settings.bucket is None:
+            return Key(f"{bucket}/{key}")
+        return Key(key.removeprefix(self._settings.prefix))
 
     def _tree_path(self, bucket: str, key: str | None, *, is_shadowed: bool = False) -> str:
         """Return the path that shows *key* (None: the bucket) in the tree."""
         shown = [] if self._settings.bucket is not None else [path_shown(Key(bucket))]
         if key is not None:
-            above, slash, last = key.rpartition("/")
+            above, slash, last = key.removeprefix(self._settings.prefix).rpartition("/")
             shown += [path_shown(Key(above))] if slash else []
             shown.append(bytes(name_of(last, shadowed=is_shadowed)))
         return b"/".join(shown).decode("utf-8", "surrogateescape")
@@ -582,7 +615,7 @@ class Pool:
             for key in keys:
                 if self._is_ending:
                     raise UsageError("the pool is ending")
-                text = _as_line(key)
+                text = _as_line(self._settings.prefix + key)
                 left_out += "\n" in key
                 if text:
                     yield text

@@ -1,4 +1,4 @@
-"""Which mounts run on this machine for this user: one small file each, in the runtime directory.
+"""Which mounts and pools run on this machine for this user: one small file each, in the runtime directory.
 
 A file outlives its daemon only when that was killed; whoever reads the directory then takes it away.
 """
@@ -20,9 +20,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What is known of a running mount without asking it."""
+    """What is known of a running mount, or pool, without asking it."""
 
     mountpoint: str
+    """A pool's: its directory."""
     source: str
     cache_dir: str
     socket: str
@@ -34,11 +35,12 @@ class Registration:
 
 
 class Registry:
-    """The runtime directory of one user."""
+    """The runtime directory of one user. *suffix*: by which mounts and pools are told apart in it."""
 
-    def __init__(self, directory: Path, uid: int) -> None:
+    def __init__(self, directory: Path, uid: int, suffix: str = ".json") -> None:
         self._directory = directory
         self._uid = uid
+        self._suffix = suffix
 
     def add(self, registration: Registration, device: str) -> None:
         """Make *registration* known, also by the kernel's number of its file system (``0:52``)."""
@@ -71,7 +73,7 @@ class Registry:
             return []
         self._check()
         living = []
-        for path in sorted(self._directory.glob("*.json")):
+        for path in sorted(self._directory.glob(f"*{self._suffix}")):
             found = _read(path)
             if found is not None and process_start(found.pid) == found.started:
                 living.append(found)
@@ -98,7 +100,7 @@ class Registry:
 
     def _path(self, mountpoint: str) -> Path:
         name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]
-        return self._directory / f"{name}.json"
+        return self._directory / f"{name}{self._suffix}"
 
     def _check(self) -> None:
         # Below /tmp somebody else may have made it first, to tell us where sockets are.
@@ -110,8 +112,13 @@ class Registry:
 
 
 def registry_of(environment: Environment) -> Registry:
-    """Return the registry of the user."""
+    """Return the registry of the user's mounts."""
     return Registry(environment.runtime_dir, environment.uid)
+
+
+def pools_of(environment: Environment) -> Registry:
+    """Return the registry of the user's pools that no mount keeps."""
+    return Registry(environment.runtime_dir, environment.uid, ".pool")
 
 
 def process_start(pid: int) -> int | None:

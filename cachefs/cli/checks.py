@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cachefs.config import Environment, MountConfig
+from cachefs.config.pool import PoolConfig
 from cachefs.core.errors import UsageError
 from cachefs.core.source import StoreKind
 from cachefs.mounts import answer_of, locate, mount_at, unmount
@@ -42,6 +43,8 @@ def check_all(config: MountConfig, environment: Environment, machine: Machine = 
     if config.allow_other:
         check_allow_other(environment, machine)
     check_apart(config, mountpoint)
+    if config.pool:
+        _check_pool_beside(config.pool, config, mountpoint)
     check_cache_dir(config.cache_dir, environment)
     if config.log_file:
         _check_log_file(config.log_file)
@@ -138,6 +141,28 @@ def check_apart(config: MountConfig, mountpoint: Path) -> None:
     for what, file in (("log file", config.log_file), ("trace", config.trace)):
         if file and locate(file).is_relative_to(mountpoint):
             raise UsageError(f"the {what} {file} lies in the mountpoint — keep them apart")
+
+
+def check_pool(pool: PoolConfig, config: MountConfig) -> None:
+    """Raise if what the pool shows, and sweeps, would lie where bytes are kept, or they there."""
+    data = locate(pool.home / "data")
+    places = {"cache directory": locate(config.cache_dir)}
+    if config.source.kind is StoreKind.FILE:
+        places["source"] = locate(Path(config.source.bucket))
+    for what, place in places.items():
+        if place.is_relative_to(data) or data.is_relative_to(place):
+            raise UsageError(
+                f"the {what} {place} and the pool's files in {data} lie in one another — keep them apart"
+            )
+
+
+def _check_pool_beside(pool: PoolConfig, config: MountConfig, mountpoint: Path) -> None:
+    home = locate(pool.home)
+    if home.is_relative_to(mountpoint) or mountpoint.is_relative_to(home / "data"):
+        raise UsageError(
+            f"the pool's directory {home} and the mountpoint {mountpoint} lie in one another — keep them apart"
+        )
+    check_pool(pool, config)
 
 
 def _clear_stale(mountpoint: Path, environment: Environment) -> None:

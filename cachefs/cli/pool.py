@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cachefs.cli.checks import check_pool
 from cachefs.cli.command import Call, Command, add_json
 from cachefs.cli.daemon import Announcer, launch
 from cachefs.cli.failures import EXIT_DONE, explain
@@ -15,13 +16,14 @@ from cachefs.cli.output import complain, say_json
 from cachefs.cli.parser import Parser, show_mount_options
 from cachefs.config import MountConfig, mount_config, read_config_file
 from cachefs.config.option import Group
-from cachefs.config.quantities import parse_patience
+from cachefs.config.pool import LOOPBACK, PoolConfig
+from cachefs.config.quantities import parse_lease
 from cachefs.config.settings import Origin, Setting
 from cachefs.core.errors import UsageError
 from cachefs.poolclient import Pool
 from cachefs.preparing import check_cache_dir
 
-_GROUPS: Final = tuple(group for group in Group)
+_GROUPS: Final = tuple(group for group in Group if group is not Group.POOL)
 _WITHOUT: Final = ("foreground",)
 LOG_NAME: Final = "log/pool.log"
 
@@ -52,15 +54,7 @@ Client commands ask the pool at -p PORT (of --listen, else of this machine) or i
 class PoolPlan:
     """What a pool is started with, checked."""
 
-    home: Path
-    port: int | None
-    listen: str
-    token: str | None
-    lease_s: float
-    push_from: tuple[Path, ...]
-    concurrency: int
-    refresh_interval: int
-    is_prefix_glob: bool
+    pool: PoolConfig
     pid_file: Path | None
     config: MountConfig
 
@@ -85,9 +79,7 @@ def _configure(parser: Parser) -> None:
         help="objects pulled at a time [20]",
     )
     add("-pidfile", "--pidfile", metavar="FILE", help="where to write the daemon's process id")
-    add(
-        "--listen", default="127.0.0.1", metavar="ADDRESS", help="address to listen at [127.0.0.1]"
-    )
+    add("--listen", default=LOOPBACK, metavar="ADDRESS", help="address to listen at [127.0.0.1]")
     add("--token-file", metavar="FILE", help="file with the token that TCP clients must know")
     add("--lease", default="5m", metavar="TIME", help="how long a path stays good [5m]")
     add(
@@ -133,7 +125,7 @@ def _run(call: Call) -> int:
         complain(call.redactor(failure.line))
         return failure.code
     found = launch(
-        call.words, call.environment, log_file=plan.home / LOG_NAME, doing=doing, verb="pool"
+        call.words, call.environment, log_file=plan.pool.home / LOG_NAME, doing=doing, verb="pool"
     )
     if found is None:
         return EXIT_DONE
@@ -167,16 +159,21 @@ def _plan(call: Call, words: list[str]) -> PoolPlan:
     )
     token = _token(call)
     _check_address(arguments.listen, token)
-    return PoolPlan(
+    pool = PoolConfig(
         home=home,
         port=arguments.port,
-        listen=arguments.listen,
-        token=token,
         lease_s=_lease(arguments.lease),
         push_from=(home / "tmp", *map(environment.absolute, arguments.push_from)),
+        umask=_umask(),
+        listen=arguments.listen,
+        token=token,
         concurrency=arguments.concurrency,
         refresh_interval=arguments.refresh_interval,
         is_prefix_glob=arguments.glob_prefix_only,
+    )
+    check_pool(pool, config)
+    return PoolPlan(
+        pool=pool,
         pid_file=environment.absolute(arguments.pidfile) if arguments.pidfile else None,
         config=config,
     )
@@ -184,12 +181,16 @@ def _plan(call: Call, words: list[str]) -> PoolPlan:
 
 def _lease(text: str) -> float:
     try:
-        lease_s = parse_patience(text)
+        return parse_lease(text)
     except ValueError as error:
         raise UsageError(f"--lease {text} {error} — for example --lease 5m") from None
-    if not 1 <= lease_s <= 7 * 86400:
-        raise UsageError("--lease must be from 1 second to 7 days")
-    return lease_s
+
+
+def _umask() -> int:
+    """Return who may not read what the pool shows: those whom the process's umask leaves out."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _token(call: Call) -> str | None:

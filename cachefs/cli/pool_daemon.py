@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,15 +21,16 @@ from cachefs.cli.mount import take_descriptors, whereabouts
 from cachefs.cli.notify import notify
 from cachefs.cli.output import complain, counted, named
 from cachefs.cli.pool import LOG_NAME, PoolPlan
+from cachefs.cli.pool_door import answering
 from cachefs.cli.serve import Left
 from cachefs.core.errors import UsageError
-from cachefs.core.source import StoreKind
 from cachefs.engine.service import Service, open_service
-from cachefs.local.views import Views
-from cachefs.pool import SOCKET_NAME, Pool, PoolSettings, listening, remove_socket
+from cachefs.pool import Pool, remove_socket
 from cachefs.preparing import disk_size, make_cache_dir, settings_of
+from cachefs.registry import Registration, pools_of, process_start
 from cachefs.remote.open import open_store
 from cachefs.remote.retry import Retrying
+from cachefs.server import SOCKET_NAME as CONTROL_NAME
 from cachefs.server import serve_control
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -51,13 +53,9 @@ def stay(call: Call, plan: PoolPlan, announcer: Announcer | None) -> int:
         if announcer:
             announcer.ready()
 
-    umask = os.umask(0o077)
-    os.umask(
-        umask
-    )  # the cache is private by its own modes; who may read the views, the umask says
     take_descriptors()
     try:
-        _make_home(plan)
+        _make_log_dir(plan)
         store = open_store(
             source,
             plan.config.store,
@@ -69,8 +67,8 @@ def stay(call: Call, plan: PoolPlan, announcer: Announcer | None) -> int:
         make_cache_dir(plan.config.cache_dir, call.environment)
         _start_log(call, plan, is_daemon=announcer is not None)
         with _pid_written(plan.pid_file):
-            daemon = _Daemon(plan, store, umask, call, on_ready)
-            os.chdir(plan.home)
+            daemon = _Daemon(plan, store, call, on_ready)
+            os.chdir(plan.pool.home)
             left = trio.run(daemon.run)
     except BaseException as error:  # noqa: BLE001 - said, and logged where it is our defect
         doing = "the pool of {} ended" if answered else "cannot start the pool of {}"
@@ -95,18 +93,18 @@ def _end(call: Call, failure: Failure, announcer: Announcer | None) -> int:
     return failure.code
 
 
-def _make_home(plan: PoolPlan) -> None:
+def _make_log_dir(plan: PoolPlan) -> None:
+    directory = (plan.pool.home / LOG_NAME).parent
     try:
-        for directory in (plan.home, plan.home / "log", plan.home / "tmp"):
-            directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"cannot use {plan.home}: {error.strerror} — name another directory by -D"
+            f"cannot use {plan.pool.home}: {error.strerror} — name another directory by -D"
         ) from error
 
 
 def _start_log(call: Call, plan: PoolPlan, *, is_daemon: bool) -> None:
-    own_file = plan.home / LOG_NAME if is_daemon else None
+    own_file = plan.pool.home / LOG_NAME if is_daemon else None
     log_of_daemon(
         call.redactor,
         plan.config.log_format,
@@ -144,15 +142,14 @@ class _Daemon:
         self,
         plan: PoolPlan,
         store: Retrying,
-        umask: int,
         call: Call,
         on_ready: Callable[[], None],
     ) -> None:
         self._plan = plan
         self._store = store
-        self._umask = umask
         self._redact = call.redactor
         self._manager = call.environment.get("NOTIFY_SOCKET")
+        self._registry = pools_of(call.environment)
         self._on_ready = on_ready
         self._stop = trio.Event()
         self._hurry = trio.Event()
@@ -179,79 +176,58 @@ class _Daemon:
         return left
 
     async def _hold(self, service: Service) -> Left:
-        views = self._views()
-        try:
-            async with trio.open_nursery() as nursery:
-                listeners, master = await self._listeners()
-                pool = Pool(service, views, self._settings(master))
-                await nursery.start(
-                    partial(serve_control, redact=self._redact),
-                    service,
-                    self._plan.config.cache_dir,
-                )
-                await nursery.start(pool.serve, listeners)
-                self._ready(master)
-                await self._stop.wait()
-                notify(self._manager, STOPPING="1", STATUS="ending what is under way")
-                nursery.start_soon(self._wait_idle, pool, nursery.cancel_scope)
-                await self._hurry.wait()
-                nursery.cancel_scope.cancel()
-        finally:
-            remove_socket(self._plan.home)
-            views.sweep()
+        config = self._plan.config
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_control, redact=self._redact)
+            await nursery.start(serve, service, config.cache_dir)
+            async with answering(
+                service, self._plan.pool, config.source, config.cache_dir
+            ) as pool:
+                self._ready(pool.master)
+                try:
+                    await self._stop.wait()
+                    notify(self._manager, STOPPING="1", STATUS="ending what is under way")
+                    await self._wait_idle(pool)
+                finally:
+                    self._registry.remove(str(self._plan.pool.home), os.getpid())
+            nursery.cancel_scope.cancel()
         return [] if self._hurry.is_set() else await service.drain(timeout_s=service.timeout_s)
 
-    async def _wait_idle(self, pool: Pool, serving: trio.CancelScope) -> None:
-        await pool.wait_idle(self._plan.config.timeout_s)
-        serving.cancel()
+    async def _wait_idle(self, pool: Pool) -> None:
+        """Return when all that is under way was answered, or a second signal came."""
+        async with trio.open_nursery() as nursery:
 
-    def _views(self) -> Views:
-        views = Views(self._plan.home, umask=self._umask)
-        if views.data.stat().st_dev != self._plan.config.cache_dir.stat().st_dev:
-            raise UsageError(
-                f"the cache directory {self._plan.config.cache_dir} is on another file system than {views.data}, "
-                "which shows its files — leave --cache-dir out, or name one on the same"
-            )
-        return views
+            async def hurry() -> None:
+                await self._hurry.wait()
+                nursery.cancel_scope.cancel()
 
-    async def _listeners(self) -> tuple[list[tuple[trio.SocketListener, bool]], str]:
-        """Listen; return at what, each with whether its clients must know the token, and the address for clients."""
-        plan = self._plan
-        found = [(listening(plan.home), False)]
-        if plan.port is None:
-            return found, str(plan.home / SOCKET_NAME)
-        try:
-            opened = await trio.open_tcp_listeners(plan.port, host=plan.listen, backlog=1024)
-        except OSError as error:
-            raise UsageError(
-                f"cannot listen at {plan.listen}:{plan.port}: {error.strerror} — name another port by -p"
-            ) from error
-        found += [(listener, True) for listener in opened]
-        port = opened[0].socket.getsockname()[1]
-        return found, f"{plan.listen}:{port}"
-
-    def _settings(self, master: str) -> PoolSettings:
-        plan, source = self._plan, self._plan.config.source
-        # The top directories of a directory are its buckets, as those of an account are.
-        is_many = source.kind is StoreKind.FILE or not source.bucket
-        return PoolSettings(
-            bucket=None if is_many else source.bucket,
-            master=master,
-            lease_s=plan.lease_s,
-            push_from=tuple(each.resolve() for each in plan.push_from),
-            readers=0o444 & ~self._umask,
-            token=plan.token,
-            is_prefix_glob=plan.is_prefix_glob,
-            pull_concurrency=plan.concurrency,
-            refresh_interval=plan.refresh_interval,
-        )
+            nursery.start_soon(hurry)
+            await pool.wait_idle(self._plan.config.timeout_s)
+            nursery.cancel_scope.cancel()
 
     def _ready(self, master: str) -> None:
         self._is_serving = True
+        self._register()
         status = f"a pool of {self._plan.config.source} answers at {master}"
         _log.info("%s", status)
         notify(self._manager, READY="1", STATUS=status)
         self._on_ready()
+
+    def _register(self) -> None:
+        config, pid = self._plan.config, os.getpid()
+        registration = Registration(
+            mountpoint=str(self._plan.pool.home),
+            source=str(config.source),
+            cache_dir=str(config.cache_dir),
+            socket=str(config.cache_dir / CONTROL_NAME),
+            pid=pid,
+            started=process_start(pid) or 0,
+            store=asdict(config.store),
+        )
+        try:
+            self._registry.add(registration, "")
+        except (OSError, UsageError) as error:  # no reason to have no pool
+            _log.warning("cachefs status will not find this pool: %s", error)
 
     async def _heed(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in signals:
@@ -283,7 +259,8 @@ class _Daemon:
     def _give_up(self) -> None:
         try:
             _log.warning("requests to the store do not end: leaving without their answers")
-            remove_socket(self._plan.home)
+            self._registry.remove(str(self._plan.pool.home), os.getpid())
+            remove_socket(self._plan.pool.home)
             if self._plan.pid_file is not None:
                 self._plan.pid_file.unlink(missing_ok=True)
             logging.shutdown()

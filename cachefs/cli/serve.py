@@ -1,5 +1,6 @@
 """A running mount, from the first request to the last upload: the service, its two doors, and the signals."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -16,11 +17,14 @@ import trio
 from cachefs import fuse
 from cachefs.cli.notify import notify
 from cachefs.cli.output import counted
+from cachefs.cli.pool_door import answering
 from cachefs.cli.redaction import Redactor
 from cachefs.config import Environment, MountConfig
 from cachefs.core.errors import UsageError
 from cachefs.engine.service import Service, open_service
 from cachefs.mounts import Mount, mount_at, mounts_of, serves_a_mount, unmount
+from cachefs.pool import Pool
+from cachefs.pool import remove_socket as remove_pool_socket
 from cachefs.preparing import disk_size, settings_of
 from cachefs.registry import Registration, Registry, process_start
 from cachefs.remote.retry import Retrying
@@ -74,6 +78,8 @@ class Daemon:
         """Where our file system is besides, or under what covers it, when its serving ends."""
         # None: not opened yet; a signal then ends everything at once.
         self._service: Service | None = None
+        # None: there is none, or it is not open yet.
+        self._pool: Pool | None = None
         # None: no drain has begun.
         self._draining: trio.CancelScope | None = None
         # None: no drain has ended.
@@ -106,16 +112,27 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             serve = partial(serve_control, redact=self._redact)
             await nursery.start(serve, service, self._config.cache_dir)
-            try:
-                await self._serve_kernel(service)
-            finally:
-                self._registry.remove(str(self._mountpoint), os.getpid())
-            self._clear_elsewhere()
-            if self._draining is None:
-                _log.info("unmounted by somebody else: uploading what waits")
-                await self._drain(service)
-            await self._drained.wait()
+            async with self._answering_pool(service):
+                try:
+                    await self._serve_kernel(service)
+                finally:
+                    self._registry.remove(str(self._mountpoint), os.getpid())
+                self._clear_elsewhere()
+                if self._draining is None:
+                    _log.info("unmounted by somebody else: uploading what waits")
+                    await self._drain(service)
+                await self._drained.wait()
             nursery.cancel_scope.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _answering_pool(self, service: Service) -> AsyncIterator[None]:
+        config = self._config
+        if config.pool is None:
+            yield
+            return
+        async with answering(service, config.pool, config.source, config.cache_dir) as self._pool:
+            _log.info("a pool of %s answers at %s", config.source, self._pool.master)
+            yield
 
     async def _serve_kernel(self, service: Service) -> None:
         try:
@@ -200,7 +217,10 @@ class Daemon:
         notify(self._manager, STOPPING="1", STATUS=f"uploading {waiting} before the end")
         left: Left | None = None
         with trio.CancelScope() as self._draining:
-            left = await self._upload_all(service)
+            async with trio.open_nursery() as nursery:
+                if self._pool is not None:
+                    nursery.start_soon(self._pool.wait_idle, self._config.timeout_s)
+                left = await self._upload_all(service)
         for file in (left := service.dirty() if left is None else left):
             _log.warning("not stored: %s (%s)", ascii(file.get("path")), file.get("error"))
         self._left = left
@@ -237,6 +257,8 @@ class Daemon:
             self._clear_away(self._ours())
             self._clear_elsewhere()
             remove_socket(self._config.cache_dir)
+            if self._config.pool is not None:
+                remove_pool_socket(self._config.pool.home)
         except Exception:  # noqa: BLE001 - whatever cannot be tidied up, this is the end
             _log.exception("not all could be tidied up")
         finally:

@@ -1,4 +1,4 @@
-"""``cachefs status``: what is mounted, cached, waiting and wrong."""
+"""``cachefs status``: what is mounted, served, cached, waiting and wrong."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ from cachefs.cli.parser import Parser
 from cachefs.client import ControlClient, ControlError
 from cachefs.config.quantities import parse_patience
 from cachefs.core.errors import UsageError
-from cachefs.live import every_mount, mount_containing
+from cachefs.live import every_mount, every_pool, mount_containing
 from cachefs.mounts import locate, mount_at, mounted
 from cachefs.registry import Registration
 
@@ -26,13 +26,16 @@ _LATER = "the next mount makes a new one from what lies beside it"
 
 def _configure(parser: Parser) -> None:
     parser.description = (
-        "Tells of every running mount of yours, or of one: how full the cache is, how much was read from it,\n"
-        "open handles, files that wait for upload, requests, the health and the abilities of the store.\n"
+        "Tells of every running mount and pool of yours, or of one: how full the cache is, how much was read from\n"
+        "it, open handles, files that wait for upload, requests, the health and the abilities of the store.\n"
         "The exit code is 1 if something is wrong: an upload was given up, the database of the cache\n"
-        "is damaged, or a mount does not answer."
+        "is damaged, or a mount or pool does not answer."
     )
     parser.add_argument(
-        "mountpoint", metavar="MOUNTPOINT", nargs="?", help="a mount, or a path in it"
+        "mountpoint",
+        metavar="MOUNTPOINT",
+        nargs="?",
+        help="a mount, or a path in it; or the directory of a pool",
     )
     parser.add_argument(
         "--watch",
@@ -91,7 +94,12 @@ def _show_in_place(text: str) -> None:
 
 
 def _document(call: Call, reports: list[dict[str, object]]) -> dict[str, object]:
-    return reports[0] if call.arguments.mountpoint else {"mounts": reports}
+    if call.arguments.mountpoint:
+        return reports[0]
+    return {
+        "mounts": [report for report in reports if "mountpoint" in report],
+        "pools": [report for report in reports if "home" in report],
+    }
 
 
 def _text(reports: list[dict[str, object]]) -> str:
@@ -99,10 +107,15 @@ def _text(reports: list[dict[str, object]]) -> str:
 
 
 def _reports(call: Call) -> Iterator[dict[str, object]]:
-    """Yield what each mount says of itself."""
+    """Yield what each mount, and then each pool, says of itself."""
     given = call.arguments.mountpoint
+    pools = {each.mountpoint: each for each in every_pool(call.environment)}
     if given:
-        place = locate(call.environment.absolute(given))
+        absolute = call.environment.absolute(given)
+        if str(absolute) in pools:
+            yield _asked_pool(pools[str(absolute)])
+            return
+        place = locate(absolute)
         mount = mount_at(place)
         if mount is not None and mount.is_cachefs and not _is_running(call, place):
             yield _dead(str(place), mount.source)
@@ -115,6 +128,7 @@ def _reports(call: Call) -> Iterator[dict[str, object]]:
     for mount in mounted():
         if mount.is_cachefs and str(mount.mountpoint) not in known and call.environment.is_root:
             yield _dead(str(mount.mountpoint), mount.source)
+    yield from map(_asked_pool, pools.values())
 
 
 def _is_running(call: Call, mountpoint: Path) -> bool:
@@ -122,8 +136,16 @@ def _is_running(call: Call, mountpoint: Path) -> bool:
 
 
 def _asked(running: Registration) -> dict[str, object]:
+    return _answer({"mountpoint": running.mountpoint}, running)
+
+
+def _asked_pool(running: Registration) -> dict[str, object]:
+    return _answer({"home": running.mountpoint}, running)
+
+
+def _answer(place: Mapping[str, object], running: Registration) -> dict[str, object]:
     base: dict[str, object] = {
-        "mountpoint": running.mountpoint,
+        **place,
         "source": running.source,
         "cache_dir": running.cache_dir,
         "pid": running.pid,
@@ -151,13 +173,18 @@ def _is_wrong(report: Mapping[str, object]) -> bool:
 
 def describe(report: Mapping[str, object]) -> list[str]:
     """Return *report* in lines for a person."""
-    lines = [f"{report.get('source')} at {report.get('mountpoint')}"]
+    if "home" in report:
+        lines = [f"pool of {report.get('source')} at {report.get('home')}"]
+    else:
+        lines = [f"{report.get('source')} at {report.get('mountpoint')}"]
     if "error" in report:
         return [*lines, f"  does not answer: {report['error']}"]
     rows = [
         ("cache", _cache(report)),
         ("reads", _reads(_mapping(report, "reads"))),
         ("open", counted(_number(report, "open_handles"), "handle")),
+        *([("pool", _pool(_mapping(report, "pool")))] if report.get("pool") else []),
+        ("leased", _leased(_mapping(report, "leased"))),
         ("waiting", _waiting(_list(report, "dirty"))),
         ("requests", _counts(_mapping(report, "requests"))),
         ("store", f"{report.get('store')} {_health(_mapping(report, 'remote'))}"),
@@ -205,6 +232,20 @@ def _reads(reads: Mapping[str, object]) -> str:
         return "none yet"
     ratio = 100 * _number(reads, "opens_cached") // opens
     return f"{counted(opens, 'open')}, {ratio}% of them cached; {human_size(read)} read, {human_size(fetched)} fetched"
+
+
+def _pool(pool: Mapping[str, object]) -> str:
+    requests = _mapping(pool, "requests")
+    pulled = f"{requests.get('pull')} pulled, {requests.get('push')} pushed"
+    clients = counted(_number(pool, "clients"), "client")
+    return f"answers at {pool.get('address')}, {clients}, {pulled}, in {pool.get('home')}"
+
+
+def _leased(leased: Mapping[str, object]) -> str:
+    if not _number(leased, "leases"):
+        return "nothing"
+    size = human_size(_number(leased, "bytes"))
+    return f"{counted(_number(leased, 'files'), 'file')} ({size}), {counted(_number(leased, 'leases'), 'lease')}"
 
 
 def _lines(file: Mapping[str, object]) -> str:

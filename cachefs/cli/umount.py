@@ -97,6 +97,7 @@ def _by_daemon(call: Call, registration: Registration, mount: Mount, timeout_s: 
     try:
         # The connection stays open over the unmount: when it closes, the daemon takes writes again.
         with ControlClient(Path(registration.socket)) as client:
+            served = _served(client.ask("status"))
             with uploads_shown(Path(registration.socket), quiet=call.quiet):
                 answer = client.ask(
                     "drain", timeout=timeout_s, timeout_s=timeout_s + _ANSWER_GRACE_S
@@ -115,7 +116,21 @@ def _by_daemon(call: Call, registration: Registration, mount: Mount, timeout_s: 
         return _after_daemon(call, mountpoint)
     finally:
         os.close(process)
+    if served and not call.quiet:
+        complain("; ".join([f"{printable(str(mountpoint))} is unmounted", *served]))
     return _report(call, mountpoint, [])
+
+
+def _served(status: object) -> list[str]:
+    """Return what programs have of the mount beside its files, which the kernel does not know to be in use."""
+    told = status if isinstance(status, dict) else {}
+    clients, leases = told.get("pool", {}).get("clients"), told.get("leased", {}).get("leases")
+    found = [f"{counted(clients, 'client')} of its pool had to go"] if clients else []
+    if leases:
+        found.append(
+            f"{counted(leases, 'lease')} ended: what is open of those files can be read on"
+        )
+    return found
 
 
 def _after_daemon(call: Call, mountpoint: Path) -> int:

@@ -10,8 +10,9 @@ from cachefs.config.addresses import parse_source
 from cachefs.config.environment import Environment
 from cachefs.config.file import ConfigFile
 from cachefs.config.given import read_environment
-from cachefs.config.option import Option, T_co
+from cachefs.config.option import Group, Option, T_co
 from cachefs.config.options import LogFormat
+from cachefs.config.pool import PoolConfig
 from cachefs.config.quantities import Space
 from cachefs.config.settings import Origin, Setting, suggestion
 from cachefs.core.errors import UsageError
@@ -56,6 +57,8 @@ class MountConfig:
     trace: Path | None
     audit: Path | None
     foreground: bool
+    pool: PoolConfig | None = None
+    """None: the mount keeps none."""
     kernel_options: tuple[str, ...] = ()
 
 
@@ -200,8 +203,40 @@ def _frozen(
         trace=environment.absolute(trace) if trace else None,
         audit=environment.absolute(audit) if audit else None,
         foreground=values.require(options.FOREGROUND),
+        pool=_pool(values, environment),
         kernel_options=kernel_options,
     )
+
+
+def _pool(values: Values, environment: Environment) -> PoolConfig | None:
+    home = values.get(options.POOL)
+    if home is None:
+        for setting in values.settings.values():
+            is_of_pool = options.BY_NAME[setting.name].group is Group.POOL
+            if is_of_pool and setting.origin is not Origin.ENVIRONMENT:
+                raise UsageError(
+                    f"{setting.said} says nothing without a pool — add --pool HOMEDIR"
+                )
+        return None
+    directory = environment.absolute(home)
+    return PoolConfig(
+        home=directory,
+        port=values.get(options.POOL_PORT),
+        lease_s=values.require(options.POOL_LEASE),
+        push_from=(
+            directory / "tmp",
+            *map(environment.absolute, values.get(options.POOL_PUSH_FROM) or ()),
+        ),
+        umask=_umask_of_pool(values),
+    )
+
+
+def _umask_of_pool(values: Values) -> int:
+    """Let those read what the pool shows who may read files of the mount that have no mode of their own."""
+    if not values.require(options.ALLOW_OTHER):
+        return 0o077
+    readable = values.require(options.FILE_MODE) & ~values.require(options.UMASK)
+    return (0 if readable & 0o040 else 0o070) | (0 if readable & 0o004 else 0o007) | 0o022
 
 
 def _store_options(values: Values, source: Source, environment: Environment) -> StoreOptions:

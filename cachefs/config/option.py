@@ -20,6 +20,7 @@ class Group(StrEnum):
     ACCESS = "access and owners"
     REMOTE = "remote"
     RUNNING = "running"
+    POOL = "pool of local files"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,12 @@ from cachefs.config.quantities import (
     parse_count,
     parse_duration,
     parse_group,
+    parse_lease,
     parse_lifetime,
     parse_mode,
+    parse_paths,
     parse_patience,
+    parse_port,
     parse_size,
     parse_space,
     parse_switch,
@@ -470,6 +473,39 @@ FOREGROUND: Final = Option(
     once_only=True,
     aliases=(aliases.fixed("daemon", "false"),),
 )
+POOL: Final = Option(
+    "pool",
+    parse_text,
+    "Give programs local files for objects below HOMEDIR, by the s3pool protocol, from the cache of the mount.",
+    Group.POOL,
+    example="/var/lib/pool",
+    metavar="HOMEDIR",
+)
+POOL_PORT: Final = Option(
+    "pool-port",
+    parse_port,
+    "TCP port of this machine at which the pool answers, beside HOMEDIR/pool.sock.",
+    Group.POOL,
+    example="9999",
+    metavar="PORT",
+)
+POOL_LEASE: Final = Option(
+    "pool-lease",
+    parse_lease,
+    "How long a path that the pool has told stays good.",
+    Group.POOL,
+    example="5m",
+    default="5m",
+    metavar="TIME",
+)
+POOL_PUSH_FROM: Final = Option(
+    "pool-push-from",
+    parse_paths,
+    "Directories from which files may be pushed, beside HOMEDIR/tmp.",
+    Group.POOL,
+    example="/srv/outgoing",
+    metavar="DIR:…",
+)
 KERNEL_OPTIONS: Final = ("noexec", "sync", "dirsync", "noatime", "nodiratime")
 """Options of mount(8) that the kernel acts on; handed to it with the mount."""
 
@@ -514,6 +550,10 @@ MOUNT_OPTIONS: Final[tuple[Option[object], ...]] = (
     TRACE,
     AUDIT,
     FOREGROUND,
+    POOL,
+    POOL_PORT,
+    POOL_LEASE,
+    POOL_PUSH_FROM,
 )
 """All of them, in the order in which they are shown."""
 

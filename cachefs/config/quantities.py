@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import TypeVar
+from typing import Final, TypeVar
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -37,6 +37,7 @@ _MILLISECONDS = {
     "w": 604_800_000,
 }
 _LONGEST_S = 100 * 366 * 86400.0
+_LONGEST_LEASE_S: Final = 7 * 86400.0
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
@@ -112,6 +113,26 @@ def parse_patience(text: str) -> float:
     if seconds <= 0:
         raise ValueError("must be longer than 0")
     return seconds
+
+
+def parse_lease(text: str) -> float:
+    """Return the seconds that *text* names, for which a path that a pool has told may stay good."""
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= _LONGEST_LEASE_S:
+        raise ValueError("is not from 1 second to 7 days")
+    return seconds
+
+
+def parse_port(text: str) -> int:
+    """Return the TCP port that *text* spells; 0: any that is free."""
+    if not re.fullmatch(r"\d{1,5}", text.strip(), re.ASCII) or int(text) >= 2**16:
+        raise ValueError("is no port")
+    return int(text)
+
+
+def parse_paths(text: str) -> tuple[str, ...]:
+    """Return the paths that *text* names, with colons between them."""
+    return tuple(map(parse_text, text.split(":")))
 
 
 def parse_mode(text: str) -> int:

@@ -109,7 +109,7 @@ class Leases:
         """Return the file *path* (relative to the root), whole, as the store has it now, at a path to read it by.
 
         It is fetched once, however many ask; one that waits for upload is given out as a copy of what it is now.
-        *readers*: who may open it, as the bits of a mode; the first who asks decides. Raise ``NoRoom`` where the
+        *readers*: who may open it, as the bits of a mode: all whom anybody has asked for. Raise ``NoRoom`` where the
         cache cannot hold it beside what is leased, open or waits for upload, and ``NoEntry`` and the like, or the
         store's error.
         """
@@ -117,7 +117,7 @@ class Leases:
         for _ in range(_VERSIONS):
             inode = await self._preheater.find(path)
             try:
-                loan = self._standing(inode) or await self._made(inode, readers)
+                loan = self._standing(inode, readers) or await self._made(inode, readers)
             except Stale as stale:  # another version came meanwhile
                 _log.debug("%a: %s", path, stale)
                 continue
@@ -196,7 +196,7 @@ class Leases:
 
     # ---- giving out -------------------------------------------------------------------------
 
-    def _standing(self, inode: Inode) -> _Loan | None:
+    def _standing(self, inode: Inode, readers: int) -> _Loan | None:
         """Return what is lent already of the version that *inode* stands for."""
         entry = self._rooms.cache.find(inode.ino)
         if entry is None or entry.etag != inode.etag or not entry.is_whole:
@@ -204,6 +204,7 @@ class Leases:
         lent = self._rooms.cache.lent_of(entry.id)
         if lent is None or self._rooms.journal.of(entry.id) is not None:
             return None
+        self._rooms.cache.let_read(lent, readers)
         return self._loans.get(lent)
 
     async def _made(self, inode: Inode, readers: int) -> _Loan:

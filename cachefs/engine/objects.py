@@ -2,14 +2,15 @@
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cachefs.core import mediatypes
-from cachefs.core.errors import Changed, NoEntry, NotFound, UsageError
-from cachefs.core.types import ETag, Key, Kind, Name, ObjectInfo
+from cachefs.core import mediatypes, metadata
+from cachefs.core.errors import Changed, NoEntry, NotFound, ReadOnly, UsageError
+from cachefs.core.types import Attrs, ETag, Key, Kind, Name, ObjectInfo, Token
 from cachefs.engine.body import FileBody
 from cachefs.engine.eviction import Evictions
 from cachefs.engine.insight import Insight
@@ -35,7 +36,10 @@ class Objects:
         evictions: Evictions,
         insight: Insight,
         threads: Threads,
+        *,
+        is_read_only: bool,
     ) -> None:
+        self._is_read_only = is_read_only
         self._store = store
         self._inodes = inodes
         self._cache = cache
@@ -67,18 +71,20 @@ class Objects:
         return found if found.etag == etag else None
 
     async def put(self, key: Key, source: Path, allowed: Iterable[Path], *, shown: str) -> None:
-        """Store the file *source* as *key*, over whatever is there. *shown*: the path of *key* in the tree.
+        """Store the file *source* as *key*, with its attributes, over whatever is there. *shown*: the path of *key* in the tree.
 
-        Raise ``UsageError`` where it is no plain file that is really at or below one of *allowed*.
+        Raise ``UsageError`` where it is no plain file that is really at or below one of *allowed*, ``ReadOnly`` where
+        nothing is to be changed.
         """
+        if self._is_read_only or self._store.capabilities.writable is False:
+            raise ReadOnly("nothing is stored: it is read-only")
         fd = await self._threads.disk(_opened, source, tuple(allowed))
         try:
-            size = os.fstat(fd).st_size
-            content_type = mediatypes.guessed(key.rpartition("/")[2])
+            attrs = attrs_of_file(os.fstat(fd))
             for _ in range(_TRIES):
                 try:
                     await self._threads.transfer(
-                        self._replace, key, FileBody(fd, size), content_type
+                        self._replace, key, FileBody(fd, attrs.size), attrs
                     )
                     break
                 except Changed:  # somebody else's came in between: the last one counts
@@ -89,13 +95,15 @@ class Objects:
             os.close(fd)
             await self._insight.refresh(shown)
 
-    def _replace(self, key: Key, body: FileBody, content_type: str) -> None:
+    def _replace(self, key: Key, body: FileBody, attrs: Attrs) -> None:
         body.digest()  # by which the store can tell what became damaged on its way
         try:
             there: ETag | None = self._store.head(key).etag
         except NotFound:
             there = None
-        self._store.put(key, body, meta={}, content_type=content_type, if_match=there)
+        meta = metadata.encode(attrs, Token(secrets.token_hex(16)), {})
+        content_type = mediatypes.guessed(key.rpartition("/")[2])
+        self._store.put(key, body, meta=meta, content_type=content_type, if_match=there)
 
     async def keys(self, prefix: Key, take: Callable[[Iterator[str]], None]) -> None:
         """Let *take* have all keys below *prefix*, without it, in the order of the listing. It runs in a thread."""
@@ -139,6 +147,20 @@ class Objects:
                 return None
             inode = self._inodes.child(inode.ino, Name(part))
         return inode if inode is not None and inode.kind is Kind.FILE else None
+
+
+def attrs_of_file(status: os.stat_result, kind: Kind = Kind.FILE) -> Attrs:
+    """Return the attributes of a file that is stored as it is."""
+    return Attrs(
+        kind=kind,
+        size=status.st_size,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        atime_ns=status.st_atime_ns,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+    )
 
 
 def _opened(path: Path, allowed: tuple[Path, ...]) -> int:

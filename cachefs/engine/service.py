@@ -6,9 +6,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -28,6 +29,7 @@ from cachefs.core.types import (
     ETag,
     FetchMode,
     Ino,
+    Key,
     Name,
     UploadMode,
 )
@@ -287,6 +289,7 @@ class Service:
             self._evictions,
             self._insight,
             self._threads,
+            is_read_only=settings.read_only,
         )
         self._mender = Mender(rooms, disk.inodes, files, is_read_only=settings.read_only)
         self._pins = Pins(
@@ -331,6 +334,11 @@ class Service:
             defaults,
             timeout_s=settings.timeout_s,
         )
+
+    @cached_property
+    def doors(self) -> dict[str, Callable[[], object]]:
+        """What doors tell of themselves in :meth:`status`, each under its name: they enter themselves."""
+        return {}
 
     @property
     def timeout_s(self) -> float:
@@ -462,6 +470,7 @@ class Service:
             "failed_tasks": self.background.failed,
             "trace": self._trace.status(),
             "audit": self._audit.status(),
+            **{name: tell() for name, tell in self.doors.items()},
         }
 
     def entries(self, after: int) -> list[dict[str, object]]:
@@ -615,6 +624,14 @@ class Service:
     def dirty(self) -> list[dict[str, object]]:
         """Return every file that the store does not have yet as it is here."""
         return [recovery.describe(self._disk, intent) for intent in self._disk.journal.all()]
+
+    def unstored(self) -> Iterator[Key]:
+        """Yield the key of every file that the store does not have yet as it is here, and that has a name."""
+        for intent in self._disk.journal.all():
+            entry = self._disk.cache.load(intent.entry)
+            key = None if entry is None else self._disk.inodes.key_of(entry.ino)
+            if key is not None:
+                yield key
 
     async def flush(self, paths: Sequence[str], *, wait: bool) -> dict[str, object]:
         """Upload dirty files now: those at or below *paths* (relative to the mount), or all if there are none.

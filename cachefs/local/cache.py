@@ -137,6 +137,8 @@ class Lent:
     """Whose file it is; None: nobody's any more, so that only this name keeps it."""
     cost: int = 0
     """Bytes of disk that are free when this name goes: those of an entry's file are counted with the entry."""
+    readers: int = 0o400
+    """Who may open it, as the bits of a mode."""
 
 
 @dataclass(slots=True)
@@ -642,21 +644,33 @@ class Cache:
         """Give the file of a pinned entry, which is whole and clean, another name: for others, to read.
 
         It is not evicted before :meth:`take_back`. *name* goes below :attr:`lent`; *readers*: who may open it, as
-        the bits of a mode.
+        the bits of a mode, beside those who may already if it is lent.
         """
         lent = self._lent.get(entry.id)
         if lent is not None:
+            self.let_read(lent, readers)
             return lent
-        lent = Lent(self.lent / os.fsdecode(name), entry.id)
+        lent = Lent(self.lent / os.fsdecode(name), entry.id, readers=readers & _READABLE)
         try:
             # Before anybody can open it: no program is to write where the cache reads.
-            os.fchmod(entry.fd, readers & _READABLE)
+            os.fchmod(entry.fd, lent.readers)
             entry.was_lent = True
             os.link(self.path_of(entry.id), lent.path)
         except OSError as error:
             raise disk_error(error) from error
         self._lent[entry.id] = lent
         return lent
+
+    def let_read(self, lent: Lent, readers: int) -> None:
+        """Let *readers* open a lent file too, beside those who may already."""
+        wider = lent.readers | readers & _READABLE
+        if wider == lent.readers:
+            return
+        try:
+            os.chmod(lent.path, wider)
+        except OSError as error:
+            raise disk_error(error) from error
+        lent.readers = wider
 
     def write_lent(self, fd: int, size: int, name: bytes, *, readers: int = 0o400) -> Lent:
         """Copy bytes for others to read; :meth:`lent_made` counts them. Blocks; any thread."""
@@ -669,7 +683,7 @@ class Cache:
             if isinstance(error, OSError):
                 raise disk_error(error) from error
             raise
-        return Lent(path, None, cost)
+        return Lent(path, None, cost, readers & _READABLE)
 
     def lent_made(self, lent: Lent) -> None:
         """Count the copy that :meth:`write_lent` made."""

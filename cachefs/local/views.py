@@ -6,6 +6,7 @@ key cannot be a path of its own (``a`` beside ``a/b``, parts that no name can be
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from cachefs.core.errors import UsageError, disk_error
+from cachefs.core.errors import InUse, UsageError, disk_error
 from cachefs.core.keys import MARK, NAME_MAX, path_shown
 from cachefs.core.types import Key
 
@@ -28,26 +29,44 @@ class Views:
     """The tree below ``data/`` in a pool's home. Nothing in it outlives the daemon."""
 
     def __init__(self, home: Path, *, umask: int) -> None:
-        """Make the tree, and sweep what an earlier daemon has left. Raise ``UsageError`` if it is somebody else's."""
+        """Make the tree, and sweep what an earlier daemon has left. Those that *umask* leaves out may not read it.
+
+        Raise ``UsageError`` if it is somebody else's, ``InUse`` if another pool shows its files there.
+        """
         self.data = home / "data"
         self._readers = 0o777 & ~umask
+        self._lock = -1
         try:
             self._claim()
         except OSError as error:
+            self.close()
             raise UsageError(
-                f"cannot use {self.data}: {error.strerror} — name another directory by -D"
+                f"cannot use {self.data}: {error.strerror} — name another directory"
             ) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _claim(self) -> None:
-        self.data.mkdir(mode=0o700 | self._readers, parents=True, exist_ok=True)
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.data.chmod(0o700 | self._readers)
         marker = self.data / _MARKER
-        if not marker.exists():
-            if any(self.data.iterdir()):
-                raise UsageError(
-                    f"{self.data} holds files that are not a pool's of cachefs — empty it, or name another directory by -D"
-                )
-            marker.touch(mode=0o600)
+        if not marker.exists() and any(self.data.iterdir()):
+            raise UsageError(
+                f"{self.data} holds files that are not a pool's of cachefs — empty it, or name another directory"
+            )
+        self._lock = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(f"another pool shows its files in {self.data}") from None
         self.sweep()
+
+    def close(self) -> None:
+        """Let the tree go, for another pool. Safe to call twice."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def sweep(self) -> None:
         """Remove every view. Blocks."""
@@ -137,13 +156,22 @@ class Views:
         return True
 
     def _make_parent(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700 | self._readers, parents=True, exist_ok=True)
+        """Make the directory of *path*, with its mode, whatever the process's umask is."""
+        absent = []
+        place = path.parent
+        while not place.is_dir():
+            absent.append(place)
+            place = place.parent
+        for each in reversed(absent):
+            each.mkdir(exist_ok=True)
+            each.chmod(0o700 | self._readers)
 
     def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
         temporary = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with open(os.open(temporary, flags, 0o600 | (self._readers & 0o444)), "wb") as file:
+            with open(os.open(temporary, flags, 0o600), "wb") as file:
+                os.fchmod(file.fileno(), 0o600 | (self._readers & 0o444))
                 file.writelines(chunks)
             os.rename(temporary, path)
         except BaseException:

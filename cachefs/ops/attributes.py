@@ -3,10 +3,10 @@
 import errno
 import hashlib
 import os
-import stat
 
 from cachefs.core import mediatypes, metadata, xattrs
 from cachefs.core.types import Attrs, Kind, ObjectInfo
+from cachefs.engine.objects import attrs_of_file
 from cachefs.ops.tree import Found, Tree
 
 _COMPARED = ("kind", "mode", "uid", "gid", "mtime_ns")
@@ -69,17 +69,7 @@ class Attributes:
 
 def attrs_of(found: Found) -> Attrs:
     """Return what ``stat`` says."""
-    status = found.status
-    return Attrs(
-        kind=found.kind or Kind.FILE,
-        size=status.st_size,
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        atime_ns=status.st_atime_ns,
-        mtime_ns=status.st_mtime_ns,
-        ctime_ns=status.st_ctime_ns,
-    )
+    return attrs_of_file(found.status, found.kind or Kind.FILE)
 
 
 def type_of(found: Found) -> str:

@@ -28,6 +28,7 @@ cache_size = "64MiB"
 min_free = "0"
 upload = "background"
 upload_delay = "1h"
+pool = "/var/lib/photos-pool"
 
 [remotes.here]
 type = "s3"
@@ -69,6 +70,21 @@ await sh -c "! systemctl -q is-active $unit"
 await systemctl -q is-active $unit
 say killed cat /mnt/photos/album/killed.txt
 say after_kill systemctl show $unit $properties
+
+say pool_of_mount sh -c 'cat "$(cachefs pool pull album hello.txt -D /var/lib/photos-pool)"'
+unit=cachefs-pool@9999
+say pool_active systemctl is-active $unit
+say pulled sh -c 'cat "$(cachefs pool pull album hello.txt -p 9999)"'
+say mode_of_pulled stat -c %a /var/lib/cachefs-pool/9999/data/album/hello.txt
+systemctl kill --kill-whom=main --signal=KILL $unit
+await sh -c "! systemctl -q is-active $unit"
+await systemctl -q is-active $unit
+say pulled_again sh -c 'cat "$(cachefs pool pull album hello.txt -p 9999)"'
+say status_of_pool sh -c 'cachefs status | grep "^pool of"'
+say pool_stop systemctl stop $unit
+say after_pool_stop systemctl show $unit $properties
+say left_by_pool ls -A /var/lib/cachefs-pool/9999/data
+say log_of_pool journalctl -q -o cat -u $unit
 
 await sh -c 'test "$(systemctl is-failed cachefs@wrong)" = failed'
 say wrong systemctl show cachefs@wrong $properties
@@ -124,7 +140,10 @@ def booted(
             prepare(machine, network.url, s3)
             machine.boot(
                 SCRIPT,
-                enable=[f"cachefs@{name}.service" for name in ("photos", "bucket", "wrong")],
+                enable=[
+                    *(f"cachefs@{name}.service" for name in ("photos", "bucket", "wrong")),
+                    "cachefs-pool@9999.service",
+                ],
                 asked={"outage": network.refuse, "recovery": network.relay_again},
             )
         yield machine
@@ -139,8 +158,9 @@ def prepare(machine: Machine, url: str, s3: S3Server) -> None:
     machine.write("/etc/cachefs/bucket.env", credentials, 0o600)
     for name in ("photos", "bucket", "wrong"):
         (machine.root / "mnt" / name).mkdir()
-    unit = (REPOSITORY / "systemd" / "cachefs@.service").read_text()
-    machine.write("/etc/systemd/system/cachefs@.service", unit)
+    machine.write("/etc/cachefs/pool-9999.env", "POOL_OPTIONS=file:///srv/store\n", 0o600)
+    for name in ("cachefs@.service", "cachefs-pool@.service"):
+        machine.write(f"/etc/systemd/system/{name}", (REPOSITORY / "systemd" / name).read_text())
 
 
 def test_the_mount_is_up_for_whatever_comes_after_remote_file_systems(booted: Machine) -> None:
@@ -196,7 +216,24 @@ def test_a_stop_while_the_store_is_away_fails_with_5_and_loses_nothing(
     assert stored == b"written before the outage\n"
 
 
-@pytest.mark.parametrize("name", ["log", "log_of_bucket", "wrong_log"])
+def test_a_pool_is_up_at_boot_comes_back_after_a_kill_and_leaves_nothing_when_it_stops(
+    booted: Machine,
+) -> None:
+    assert booted.said("pool_active") == "active"
+    assert booted.said("pulled") == booted.said("pulled_again") == "hello from the store"
+    assert booted.said("mode_of_pulled") == "444"
+    assert booted.said("status_of_pool").startswith("pool of file:///srv/store at /var/lib/")
+    assert booted.status("pool_stop") == 0
+    after = booted.properties("after_pool_stop")
+    assert (after["Result"], after["ActiveState"]) == ("success", "inactive")
+    assert booted.said("left_by_pool") == ".cachefs-pool"
+
+
+def test_a_mount_of_the_configuration_keeps_its_pool_too(booted: Machine) -> None:
+    assert booted.said("pool_of_mount") == "hello from the store"
+
+
+@pytest.mark.parametrize("name", ["log", "log_of_bucket", "log_of_pool", "wrong_log"])
 def test_no_log_holds_a_traceback_or_a_secret(booted: Machine, s3: S3Server, name: str) -> None:
     assert "Traceback" not in booted.said(name)
     assert s3.secret not in booted.said(name)

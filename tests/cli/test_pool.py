@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -91,11 +92,22 @@ def test_a_pool_gives_files_out_and_takes_them_in(tmp_path: Path) -> None:
         assert refused.code == 1
         assert "no directory that files may be pushed from" in refused.err
 
+        pools = json.loads(cachefs("status", "--json", home=tmp_path).out)["pools"]
+        (mine,) = [each for each in pools if each["home"] == str(home)]
+        assert mine["pool"]["address"] == f"127.0.0.1:{port}"
+        assert mine["pool"]["requests"]["push"] == 2
+        shown = cachefs("status", home, home=tmp_path)
+        assert shown.code == 0
+        assert shown.out.startswith(f"pool of file://{store} at {home}\n")
+        assert re.search(r"^  leased +2 files \(8 B\), ", shown.out, re.MULTILINE), shown.out
+
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
     assert not (home / "pool.sock").exists()
     assert not (tmp_path / "pid").exists()
     assert os.listdir(home / "data") == [".cachefs-pool"]
+    pools = json.loads(cachefs("status", "--json", home=tmp_path).out)["pools"]
+    assert str(home) not in [each["home"] for each in pools]
     gone = cachefs("pool", "status", *where, home=tmp_path)
     assert (gone.code, gone.err.count("\n")) == (4, 1)
 

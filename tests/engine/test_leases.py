@@ -54,6 +54,16 @@ async def test_a_leased_file_is_the_cached_one_under_another_name(tmp_path: Path
         check(rig)
 
 
+async def test_whoever_was_let_read_a_leased_file_can_whoever_was_first(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"one")
+    async with serving(tmp_path / "c", memory) as rig:
+        leases = rig.service.leases
+        for readers, mode in ((0o400, 0o400), (0o444, 0o444), (0o440, 0o444)):
+            leased = await leases.take("a", readers=readers)
+            assert stat.S_IMODE(leased.path.stat().st_mode) == mode
+
+
 async def test_any_number_of_askers_cause_one_fetch_and_share_one_name(tmp_path: Path) -> None:
     memory = MemoryStore()
     store(memory, "a", os.urandom(MIB // 2))

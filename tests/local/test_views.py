@@ -1,17 +1,19 @@
 """What clients of the pool see: whole files under the names of their keys, and nothing that is left over."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from cachefs.core.errors import CachefsError
+from cachefs.core.errors import CachefsError, InUse
 from cachefs.local.views import Views
 
 
 @pytest.fixture
-def views(tmp_path: Path) -> Views:
-    return Views(tmp_path / "home", umask=0o022)
+def views(tmp_path: Path) -> Iterator[Views]:
+    with closing(Views(tmp_path / "home", umask=0o022)) as views:
+        yield views
 
 
 @pytest.fixture
@@ -73,3 +75,16 @@ def test_what_the_disk_refuses_is_told_of(views: Views, lent: Path, tmp_path: Pa
         views.write_list("bucket", [b"a\n"])
     with pytest.raises(CachefsError):
         views.place("other", "a", tmp_path / "nothing", b"{}")
+
+
+def test_two_pools_do_not_sweep_what_the_other_shows(
+    views: Views, lent: Path, tmp_path: Path
+) -> None:
+    path = views.place("bucket", "a", lent, b"{}")
+    with pytest.raises(InUse, match="another pool"):
+        Views(tmp_path / "home", umask=0o022)
+    assert path.exists()
+
+    views.close()
+    with closing(Views(tmp_path / "home", umask=0o022)):
+        assert not path.exists()

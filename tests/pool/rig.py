@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,12 @@ async def answering(
         | (pool or {})
     )
     async with serving(home / "cache", memory, **settings) as rig:
-        views = Views(home, umask=0o022)
-        made = Pool(rig.service, views, chosen)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(made.serve, [(listening(home), guarded)])
-            yield PoolRig(made, rig, home, chosen)
-            nursery.cancel_scope.cancel()
+        with closing(Views(home, umask=0o022)) as views:
+            made = Pool(rig.service, views, chosen)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(made.serve, [(listening(home), guarded)])
+                yield PoolRig(made, rig, home, chosen)
+                nursery.cancel_scope.cancel()
 
 
 def filled(**objects: bytes) -> MemoryStore:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -114,8 +115,8 @@ async def test_who_may_read_the_files_is_up_to_the_umask(tmp_path: Path) -> None
     home.mkdir()
     source = tmp_path / "source"
     source.write_bytes(b"")
-    views = Views(home, umask=0o077)
-    path = views.place("b", "d/a", source, b"{}")
+    with closing(Views(home, umask=0o077)) as views:
+        path = views.place("b", "d/a", source, b"{}")
 
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.with_name("a__meta__").stat().st_mode) == 0o600

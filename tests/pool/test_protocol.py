@@ -12,7 +12,7 @@ import trio.testing
 
 from cachefs import pool as door
 from cachefs.remote.memory import MemoryStore
-from tests.engine.rig import FOREVER_ASKING, MIB, store, together, until
+from tests.engine.rig import FOREVER_ASKING, LATER, MIB, store, together, until
 from tests.engine.watched import Gate
 from tests.pool.rig import answering, filled, read_all
 
@@ -179,6 +179,71 @@ async def test_push_stores_a_file_and_the_next_pull_gets_it(tmp_path: Path) -> N
         ] * 2
         assert await pool.ask("GLOB", "b", "**") == b"OK\na\ndeep/new\n"
         assert "b/deep/" not in pool.rig.objects()
+
+
+async def test_what_is_pushed_has_the_attributes_of_the_file(tmp_path: Path) -> None:
+    async with answering(tmp_path, filled(a=b"one")) as pool:
+        source = pool.home / "tmp/source"
+        source.write_bytes(b"other")
+        source.chmod(0o640)
+        os.utime(source, ns=(1, 1_234_567_890_123_456_789))
+        assert await pool.ask("PUSH", "b", "d/a", str(source)) == b"OK\n\n"
+
+        attrs = (await pool.rig.fs.lookup(*await pool.rig.spot("b/d/a"))).attrs
+        assert (attrs.mode, attrs.uid, attrs.size) == (0o640, os.getuid(), 5)
+        assert attrs.mtime_ns == 1_234_567_890_123_456_789
+
+
+async def test_nothing_is_pushed_where_nothing_is_to_be_changed(tmp_path: Path) -> None:
+    async with answering(tmp_path, filled(a=b"one"), read_only=True) as pool:
+        source = pool.home / "tmp/source"
+        source.write_bytes(b"other")
+        answer = await pool.ask("PUSH", "b", "a", str(source))
+
+        assert answer.startswith(b"ERROR\nnothing is stored")
+        assert pool.rig.objects() == {"b/a": b"one"}
+        assert (await pool.pull("b", "a"))[0].read_bytes() == b"one"
+
+
+async def test_what_another_door_has_taken_in_is_there_before_the_store_has_it(
+    tmp_path: Path,
+) -> None:
+    async with answering(tmp_path, filled(old=b"one"), **LATER) as pool:
+        await pool.ask("GLOB", "b", "*")
+        await pool.rig.write("b/new", b"written")
+
+        assert await pool.ask("GLOB", "b", "*") == b"OK\nold\nnew\n"
+        (path,) = await pool.pull("b", "new")
+        assert path.read_bytes() == b"written"
+        assert json.loads(path.with_name("new__meta__").read_text())["ETag"] == '""'
+        assert b"\nsize 7\n" in await pool.ask("STAT", "b", "new")
+        assert "b/new" not in pool.rig.objects()
+        await pool.rig.write("b/new", b"once more")
+        assert path.read_bytes() == b"written"
+        assert (await pool.pull("b", "new"))[0].read_bytes() == b"once more"
+        pool.check()
+
+
+async def test_keys_are_those_of_the_bucket_where_a_part_of_it_is_served(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    for key in ("a", "d/b"):
+        store(memory, key, key.encode())
+    async with answering(tmp_path, memory, pool={"bucket": "b", "prefix": "2024/"}) as pool:
+        (path,) = await pool.pull("b", "2024/d/b")
+        assert path == pool.home / "data/b/2024/d/b"
+        assert path.read_bytes() == b"d/b"
+        assert await pool.ask("GLOB", "b", "2024/**") == b"OK\n2024/a\n2024/d/b\n"
+        (pool.home / "tmp/source").write_bytes(b"new")
+        pushed = await pool.ask("PUSH", "b", "2024/new", str(pool.home / "tmp/source"))
+        assert pushed == b"OK\n\n"
+        assert pool.rig.objects()["new"] == b"new"
+        for key in ("a", "2023/a", "2024"):
+            answer = await pool.ask("PULL", "b", key)
+            assert (
+                answer
+                == f"ERROR\nno such key: {key}: there is what lies below 2024/ alone".encode()
+            )
+        assert (await pool.ask("PULL", "c", "2024/a")).startswith(b"ERROR\nno such bucket")
 
 
 async def test_set_and_status_are_those_of_s3pool(tmp_path: Path) -> None:
