@@ -26,9 +26,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Self
+from typing import BinaryIO, Final, Literal
 
 from cachefs.config import MountConfig, current, mount_config, read_config_file
+from cachefs.core.closing import Closing
 from cachefs.core.errors import (
     CacheError,
     CachefsError,
@@ -66,7 +67,7 @@ _LARGEST_SIZE: Final = 2**53
 _log = logging.getLogger(__name__)
 
 
-class CloudManager:
+class CloudManager(Closing):
     """A pool of files that are uploaded to one or several remotes, some of which are kept here for faster retrieval.
 
     Files are named by the SHA-256 of their bytes, in hexadecimal. The same bytes are kept, and uploaded, once.
@@ -146,12 +147,6 @@ class CloudManager:
         if not 1 <= copies <= len(made):
             raise UsageError(f"copies must be from 1 to the number of remotes, {len(made)}")
         return made
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
 
     # ---- files ------------------------------------------------------------------------------
 

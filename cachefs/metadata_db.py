@@ -29,11 +29,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 from cachefs.client import ControlClient, NoDaemon
 from cachefs.config import current, read_config_file
+from cachefs.core.closing import Closing
 from cachefs.core.errors import CacheError, UsageError
 from cachefs.core.fingerprint import is_md5
 from cachefs.core.known_md5 import BucketStats, How, KnownMd5
@@ -103,7 +103,7 @@ class Vacuumed:
     """True: some program reads it without a pause. There is more to give back when that has ended."""
 
 
-class MetadataDB:
+class MetadataDB(Closing):
     """The MD5s of objects, by bucket and key, and what is recorded of buckets.
 
     An MD5 is that of one version of the object: of what the store has replaced since, nothing is told. Where the ETag is
@@ -138,17 +138,6 @@ class MetadataDB:
                 self.unusable[cache_dir] = str(error)
         if self._own.exists():
             self._parts.append(_Part(self._own))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close every database. Safe to call twice."""

@@ -84,6 +84,8 @@ class _View:
     """A file that was leased later is newer."""
     holds: int = 0
     """Answers in the making that name it: its time begins when they are sent."""
+    is_left: bool = False
+    """Its lease is over, and it is there until the cache needs the room."""
 
 
 @dataclass(slots=True, eq=False)
@@ -404,7 +406,7 @@ class Pool:
     async def _evict(self, bucket: str, key: str) -> bytes:
         self._check(bucket, key)
         view = self._shown.get((bucket, key))
-        if view is not None:
+        if view is not None and not view.is_left:
             left = view.until - trio.current_time()
             raise UsageError(f"it is leased, for {max(1, round(left))} seconds more")
         for is_shadowed in (False, True):
@@ -480,7 +482,7 @@ class Pool:
             self.counts["pull_hit"] += was_here
             view = self._shown.get((bucket, key))
             try:
-                if view is None or view.leased.path != leased.path:
+                if view is None or view.is_left or view.leased.path != leased.path:
                     meta = await self._meta(bucket, key, tree_path, leased)
                     view = self._place(bucket, key, leased, turn, meta)
             except BaseException:
@@ -503,12 +505,14 @@ class Pool:
     def _place(self, bucket: str, key: str, leased: Leased, turn: int, meta: bytes) -> _View:
         """Show *leased*, unless what is shown by now is newer or the same."""
         view = self._shown.get((bucket, key))
-        if view is not None and (view.turn > turn or view.leased.path == leased.path):
+        if view is not None and view.is_left:
+            self._service.leases.reclaim(self._views.names(view.path))
+        elif view is not None and (view.turn > turn or view.leased.path == leased.path):
             return view
         path = self._views.place(bucket, key, leased.path, meta)
-        if view is not None:
-            if view.path != path:
-                self._views.remove(view.path)
+        if view is not None and view.path != path:
+            self._views.remove(view.path)
+        if view is not None and not view.is_left:
             self._service.background.start("release", lambda: self._release(view.leased))
         made = self._shown[bucket, key] = _View(path, leased, 0.0, turn)
         return made
@@ -554,15 +558,26 @@ class Pool:
         return json.dumps(told, indent=4).encode() + b"\n"
 
     async def _expire(self) -> None:
-        """Take each view away when its lease is over, for ever."""
+        """Leave each view to the cache when its lease is over, and forget those that it has removed, for ever."""
         while True:
             await trio.sleep(min(1.0, self._settings.lease_s / 4))
             now = trio.current_time()
             for name, view in [each for each in self._shown.items() if each[1].until <= now]:
-                if self._shown.get(name) is view and not view.holds and view.until <= now:
+                if self._shown.get(name) is not view or view.holds or view.until > now:
+                    continue
+                if not view.is_left:
+                    await self._leave(name, view)
+                elif not self._service.leases.is_left(view.path):
                     del self._shown[name]
-                    self._views.remove(view.path)
-                    await self._release(view.leased)
+                    self._views.remove(view.path)  # with directories that are empty now
+
+    async def _leave(self, name: tuple[str, str], view: _View) -> None:
+        leased = view.leased
+        view.is_left = self._service.leases.leave(leased.lease, self._views.names(view.path))
+        if not view.is_left:  # a copy that only the lease keeps
+            del self._shown[name]
+            self._views.remove(view.path)
+        await self._release(leased)
 
     # ---- lists of keys ----------------------------------------------------------------------
 

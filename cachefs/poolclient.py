@@ -5,10 +5,10 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from cachefs.client import ControlError, NoDaemon, reachable
+from cachefs.core.closing import Closing
 
 _CHUNK: Final = 64 * 2**10
 
@@ -17,7 +17,7 @@ class PoolError(ControlError):
     """The pool said no."""
 
 
-class Pool:
+class Pool(Closing):
     """Local files for objects, from a running ``cachefs pool``. Blocking; for one thread.
 
     >>> with Pool(port=9999) as pool:                      # doctest: +SKIP
@@ -45,17 +45,6 @@ class Pool:
         self._hello = b"" if token is None else _line(["AUTH", token])
         self._hello += _line(["KEEPALIVE"])
         self._is_new = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Hang up."""

@@ -36,8 +36,8 @@ are the buckets; or one bucket, as s3://BUCKET.
 
 It listens at 127.0.0.1:PORT and at HOMEDIR/pool.sock, which is for its user alone. Whoever can connect can read and
 write what the credentials can: other addresses (--listen) want a token. Files are seen at HOMEDIR/data/BUCKET/KEY,
-with KEY__meta__ beside, for as long as the lease lasts (--lease); what is open by then can be read on. Files are pushed
-from HOMEDIR/tmp alone, and from where --push-from says.
+with KEY__meta__ beside, for as long as the lease lasts (--lease) and on until room is needed; what is open by then can be
+read on. Files are pushed from HOMEDIR/tmp alone, and from where --push-from says.
 """
 _CLIENT = """\
 Client commands ask the pool at -p PORT (of --listen, else of this machine) or in -D HOMEDIR:

@@ -49,6 +49,7 @@ def _views(config: PoolConfig, cache_dir: Path) -> Iterator[Views]:
                 f"the cache directory {cache_dir} is on another file system than {views.data}, "
                 "which shows its files — keep the two on one"
             )
+        views.note_in(cache_dir)
         yield views
     finally:
         views.sweep()

@@ -3,6 +3,7 @@
 import heapq
 import logging
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -162,6 +163,27 @@ class Leases:
         if found is None:
             raise UsageError("there is no such lease: it is over, or was never given")
         self._set(lease, found, _bearable(seconds))
+
+    def leave(self, lease: str, names: Iterable[Path]) -> bool:
+        """Let *names*, which are of the file of a lease that is about to end, stay until the cache gives the file up.
+
+        Return False where they cannot: then they must go before the lease does.
+        """
+        found = self._leases.get(lease)
+        entry = None if found is None else found.loan.lent.entry
+        if entry is None:
+            return False
+        self._rooms.cache.leave_names(entry, names)
+        return True
+
+    def is_left(self, name: Path) -> bool:
+        """Whether a name that was left is still there."""
+        return self._rooms.cache.is_left(name)
+
+    def reclaim(self, names: Iterable[Path]) -> None:
+        """Have names that were left to oneself again, to show another file or to remove them."""
+        for name in names:
+            self._rooms.cache.reclaim_name(name)
 
     async def release(self, lease: str) -> None:
         """End a lease, which may be over already."""

@@ -72,6 +72,7 @@ from cachefs.local.cache import Entry
 from cachefs.local.db import WAL_KEPT, Database
 from cachefs.local.directory import CacheDirectory
 from cachefs.local.inodes import ROOT, Inode
+from cachefs.local.views import sweep_left
 from cachefs.remote import deadline
 from cachefs.remote.retry import Retrying
 from cachefs.remote.store import ObjectStore
@@ -787,6 +788,7 @@ async def open_service(settings: ServiceSettings, store: Retrying) -> AsyncItera
     """
     lock = CacheDirectory(settings.cache_dir)
     try:
+        sweep_left(settings.cache_dir)
         disk = recovery.open_disk(
             settings.cache_dir,
             limit=settings.cache_size,

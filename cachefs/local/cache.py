@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import itertools
+import logging
 import os
 import resource
 import signal
@@ -27,6 +28,8 @@ from cachefs.core.sums import PieceSums, Summing
 from cachefs.core.types import EntryId, ETag, Ino
 from cachefs.local.db import Database
 from cachefs.local.order import Order
+
+_log = logging.getLogger(__name__)
 
 BLOCK: Final = 4096
 SLACK: Final = 2 * BLOCK
@@ -237,6 +240,9 @@ class Cache:
             self._unlink(leftover)
         # Each lent file that is an entry's, by the entry's number.
         self._lent: dict[EntryId, Lent] = {}
+        # Further names of entries' files, outside of our directories: they go before the file does, or changes.
+        self._left: dict[EntryId, set[Path]] = {}
+        self._left_to: dict[Path, EntryId] = {}
         self._live: dict[EntryId, Entry] = {}
         self._by_ino: dict[Ino, Entry] = {}
         self._unsaved: dict[EntryId, Entry] = {}
@@ -562,6 +568,7 @@ class Cache:
             if was_fileless:
                 self._fileless.add(entry.id)
 
+        self._take_names(entry.id)
         entry.dropped = True
         self.order.grew(entry.standing, -entry.placed_cost)
         self._trusted.discard(entry.id)
@@ -581,6 +588,7 @@ class Cache:
         """
         if entry.pins or entry.id in self._lent or self._is_promised(entry.id):
             return False
+        self._take_names(entry.id)
         try:
             os.unlink(self.path_of(entry.id))
         except FileNotFoundError:
@@ -700,13 +708,48 @@ class Cache:
         self._unlink(lent.path)
         return None
 
+    def leave_names(self, entry_id: EntryId, names: Iterable[Path]) -> None:
+        """Let further names of an entry's file, and of what belongs to it, stay although nobody leases it any more.
+
+        They are removed when the entry is dropped, evicted or about to change, unless they are reclaimed before.
+        """
+        for name in names:
+            self.reclaim_name(name)
+            self._left.setdefault(entry_id, set()).add(name)
+            self._left_to[name] = entry_id
+
+    def reclaim_name(self, name: Path) -> None:
+        """Have a name to oneself again: the cache does not remove it any more."""
+        entry_id = self._left_to.pop(name, None)
+        if entry_id is not None:
+            self._left[entry_id].discard(name)
+
+    def is_left(self, name: Path) -> bool:
+        """Whether a name was left, and is still there."""
+        return name in self._left_to
+
+    def _take_names(self, entry_id: EntryId) -> None:
+        """Remove the further names of an entry's file. At once: somebody else may take them for another file."""
+        for name in self._left.pop(entry_id, ()):
+            del self._left_to[name]
+            try:
+                self._unlink(name)
+            except OSError as error:
+                _log.warning("%s cannot be removed: %s", name, error)
+
     def forget_lent(self) -> None:
         """Remove the names of all lent files: nothing is served any more."""
         for path in self.lent.iterdir():
             self._unlink(path)
+        for entry_id in list(self._left):
+            self._take_names(entry_id)
 
     def is_read_by_others(self, entry: Entry) -> bool:
-        """Whether programs may have the file of a pinned entry open. Where they cannot any more, it may change again."""
+        """Whether programs may have the file of a pinned entry open. Where they cannot any more, it may change again.
+
+        For it is about to: names that were left to it go.
+        """
+        self._take_names(entry.id)
         if entry.id in self._lent:
             return True
         if not entry.was_lent:

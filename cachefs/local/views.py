@@ -1,12 +1,14 @@
 """What the pool's clients see of leased files: ``data/BUCKET/KEY``, ``KEY__meta__`` beside, and ``__list__``.
 
-A view is a further name of a file that is lent, so it costs no second copy; it goes before the lease does. Where a
+A view is a further name of a file that is lent, so it costs no second copy. When the lease is over it is left to the
+cache, which removes it when it gives the file up; what is no file of the cache's goes before its lease does. Where a
 key cannot be a path of its own (``a`` beside ``a/b``, parts that no name can be, ``__meta__``), its view lies below
 ``data/BUCKET/~cachefs~odd``.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 from collections.abc import Iterable
@@ -18,11 +20,15 @@ from cachefs.core.errors import InUse, UsageError, disk_error
 from cachefs.core.keys import MARK, NAME_MAX, path_shown
 from cachefs.core.types import Key
 
+_log = logging.getLogger(__name__)
+
 LIST_NAME: Final = "__list__"
 META_SUFFIX: Final = "__meta__"
 _MARKER: Final = ".cachefs-pool"
 _ODD: Final = f"{MARK}odd"
 _TAIL: Final = 100
+_NOTE: Final = "shown"
+"""In a cache directory: the home in which its files are shown."""
 
 
 class Views:
@@ -34,6 +40,7 @@ class Views:
         Raise ``UsageError`` if it is somebody else's, ``InUse`` if another pool shows its files there.
         """
         self.data = home / "data"
+        self._home = home
         self._readers = 0o777 & ~umask
         self._lock = -1
         try:
@@ -62,6 +69,13 @@ class Views:
             raise InUse(f"another pool shows its files in {self.data}") from None
         self.sweep()
 
+    def note_in(self, cache_dir: Path) -> None:
+        """Have who opens *cache_dir* next sweep what we leave there, should we be killed. See :func:`sweep_left`."""
+        try:
+            (cache_dir / _NOTE).write_bytes(os.fsencode(self._home))
+        except OSError as error:
+            raise disk_error(error) from error
+
     def close(self) -> None:
         """Let the tree go, for another pool. Safe to call twice."""
         if self._lock >= 0:
@@ -89,9 +103,14 @@ class Views:
             raise disk_error(error) from error
         raise AssertionError("the place for odd keys is free")
 
+    @staticmethod
+    def names(path: Path) -> tuple[Path, Path]:
+        """Return all names that belong to a view."""
+        return path, path.with_name(path.name + META_SUFFIX)
+
     def remove(self, path: Path) -> None:
         """Remove a view, and directories that are empty without it. Whoever has it open can read on."""
-        for each in (path, path.with_name(path.name + META_SUFFIX)):
+        for each in self.names(path):
             with contextlib.suppress(OSError):
                 os.unlink(each)
         for parent in path.parents:
@@ -181,3 +200,21 @@ class Views:
 
     def _temporary(self) -> Path:
         return self.data / f".new-{secrets.token_hex(8)}"
+
+
+def sweep_left(cache_dir: Path) -> None:
+    """Remove what a pool that was killed shows of *cache_dir*, so that no name keeps what the cache gives up. Blocks.
+
+    What another pool shows by now in its place stays: that one has swept. The caller has the cache directory locked.
+    """
+    note = cache_dir / _NOTE
+    try:
+        home = Path(os.fsdecode(note.read_bytes()))
+        if (home / "data" / _MARKER).exists():
+            with contextlib.suppress(InUse), contextlib.closing(Views(home, umask=0o077)):
+                pass
+        os.unlink(note)
+    except FileNotFoundError:
+        return
+    except (OSError, UsageError) as error:
+        _log.warning("what an earlier pool shows cannot be removed: %s", error)

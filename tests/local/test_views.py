@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cachefs.core.errors import CachefsError, InUse
-from cachefs.local.views import Views
+from cachefs.local.views import Views, sweep_left
 
 
 @pytest.fixture
@@ -88,3 +88,19 @@ def test_two_pools_do_not_sweep_what_the_other_shows(
     views.close()
     with closing(Views(tmp_path / "home", umask=0o022)):
         assert not path.exists()
+
+
+def test_what_a_killed_pool_shows_is_swept_by_whoever_opens_the_cache_next(
+    views: Views, lent: Path, tmp_path: Path
+) -> None:
+    path = views.place("bucket", "a", lent, b"{}")
+    sweep_left(tmp_path)  # nothing is noted
+    views.note_in(tmp_path)
+    sweep_left(tmp_path)  # it lives, under another cache by now
+    assert path.exists()
+
+    views.note_in(tmp_path)
+    views.close()
+    sweep_left(tmp_path)
+    assert not path.exists()
+    assert not (tmp_path / "shown").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -53,17 +54,81 @@ async def test_every_key_can_be_pulled_whatever_its_name(tmp_path: Path) -> None
         pool.check()
 
 
-async def test_a_view_goes_with_its_lease_and_what_is_open_can_be_read_on(tmp_path: Path) -> None:
-    async with answering(tmp_path, filled(**{"d/e/a": b"one"}), pool={"lease_s": 0.2}) as pool:
+def unleased(pool: PoolRig) -> Callable[[], bool]:
+    return lambda: pool.rig.service.leases.status()["leases"] == 0
+
+
+async def test_a_path_stays_after_its_lease_until_the_cache_gives_the_file_up(
+    tmp_path: Path,
+) -> None:
+    async with answering(tmp_path, filled(**{"d/e/a": b"one"}), pool={"lease_s": 0.1}) as pool:
         (path,) = await pool.pull("b", "d/e/a")
+        await until(unleased(pool))
+        assert pool.data() == ["b/d/e/a", "b/d/e/a__meta__"]
+        assert await pool.pull("b", "d/e/a") == [path]
+        assert (await pool.ask("EVICT", "b", "d/e/a")).startswith(b"ERROR\nit is leased")
+        await until(unleased(pool))
         with path.open("rb") as file:
-            await until(lambda: not pool.data())
-            assert not (pool.home / "data/b/d").exists()
             assert (await pool.ask("EVICT", "b", "d/e/a")) == b"OK\n\n"
+            assert pool.data() == []
             assert not list(pool.rig.cache.data.iterdir())
             assert file.read() == b"one"
-        assert pool.rig.service.leases.status()["leases"] == 0
+        await until(lambda: not (pool.home / "data/b/d").exists())
         assert (await pool.pull("b", "d/e/a"))[0].read_bytes() == b"one"
+        assert len(pool.rig.watched.of("get_range")) == 2
+
+
+async def test_a_path_whose_lease_is_over_goes_when_room_is_needed(tmp_path: Path) -> None:
+    contents = {name: os.urandom(2**20) for name in "abcdef"}
+    async with answering(
+        tmp_path, filled(**contents), cache_size=3 * 2**20, pool={"lease_s": 0.05}
+    ) as pool:
+        for name, content in contents.items():
+            (path,) = await pool.pull("b", name)
+            assert path.read_bytes() == content
+            await until(unleased(pool))
+            pool.check()
+        assert (pool.home / "data/b/f").read_bytes() == contents["f"]
+        assert not (pool.home / "data/b/a").exists()
+        assert not (pool.home / "data/b/a__meta__").exists()
+
+
+async def test_a_path_never_shows_what_is_written_by_another_door(tmp_path: Path) -> None:
+    async with answering(tmp_path, filled(a=b"before"), pool={"lease_s": 0.05}) as pool:
+        (path,) = await pool.pull("b", "a")
+        await until(unleased(pool))
+        with path.open("rb") as file:
+            fh = await pool.rig.open("b/a", os.O_RDWR)
+            await pool.rig.fs.write(fh, 0, b"AFTER")
+            assert not path.exists()
+            assert file.read() == b"before"
+            await pool.rig.close(fh)
+        (again,) = await pool.pull("b", "a")
+        assert (again, again.read_bytes()) == (path, b"AFTERe")
+
+        await until(unleased(pool))
+        await pool.ask("LEASE", "b", "a", "100")  # from here on it does not go, either
+        fh = await pool.rig.open("b/a", os.O_RDWR)
+        await pool.rig.fs.write(fh, 0, b"LATER")
+        await pool.rig.close(fh)
+        assert path.read_bytes() == b"AFTERe"
+
+
+async def test_what_was_shown_of_an_old_version_takes_nothing_of_the_new_one_away(
+    tmp_path: Path,
+) -> None:
+    async with answering(
+        tmp_path, filled(a=b"one"), pool={"lease_s": 0.05}, **FOREVER_ASKING
+    ) as pool:
+        (path,) = await pool.pull("b", "a")
+        fh = await pool.rig.open("b/a")  # which keeps the version that it has
+        await until(unleased(pool))
+        pool.rig.store("b/a", b"another")
+        assert await pool.pull("b", "a") == [path]
+        await pool.rig.fs.release(fh)
+        await until(unleased(pool))
+        assert path.read_bytes() == b"another"
+        pool.check()
 
 
 async def test_a_pull_and_a_lease_make_the_time_longer_never_shorter(tmp_path: Path) -> None:
