@@ -17,52 +17,45 @@ import hashlib
 import json
 import logging
 import os
-import re
 import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from cachefs.config import MountConfig, current, mount_config, read_config_file
+from cachefs.cloud import dumps
+from cachefs.cloud.remotes import Remote
+from cachefs.cloud.storage import OwnStorage, Storage, Target
 from cachefs.core.closing import Closing
 from cachefs.core.errors import (
     CacheError,
     CachefsError,
     Changed,
-    Damaged,
     Fault,
     NotFound,
     Refused,
-    Stale,
     StoreError,
     UsageError,
 )
-from cachefs.core.extents import Extent
 from cachefs.core.removal import fits
-from cachefs.core.types import ETag, Key
-from cachefs.engine.body import FileBody
+from cachefs.core.types import ETag
 from cachefs.local.catalogue import Catalogue, Copy, Known
-from cachefs.local.holdings import Holdings, Part, claimed
+from cachefs.local.holdings import Holdings, Part
 from cachefs.remote import deadline
-from cachefs.remote.open import open_store
-from cachefs.remote.retry import Retrying
 from cachefs.remote.store import UploadStopped
 
 __all__ = ["CloudManager"]
 
-_HASH: Final = re.compile(r"[0-9a-f]{64}")
-_VERSION: Final = "0.2"
 _CHUNK: Final = 2**20
 _PAGE: Final = 100
 _FIRST_PATIENCE_S: Final = 5.0
 """How long a remote may keep one waiting that can have the bytes from another."""
 _AGAIN_S: Final = 30.0
-_LARGEST_SIZE: Final = 2**53
 
 _log = logging.getLogger(__name__)
 
@@ -102,16 +95,12 @@ class CloudManager(Closing):
         self._catalogue = Catalogue(database)
         try:
             self._remotes = self._configured(database, remotes, copies, timeout_s)
-            self._holdings = Holdings(
-                self._catalogue, storage, storage_size, remotes=list(self._remotes), copies=copies
-            )
-            self._holdings.make_room(0)  # the capacity may have been larger
+            self._timeout_s = max(each.timeout_s for each in self._remotes.values())
+            self._storage = self._stored_in(storage, storage_size, copies)
+            self._storage.make_room(0)  # the capacity may have been larger
         except BaseException:
             self._catalogue.close()
             raise
-        self._timeout_s = max(each.timeout_s for each in self._remotes.values())
-        self._bodies: set[FileBody] = set()
-        self._lock = threading.Lock()
         self._is_closed = False
         self._kick = threading.Event()
         self._thread: threading.Thread | None = None
@@ -129,7 +118,7 @@ class CloudManager(Closing):
         remotes: Sequence[str] | None,
         copies: int,
         timeout_s: float | None,
-    ) -> dict[str, "_Remote"]:
+    ) -> dict[str, Remote]:
         if isinstance(remotes, str):
             raise UsageError("remotes must be a list of sources")
         if remotes is None:
@@ -141,12 +130,18 @@ class CloudManager(Closing):
             remotes = [name]
         if not remotes:
             raise UsageError("there must be a remote at least")
-        made = {each.name: each for each in (_Remote(text, timeout_s) for text in remotes)}
+        made = {each.name: each for each in (Remote(text, timeout_s) for text in remotes)}
         if len(made) < len(remotes):
             raise UsageError("each remote can be named once")
         if not 1 <= copies <= len(made):
             raise UsageError(f"copies must be from 1 to the number of remotes, {len(made)}")
         return made
+
+    def _stored_in(self, directory: Path, capacity: int, copies: int) -> Storage:
+        holdings = Holdings(
+            self._catalogue, directory, capacity, remotes=list(self._remotes), copies=copies
+        )
+        return OwnStorage(holdings, self._timeout_s)
 
     # ---- files ------------------------------------------------------------------------------
 
@@ -160,31 +155,15 @@ class CloudManager(Closing):
         with _opened(file_path) as file:
             size = os.fstat(file.fileno()).st_size
             digest = _hash_of(file, size)
-            if self._holdings.verified(digest):
-                return digest
             known = Known(digest, Path(file_path).name, size, time.time_ns(), None)
-            is_taken = self._take_in(file, known)
+            if self._storage.verified(known):
+                return digest
+            is_taken = self._storage.take_in(file, known)
             if not is_taken and fits(size, self.capacity()) and self.upload_queue_info()["count"]:
                 self.cloud_sync()
-                is_taken = self._take_in(file, known)
+                is_taken = self._storage.take_in(file, known)
         self._kick.set()
-        return digest if is_taken or self._holdings.is_stored(digest) else False
-
-    def _take_in(self, file: BinaryIO, known: Known) -> bool:
-        """Copy *file* into the storage. Return whether there is room for it."""
-        with self._holdings.entrance(known.hash, timeout_s=self._timeout_s) as entrance:
-            if self._holdings.verified(known.hash):
-                return True  # another has brought it in meanwhile
-            part = entrance.part(known.size)
-            if part is None:
-                return False
-            file.seek(0)
-            while chunk := file.read(min(_CHUNK, part.left)):
-                part.write(chunk)
-            if part.hash() != known.hash or file.read(1):
-                raise Stale(f"{known.name} was changed while it was read")
-            self._holdings.keep(part, known)
-        return True
+        return digest if is_taken or self._storage.is_stored(digest) else False
 
     def warm_up(self, file_hash: str) -> str | Literal[False] | None:
         """Have a file in the storage, and return its path there.
@@ -199,13 +178,14 @@ class CloudManager(Closing):
         known = self._known(file_hash)
         if known is None:
             return None
-        if self._holdings.verified(known.hash):
-            return str(self._holdings.path_of(known.hash))
+        if (path := self._storage.path(known)) is not None:
+            return str(path)
         if not self._sources(known):
             if self._is_held(known):
                 _log.error("%s was damaged in the storage before it was uploaded", known.hash)
             return False
-        return str(self._holdings.path_of(known.hash)) if self._fetch(known) else False
+        path = self._storage.fetch(known, lambda part: self._fetch_into(part, known))
+        return str(path) if path is not None else False
 
     def download(self, file_hash: str) -> str | Literal[False] | None:
         """Do the same as :meth:`warm_up`."""
@@ -218,7 +198,7 @@ class CloudManager(Closing):
     def on_cache(self, file_hash: str) -> bool:
         """Whether the storage has the file now."""
         known = self._known(file_hash)
-        return known is not None and self._holdings.has(known.hash)
+        return known is not None and self._storage.has(known.hash)
 
     def info(self, file_hash: str) -> dict[str, object] | None:
         """Return what is known of a file: as in a dump, with ``on_cache`` and ``uploaded`` beside. None: nothing."""
@@ -227,8 +207,8 @@ class CloudManager(Closing):
             return None
         return {
             **self._payload(known),
-            "on_cache": self._holdings.has(known.hash),
-            "uploaded": self._holdings.is_stored(known.hash),
+            "on_cache": self._storage.has(known.hash),
+            "uploaded": self._storage.is_stored(known.hash),
         }
 
     def _known(self, digest: str) -> Known | None:
@@ -241,11 +221,11 @@ class CloudManager(Closing):
 
     def capacity(self) -> int:
         """Return how many bytes the storage may have."""
-        return self._holdings.capacity
+        return self._storage.capacity
 
     def used_space(self) -> int:
         """Return how many bytes of it are taken."""
-        return self._holdings.used()
+        return self._storage.used()
 
     def usage_ratio(self) -> float:
         """Return the taken part of the storage, from 0.0 to 1.0."""
@@ -258,7 +238,7 @@ class CloudManager(Closing):
         is none, smaller ones, the largest first. If all of them would not be enough none is removed. A file may take
         nine tenths of the capacity at most.
         """
-        return self._holdings.make_room(size)
+        return self._storage.make_room(size)
 
     # ---- uploads ----------------------------------------------------------------------------
 
@@ -270,83 +250,67 @@ class CloudManager(Closing):
         uploading is left to it.
         """
         with suppress(UploadStopped):  # closed meanwhile
-            for remote in self._remotes.values():
+            for target, bring in self._targets():
                 try:
-                    self._bring_all(remote)
+                    self._bring_all(target, bring)
                 except (Fault, Refused) as error:
-                    remote.error = str(error)
-                    _log.warning("not uploaded to %s: %s", remote.name, error)
+                    target.error = str(error)
+                    _log.warning("not uploaded to %s: %s", target.name, error)
         return self.upload_queue_info()["count"] == 0
 
-    def _bring_all(self, remote: "_Remote") -> None:
+    def _targets(self) -> Iterator[tuple[Target, Callable[[Known], None]]]:
+        """Yield each remote, with what brings a file to it."""
+        if (own := self._storage.remote) is not None:
+            yield own, self._settle
+        for remote in self._remotes.values():
+            yield remote, partial(self._bring, remote)
+
+    def _bring_all(self, target: Target, bring: Callable[[Known], None]) -> None:
         after = (-1, "")
-        while files := self._catalogue.lacking(remote.name, after, _PAGE):
+        while files := self._catalogue.lacking(target.name, after, _PAGE):
             for known in files:
                 if self._is_closed:
                     return
                 after = (known.added_ns, known.hash)
                 try:
-                    self._bring(known, remote)
+                    bring(known)
                 except (CacheError, NotFound, Changed) as error:
-                    _log.warning("%s is not uploaded to %s: %s", known.hash, remote.name, error)
-        remote.error = None
+                    _log.warning("%s is not uploaded to %s: %s", known.hash, target.name, error)
+        target.error = None
 
-    def _bring(self, known: Known, remote: "_Remote") -> None:
-        if not self._holdings.verified(known.hash):
+    def _settle(self, known: Known) -> None:
+        """Have a file at the remote to which the storage uploads by itself."""
+        if not self._storage.verified(known):
             self._have(known)
-        with claimed(self._holdings.path_of(known.hash)) as file:
+        self._storage.settle(known)
+
+    def _bring(self, remote: Remote, known: Known) -> None:
+        if not self._storage.verified(known):
+            self._have(known)
+        with self._storage.claimed(known) as file:
             if file is not None and not any(
                 copy.remote == remote.name and copy.state == "stored"
                 for copy in self._catalogue.copies(known.hash)
             ):
-                self._send(file, known, remote)
+                etag, was_sent = remote.put(known, file)
+                if was_sent:
+                    self._catalogue.count_traffic(_month(), "outgoing", known.size)
+                self._note(known, remote, etag, "stored")
 
     def _have(self, known: Known) -> None:
         """Fetch a file for a remote that lacks it. Whatever goes wrong is no fault of that remote."""
         if not self._sources(known):
             raise _NotHad("its bytes are nowhere")
         try:
-            is_here = self._fetch(known)
+            path = self._storage.fetch(known, lambda part: self._fetch_into(part, known))
         except StoreError as error:
             raise _NotHad(f"it cannot be had from the others: {error}") from error
-        if not is_here:
+        if path is None:
             raise _NotHad("there is no room to fetch it from another remote")
-
-    def _send(self, file: BinaryIO, known: Known, remote: "_Remote") -> None:
-        body = FileBody(file.fileno(), known.size)
-        body.md5 = _checked_md5(file, known)
-        with self._lock:
-            if self._is_closed:
-                body.pause()
-            self._bodies.add(body)
-        try:
-            etag = self._put(known, remote, body)
-        finally:
-            with self._lock:
-                self._bodies.discard(body)
-        self._note(known, remote, etag, "stored")
-
-    def _put(self, known: Known, remote: "_Remote", body: FileBody) -> ETag:
-        """Store *body*, or find that the remote has it already. Return the version."""
-        store = remote.writable()
-        key = Key(known.hash)
-        meta = {"sha256": known.hash}
-        try:
-            return self._counted(known, store.put(key, body, meta=meta, if_match=None).etag)
-        except Changed:
-            there = store.head(key)
-        if there.size == known.size and _fetched_hash(store, key, there.etag, known) == known.hash:
-            return there.etag
-        _log.warning("%s has other bytes under %s: they are replaced", remote.name, known.hash)
-        return self._counted(known, store.put(key, body, meta=meta, if_match=there.etag).etag)
-
-    def _counted(self, known: Known, etag: ETag) -> ETag:
-        self._catalogue.count_traffic(_month(), "outgoing", known.size)
-        return etag
 
     def upload_queue_info(self) -> dict[str, int]:
         """Return ``count`` and ``size`` (in bytes) of the files that some remote does not have yet."""
-        count, size = self._catalogue.lacking_any(list(self._remotes))
+        count, size = self._catalogue.lacking_any([target.name for target, _ in self._targets()])
         return {"size": size, "count": count}
 
     def sync_status(self) -> dict[str, object]:
@@ -356,8 +320,8 @@ class CloudManager(Closing):
             "on_cache": self._catalogue.number("SELECT COUNT(*) FROM held"),
             "waiting": self.upload_queue_info(),
             "remotes": {
-                name: {**self._catalogue.states(name), "error": remote.error}
-                for name, remote in self._remotes.items()
+                target.name: {**self._catalogue.states(target.name), "error": target.error}
+                for target, _ in self._targets()
             },
         }
 
@@ -389,19 +353,6 @@ class CloudManager(Closing):
         )
         return [copies[name] for name in names]
 
-    def _fetch(self, known: Known) -> bool:
-        """Have the bytes of a file in the storage. Return whether there is room for them."""
-        with self._holdings.entrance(known.hash, timeout_s=self._timeout_s) as entrance:
-            if self._holdings.verified(known.hash):
-                return True  # another has fetched it meanwhile
-            self._holdings.forget_lost(known.hash)
-            part = entrance.part(known.size)
-            if part is None:
-                return False
-            self._fetch_into(part, known)
-            self._holdings.keep(part, known)
-        return True
-
     def _fetch_into(self, part: Part, known: Known) -> None:
         """Fill *part* from the first remote that can. First with little patience, if there are others."""
         copies = self._sources(known)
@@ -423,12 +374,8 @@ class CloudManager(Closing):
     def _fetched(self, part: Part, copy: Copy, known: Known) -> bool:
         """Fill *part* with a copy, and return whether that is what the hash says. If not, it is noted."""
         remote = self._remotes[copy.remote]
-        part.restart()
         try:
-            there = remote.store().head(Key(copy.key))
-            if there.size == known.size and known.size:
-                extent = Extent(0, known.size)
-                remote.store().get_range(Key(copy.key), extent, part, if_match=there.etag)
+            there = remote.get(copy, known, part)
         except NotFound:
             _log.error("%s does not have %s any more", copy.remote, known.hash)
             self._note(known, remote, None, "missing")
@@ -443,7 +390,7 @@ class CloudManager(Closing):
         self._note(known, remote, there.etag, "damaged")
         return False
 
-    def _note(self, known: Known, remote: "_Remote", etag: ETag | None, state: str) -> None:
+    def _note(self, known: Known, remote: Remote, etag: ETag | None, state: str) -> None:
         self._catalogue.note_copy(
             Copy(known.hash, remote.name, known.hash, etag, state, time.time_ns())
         )
@@ -481,7 +428,7 @@ class CloudManager(Closing):
         rows: list[str] = []
         length = 2
         for known in self._catalogue.undumped():
-            if not self._holdings.is_stored(known.hash):
+            if not self._storage.is_stored(known.hash):
                 continue
             row = json.dumps(self._payload(known), separators=(",", ":"))
             length += len(row) + (1 if rows else 0)
@@ -496,7 +443,7 @@ class CloudManager(Closing):
         Of links only those to remotes that are configured here are used, and what they lead to is verified like any
         other copy; before that it does not count as a reason to remove a file from the storage. Raise ``UsageError``, and load nothing, if it is no dump.
         """
-        files = [_loaded(each, dump_id) for each in _rows(data)]
+        files = dumps.loaded(data, dump_id)
         news = 0
         with self._catalogue.transaction():
             for known, copies in files:
@@ -517,44 +464,29 @@ class CloudManager(Closing):
         return news
 
     def _payload(self, known: Known) -> dict[str, object]:
-        moment = datetime.fromtimestamp(known.added_ns // 10**9, UTC)
-        return {
-            "version": _VERSION,
-            "filename": known.name,
-            "filesize": known.size,
-            "filehash": known.hash,
-            "datetime": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "uploads": [
-                {"remote": copy.remote, "key": copy.key, "etag": copy.etag}
-                for copy in self._catalogue.copies(known.hash)
-                if copy.state == "stored"
-            ],
-        }
+        return dumps.payload(known, self._catalogue.copies(known.hash))
 
     # ---- the end ----------------------------------------------------------------------------
 
     def _go_on_as_child(self) -> None:
         """Be the manager of a forked child: what other threads of the parent were at is not the child's."""
-        self._lock = threading.Lock()
         self._kick = threading.Event()
-        self._bodies = set()
         self._thread = None
+        self._storage.go_on_as_child()
         for remote in self._remotes.values():
             remote.go_on_as_child()
 
     def close(self) -> None:
         """Release everything. What waits to be uploaded stays in the storage, and waits. May be called again."""
-        with self._lock:
-            is_first, self._is_closed = not self._is_closed, True
-            for body in self._bodies:
-                body.pause()
-        if not is_first:
+        if self._is_closed:
             return
+        self._is_closed = True
         self._kick.set()
         for remote in self._remotes.values():
             remote.close()
         if self._thread is not None:
             self._thread.join()
+        self._storage.close()
         self._catalogue.close()
 
 
@@ -572,85 +504,6 @@ def _survive_forks(manager: CloudManager) -> None:
 
 class _NotHad(CacheError):
     """The bytes of a file cannot be had at present."""
-
-
-class _Remote:
-    """One place where files are uploaded to: opened when it is asked for something, by each process anew."""
-
-    def __init__(self, text: str, timeout_s: float | None) -> None:
-        self._environment = current()
-        self._config: MountConfig = mount_config(
-            text, None, (), file=read_config_file(self._environment), environment=self._environment
-        )
-        if not self._config.source.bucket:
-            raise UsageError(f"the remote {text} names no bucket")
-        self.timeout_s = self._config.timeout_s if timeout_s is None else timeout_s
-        self.name = text.rstrip("/")
-        self.error: str | None = None
-        """Why it failed last; None: it did not since it last answered."""
-        self._lock = threading.Lock()
-        self._store: Retrying | None = None
-        self._inherited: Retrying | None = None
-        """A forked child's: the parent's, which it must neither use nor close."""
-        self._is_probed = False
-        self._is_closed = False
-
-    def store(self) -> Retrying:
-        """Return the store."""
-        with self._lock:
-            if self._is_closed:
-                raise Fault("the cloud manager is closed")
-            if self._store is None:
-                self._store = open_store(
-                    self._config.source,
-                    self._config.store,
-                    timeout_s=self.timeout_s,
-                    environ=self._environment.variables,
-                )
-            return self._store
-
-    def writable(self) -> Retrying:
-        """Return the store, of which is known how it is written to."""
-        store = self.store()
-        with self._lock:
-            if not self._is_probed:
-                store.check()
-                store.probe()
-                self._is_probed = True
-        return store
-
-    def close(self) -> None:
-        """Release the connections, and end waits."""
-        self._is_closed = True
-        store, self._store = self._store, None
-        if store is not None:
-            store.close()
-
-    def go_on_as_child(self) -> None:
-        """Leave the connections to the parent, and make others."""
-        self._lock = threading.Lock()
-        self._inherited, self._store, self._is_probed = self._store, None, False
-
-
-class _Hashing:
-    """A sink that only sums."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-
-    def write(self, data: memoryview, /) -> None:
-        self.digest.update(data)
-
-    def restart(self) -> None:
-        self.digest = hashlib.sha256()
-
-
-def _fetched_hash(store: Retrying, key: Key, etag: ETag, known: Known) -> str:
-    """Return the hash of what the store has."""
-    sink = _Hashing()
-    if known.size:
-        store.get_range(key, Extent(0, known.size), sink, if_match=etag)
-    return sink.digest.hexdigest()
 
 
 @contextmanager
@@ -674,17 +527,6 @@ def _hash_of(file: BinaryIO, size: int) -> str:
     return digest.hexdigest()
 
 
-def _checked_md5(file: BinaryIO, known: Known) -> str:
-    """Return the MD5 of a file in the storage. Raise ``Damaged`` if it is not what it is named for."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    while chunk := file.read(_CHUNK):
-        sha256.update(chunk)
-        md5.update(chunk)
-    if sha256.hexdigest() != known.hash:
-        raise Damaged("its bytes in the storage are damaged")
-    return md5.hexdigest()
-
-
 def _month() -> str:
     return datetime.now(UTC).strftime("%Y-%m")
 
@@ -694,41 +536,3 @@ def _make_parent(database: Path) -> None:
         database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot use the database {database}: {error.strerror}") from error
-
-
-def _rows(data: str) -> list[object]:
-    try:
-        rows = json.loads(data)
-    except (ValueError, RecursionError):
-        rows = None
-    if not isinstance(rows, list):
-        raise UsageError("what is to be loaded is no dump")
-    return rows
-
-
-def _loaded(row: object, dump_id: str) -> tuple[Known, list[Copy]]:
-    """Return the file of one row of a dump, with its copies. Raise ``UsageError`` if it is none."""
-    match row:
-        case {
-            "version": str(version),
-            "filename": str(name),
-            "filesize": int(size),
-            "filehash": str(digest),
-            "datetime": str(moment),
-            "uploads": list(uploads),
-        } if version == _VERSION and _HASH.fullmatch(digest) and 0 <= size < _LARGEST_SIZE:
-            try:
-                added_ns = int(datetime.fromisoformat(moment).timestamp()) * 10**9
-            except (ValueError, OverflowError, OSError):
-                raise UsageError(f"the dump has no moment for {digest}") from None
-            return Known(digest, name, size, added_ns, dump_id), [
-                _link(digest, each) for each in uploads
-            ]
-    raise UsageError(f"what is to be loaded has a row that is none of version {_VERSION}")
-
-
-def _link(digest: str, upload: object) -> Copy:
-    match upload:
-        case {"remote": str(remote), "key": str(key), "etag": str() | None as etag}:
-            return Copy(digest, remote, key, etag, "said", time.time_ns())
-    raise UsageError(f"the dump has a link for {digest} that is none")
