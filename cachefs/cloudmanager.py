@@ -30,7 +30,9 @@ from typing import BinaryIO, Final, Literal
 
 from cachefs.cloud import dumps
 from cachefs.cloud.remotes import Remote
+from cachefs.cloud.shelf import Place, Shelf, place_of
 from cachefs.cloud.storage import OwnStorage, Storage, Target
+from cachefs.config import current
 from cachefs.core.closing import Closing
 from cachefs.core.errors import (
     CacheError,
@@ -44,7 +46,7 @@ from cachefs.core.errors import (
 )
 from cachefs.core.removal import fits
 from cachefs.core.types import ETag
-from cachefs.local.catalogue import Catalogue, Copy, Known
+from cachefs.local.catalogue import Catalogue, Copy, Known, Stored
 from cachefs.local.holdings import Holdings, Part
 from cachefs.remote import deadline
 from cachefs.remote.store import UploadStopped
@@ -56,6 +58,7 @@ _PAGE: Final = 100
 _FIRST_PATIENCE_S: Final = 5.0
 """How long a remote may keep one waiting that can have the bytes from another."""
 _AGAIN_S: Final = 30.0
+_TIMEOUT_S: Final = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -79,9 +82,10 @@ class CloudManager(Closing):
     ) -> None:
         """Open, or make, the database and the storage, which never takes more than *storage_size* bytes.
 
+        A storage that lies in a running mount is kept in the cache of that mount, whose bucket is the first remote then.
         *remotes* are where files are uploaded to, each to all of them: ``s3://BUCKET[/PREFIX]``,
         ``swift://CONTAINER``, ``file:///DIRECTORY``, ``NAME:BUCKET`` of the configuration file; they are asked for
-        nothing yet. None: a directory beside the database, which is made. *copies*: of how many remotes a file must
+        nothing yet. None: a directory beside the database, which is made; in a mount: none beside it. *copies*: of how many remotes a file must
         be before it may be removed from the storage. *timeout_s*: how long a remote that does not answer is waited
         for; None: as configured (60). *background*: upload what waits in a thread, as it comes.
 
@@ -94,9 +98,15 @@ class CloudManager(Closing):
         _make_parent(database)
         self._catalogue = Catalogue(database)
         try:
-            self._remotes = self._configured(database, remotes, copies, timeout_s)
-            self._timeout_s = max(each.timeout_s for each in self._remotes.values())
-            self._storage = self._stored_in(storage, storage_size, copies)
+            place = place_of(storage, current())
+            if remotes is None:
+                remotes = [self._beside(database)] if place is None else []
+            self._remotes = _configured(remotes, timeout_s)
+            self._timeout_s = max(
+                (each.timeout_s for each in self._remotes.values()),
+                default=timeout_s or _TIMEOUT_S,
+            )
+            self._storage = self._stored_in(place or storage, storage_size, copies)
             self._storage.make_room(0)  # the capacity may have been larger
         except BaseException:
             self._catalogue.close()
@@ -112,36 +122,35 @@ class CloudManager(Closing):
             self._kick.set()
             self._thread.start()
 
-    def _configured(
-        self,
-        database: Path,
-        remotes: Sequence[str] | None,
-        copies: int,
-        timeout_s: float | None,
-    ) -> dict[str, Remote]:
-        if isinstance(remotes, str):
-            raise UsageError("remotes must be a list of sources")
-        if remotes is None:
-            beside = Path(f"{os.path.abspath(database)}.remote")
-            name = f"file://{beside}"
-            if not self._catalogue.number("SELECT COUNT(*) FROM copies WHERE remote = ?", (name,)):
-                # Once it has had files it is not made again: an empty one in its place would hide that they are gone.
-                beside.mkdir(mode=0o700, exist_ok=True)
-            remotes = [name]
-        if not remotes:
-            raise UsageError("there must be a remote at least")
-        made = {each.name: each for each in (Remote(text, timeout_s) for text in remotes)}
-        if len(made) < len(remotes):
-            raise UsageError("each remote can be named once")
-        if not 1 <= copies <= len(made):
-            raise UsageError(f"copies must be from 1 to the number of remotes, {len(made)}")
-        return made
+    def _beside(self, database: Path) -> str:
+        """Return the remote that there is where none is named: a directory beside the database, made at first."""
+        directory = Path(f"{os.path.abspath(database)}.remote")
+        name = f"file://{directory}"
+        if not self._catalogue.number("SELECT COUNT(*) FROM copies WHERE remote = ?", (name,)):
+            # Once it has had files it is not made again: an empty one in its place would hide that they are gone.
+            directory.mkdir(mode=0o700, exist_ok=True)
+        return name
 
-    def _stored_in(self, directory: Path, capacity: int, copies: int) -> Storage:
-        holdings = Holdings(
-            self._catalogue, directory, capacity, remotes=list(self._remotes), copies=copies
+    def _stored_in(self, where: Path | Place, capacity: int, copies: int) -> Storage:
+        names = [*([where.name] if isinstance(where, Place) else []), *self._remotes]
+        if not names:
+            raise UsageError("there must be a remote at least")
+        if len(set(names)) < len(names):
+            raise UsageError("each remote can be named once")
+        if not 1 <= copies <= len(names):
+            raise UsageError(f"copies must be from 1 to the number of remotes, {len(names)}")
+        stored = Stored(self._catalogue, names, copies)
+        if isinstance(where, Path):
+            holdings = Holdings(self._catalogue, where, capacity, stored)
+            return OwnStorage(holdings, self._timeout_s)
+        return Shelf(
+            self._catalogue,
+            where,
+            capacity,
+            stored,
+            timeout_s=self._timeout_s,
+            has_others=bool(self._remotes),
         )
-        return OwnStorage(holdings, self._timeout_s)
 
     # ---- files ------------------------------------------------------------------------------
 
@@ -342,25 +351,31 @@ class CloudManager(Closing):
 
     def _sources(self, known: Known) -> list[Copy]:
         """Return the copies that can be read, of the remotes first that have not failed."""
-        copies = {
-            copy.remote: copy
+        targets = {target.name: target for target, _ in self._targets()}
+        copies = [
+            copy
             for copy in self._catalogue.copies(known.hash)
-            if copy.state in ("stored", "said") and copy.remote in self._remotes
-        }
-        names = sorted(
-            (name for name in self._remotes if name in copies),
-            key=lambda name: self._remotes[name].error is not None,
+            if copy.state in ("stored", "said") and copy.remote in targets
+        ]
+        order = list(targets)
+        return sorted(
+            copies,
+            key=lambda copy: (targets[copy.remote].error is not None, order.index(copy.remote)),
         )
-        return [copies[name] for name in names]
+
+    def _others(self, known: Known) -> list[Copy]:
+        """Return those that are not at the remote of the storage itself."""
+        return [copy for copy in self._sources(known) if copy.remote in self._remotes]
 
     def _fetch_into(self, part: Part, known: Known) -> None:
         """Fill *part* from the first remote that can. First with little patience, if there are others."""
-        copies = self._sources(known)
         error: StoreError | None = None
         for patience_s in (
-            (_FIRST_PATIENCE_S, self._timeout_s) if len(copies) > 1 else (self._timeout_s,)
+            (_FIRST_PATIENCE_S, self._timeout_s)
+            if len(self._sources(known)) > 1
+            else (self._timeout_s,)
         ):
-            for copy in self._sources(known):
+            for copy in self._others(known):
                 try:
                     with deadline.limited(patience_s):
                         if self._fetched(part, copy, known):
@@ -488,6 +503,15 @@ class CloudManager(Closing):
             self._thread.join()
         self._storage.close()
         self._catalogue.close()
+
+
+def _configured(remotes: Sequence[str], timeout_s: float | None) -> dict[str, Remote]:
+    if isinstance(remotes, str):
+        raise UsageError("remotes must be a list of sources")
+    made = {each.name: each for each in (Remote(text, timeout_s) for text in remotes)}
+    if len(made) < len(remotes):
+        raise UsageError("each remote can be named once")
+    return made
 
 
 def _survive_forks(manager: CloudManager) -> None:

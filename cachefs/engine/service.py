@@ -622,6 +622,10 @@ class Service:
             outcomes.append(dropped.cost)
         return outcomes
 
+    async def give_up(self, path: str) -> None:
+        """Drop the cached bytes of the file *path*. Raise ``UsageError`` with the reason where somebody needs them."""
+        await self.objects.evict(path)
+
     def dirty(self) -> list[dict[str, object]]:
         """Return every file that the store does not have yet as it is here."""
         return [recovery.describe(self._disk, intent) for intent in self._disk.journal.all()]

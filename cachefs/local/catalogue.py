@@ -257,6 +257,30 @@ class Catalogue:
         )
 
 
+class Stored:
+    """Tells which files are uploaded, so that they may be removed here: *copies* of *remotes* have a copy of each."""
+
+    def __init__(self, catalogue: Catalogue, remotes: Sequence[str], copies: int) -> None:
+        self._catalogue = catalogue
+        self._sql = (
+            "(SELECT COUNT(*) FROM copies AS c WHERE c.hash = h.hash AND c.state = 'stored'"
+            f" AND c.remote IN ({','.join('?' * len(remotes))})) >= ?"
+        )
+        self._values = (*remotes, copies)
+
+    def has(self, digest: str) -> bool:
+        """Whether a file is uploaded."""
+        sql = f"SELECT 1 FROM (SELECT ? AS hash) AS h WHERE {self._sql}"
+        return bool(self._catalogue.all(sql, (digest, *self._values)))
+
+    def removable(self) -> list[tuple[str, int]]:
+        """Return hash and size of every file that is held and uploaded."""
+        sql = f"SELECT h.hash, h.size FROM held AS h WHERE {self._sql}"
+        return [
+            (str(digest), int(size)) for digest, size in self._catalogue.all(sql, self._values)
+        ]
+
+
 def _survive_forks(catalogue: Catalogue) -> None:
     """Have *catalogue* told of forks as long as anybody uses it."""
     reference = weakref.ref(catalogue)

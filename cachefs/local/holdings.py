@@ -15,14 +15,14 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from cachefs.core.errors import CacheError, InUse, UsageError, disk_error
 from cachefs.core.removal import choose_removals, fits
-from cachefs.local.catalogue import Catalogue, Known
+from cachefs.local.catalogue import Catalogue, Known, Stored
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
@@ -103,17 +103,12 @@ class Holdings:
         catalogue: Catalogue,
         directory: Path,
         capacity: int,
-        *,
-        remotes: Sequence[str],
-        copies: int,
+        stored: Stored,
     ) -> None:
-        """Only files of which *copies* of *remotes* have a copy are ever removed."""
+        """Only files that are *stored* are ever removed."""
         self._catalogue = catalogue
-        self._is_stored_sql = (
-            "(SELECT COUNT(*) FROM copies AS c WHERE c.hash = h.hash AND c.state = 'stored'"
-            f" AND c.remote IN ({','.join('?' * len(remotes))})) >= ?"
-        )
-        self._is_stored_values = (*remotes, copies)
+        self._stored = stored
+        self.is_stored = stored.has
         self.directory = directory
         self.capacity = capacity
         try:
@@ -134,15 +129,6 @@ class Holdings:
         """Return the bytes that are taken: of files, and of those on their way in."""
         return self._catalogue.number(
             "SELECT (SELECT COALESCE(SUM(size), 0) FROM held) + (SELECT COALESCE(SUM(size), 0) FROM parts)"
-        )
-
-    def is_stored(self, digest: str) -> bool:
-        """Whether as many remotes have the file as must before it may be removed."""
-        return bool(
-            self._catalogue.all(
-                f"SELECT 1 FROM (SELECT ? AS hash) AS h WHERE {self._is_stored_sql}",
-                (digest, *self._is_stored_values),
-            )
         )
 
     def has(self, digest: str) -> bool:
@@ -274,11 +260,7 @@ class Holdings:
 
     def _doom(self, size: int) -> list[str] | None:
         """Take the rows of the files that go for *size* bytes. In a transaction."""
-        removable = self._catalogue.all(
-            f"SELECT h.hash, h.size FROM held AS h WHERE {self._is_stored_sql}",
-            self._is_stored_values,
-        )
-        chosen = choose_removals(removable, self.used() + size - self.capacity)
+        chosen = choose_removals(self._stored.removable(), self.used() + size - self.capacity)
         for digest in chosen or ():
             self._catalogue.execute("DELETE FROM held WHERE hash = ?", (digest,))
         return chosen

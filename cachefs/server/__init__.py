@@ -176,6 +176,10 @@ class Controlled(Protocol):
         """
         ...
 
+    async def give_up(self, path: str, /) -> None:
+        """Drop the cached bytes of the file *path*. Raise ``UsageError`` with the reason where somebody needs them."""
+        ...
+
     def dirty(self) -> Sequence[Mapping[str, object]]:
         """Return every file that waits for upload, with its id."""
         ...
@@ -318,6 +322,7 @@ class _Conversation:
             "renew": self._renew,
             "release": self._release,
             "prune": self._prune,
+            "evict": self._evict,
             "pin": self._pin,
             "unpin": self._unpin,
             "pins": self._pins,
@@ -553,6 +558,10 @@ class _Conversation:
                 "prune: files must be a list of pairs: a file's number, and when it was last used"
             )
         return await self._service.evict([(EntryId(each[0]), each[1]) for each in files])
+
+    async def _evict(self, question: Question) -> object:
+        await self._service.give_up(path_of(question))
+        return {}
 
     async def _dirty(self, question: Question) -> object:
         return self._service.dirty()

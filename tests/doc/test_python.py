@@ -11,6 +11,8 @@ import pytest
 
 from cachefs import Client, CloudManager
 from tests.mount.announcing import announced
+from tests.mount.harness import Mount
+from tests.mount.stores import Target
 
 ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = (ROOT / "cachefs" / "doc" / "python.md").read_text(encoding="utf-8")
@@ -51,7 +53,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_the_cloud_manager_does_what_its_example_says(place: Path) -> None:
-    (example,) = blocks("CloudManager: files by what they hold")
+    example, _ = blocks("CloudManager: files by what they hold")
 
     printed = run(f"{example}\nprint(path)", place)
 
@@ -89,6 +91,17 @@ def test_every_method_of_the_client_is_told_of() -> None:
     named = set(re.findall(r"`(\w+)\(", SECTIONS[CLIENT]))
 
     assert methods - {"cache_dir", "is_in_process"} <= named
+
+
+def test_the_cloud_manager_keeps_its_files_in_the_cache_of_a_mount(place: Path) -> None:
+    _, example = blocks("CloudManager: files by what they hold")
+    with Mount(Target(f"file://{place}/objects"), place / "mount") as mount:
+        example = example.replace("/mnt/photos", str(mount.mountpoint))
+        printed = run(f"{example}\n    print(path)", place)
+
+    (stored,) = (place / "objects/pool").iterdir()
+    assert stored.read_bytes() == b"%PDF-1.7 and so on"
+    assert Path(printed.strip()).is_relative_to(mount.cache_dir)
 
 
 def test_every_method_of_the_cloud_manager_is_told_of() -> None:
