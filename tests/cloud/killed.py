@@ -1,7 +1,8 @@
-"""A program that works with a CloudManager and is killed at one line of it: run as `killed.py DIR EVERY FIRST`.
+"""A program that works with a CloudManager and is killed at one line of it: run as `killed.py DIR EVERY FIRST [MOUNTPOINT]`.
 
 Forks a child for each EVERYth line from the FIRST on, each in a directory of its own below DIR, until one comes to
-its end. What a child was told is done it writes into the file `told` of its directory.
+its end. What a child was told is done it writes into the file `told` of its directory. With MOUNTPOINT their storages are
+directories of that mount, whose daemon lives on.
 """
 
 import os
@@ -13,7 +14,10 @@ from typing import Any, Final
 
 from cachefs import CloudManager
 
-FILES: Final = ("cloudmanager.py", "holdings.py", "catalogue.py", "removal.py")
+FILES: Final = (
+    *("cloudmanager.py", "cloud/storage.py", "cloud/remotes.py", "cloud/shelf.py"),
+    *("holdings.py", "catalogue.py", "removal.py"),
+)
 CAPACITY: Final = 3000
 CONTENTS: Final = {
     name: name.encode() * size for name, size in (("a", 1000), ("b", 900), ("c", 1500))
@@ -36,12 +40,18 @@ class Killer:
         return self.trace
 
 
-def work(directory: Path) -> None:
+def manager_of(directory: Path, mountpoint: Path | None) -> CloudManager:
+    """The manager of one directory."""
+    if mountpoint is not None:
+        return CloudManager(directory / "db", mountpoint / directory.name, CAPACITY)
+    remotes = [f"file://{directory}/remote"]
+    return CloudManager(directory / "db", directory / "storage", CAPACITY, remotes=remotes)
+
+
+def work(directory: Path, mountpoint: Path | None) -> None:
     """Upload three files of which the third needs the room of others, and have the first again."""
     told = os.open(directory / "told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with CloudManager(
-        directory / "db", directory / "storage", CAPACITY, remotes=[f"file://{directory}/remote"]
-    ) as manager:
+    with manager_of(directory, mountpoint) as manager:
         digests = []
         for name in CONTENTS:
             digests.append(manager.upload(directory / name))
@@ -53,6 +63,7 @@ def work(directory: Path) -> None:
 
 def main() -> None:
     base, every, at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    mountpoint = Path(sys.argv[4]) if len(sys.argv) > 4 else None
     while True:
         directory = base / str(at)
         (directory / "remote").mkdir(parents=True)
@@ -61,7 +72,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             sys.settrace(Killer(at).trace)
-            work(directory)
+            work(directory, mountpoint)
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
             return
