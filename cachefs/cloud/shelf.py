@@ -198,15 +198,15 @@ class Shelf:
             return self._lease(known, self._timeout_s + _GRACE_S) if self.has(known.hash) else None
 
     def _verified(self, leased: LeasedFile, known: Known, *, keep: bool) -> Path | None:
-        """Return the path, if the bytes are those of the hash; else they are noted to be damaged."""
+        """Return the path, if the bytes are those of the hash. What that tells of the bucket's copy is noted."""
         is_sound = self._is_sound(leased, known)
         old: LeasedFile | None = leased
         if keep and is_sound:
             with self._lock:
                 old = self._leases.pop(known.hash, None)
                 self._leases[known.hash] = leased
-        if not is_sound and leased.etag is not None and self._catalogue.known(known.hash):
-            self._note(known, leased.etag, "damaged")
+        if leased.etag is not None:
+            self._note_seen(known, leased.etag, "stored" if is_sound else "damaged")
         if old is not None:
             self._release(old)
         return leased.path if is_sound else None
@@ -323,8 +323,6 @@ class Shelf:
         path = self._verified(leased, known, keep=keep)
         if path is not None:
             self._catalogue.count_traffic(_month(), "incoming", known.size)
-            if leased.etag is not None:
-                self._note(known, leased.etag, "stored")
             self.error = None
         return path
 
@@ -377,6 +375,15 @@ class Shelf:
     def _note_sent(self, known: Known, etag: str) -> None:
         self._catalogue.count_traffic(_month(), "outgoing", known.size)
         self._note(known, etag, "stored")
+
+    def _note_seen(self, known: Known, etag: str, state: str) -> None:
+        if self._catalogue.known(known.hash) is None:
+            return  # it was to be taken in, and is not what it was taken for
+        if all(
+            (copy.remote, copy.etag, copy.state) != (self.name, etag, state)
+            for copy in self._catalogue.copies(known.hash)
+        ):
+            self._note(known, etag, state)
 
     def _note(self, known: Known, etag: str | None, state: str) -> None:
         version = None if etag is None else ETag(etag)
