@@ -29,7 +29,7 @@ DELETERS: Final = {
     "cachefs/registry.py": "one file for each running mount, written and deleted here",
     "cachefs/local/soundness.py": "its own word on a database",
     "cachefs/server/__init__.py": "its own socket",
-    "cachefs/pool.py": "its own socket",
+    "cachefs/pool/line.py": "its own socket",
     "cachefs/local/views.py": "what the pool's clients see of leased files",
     "cachefs/cli/pool_daemon.py": "its own pid file",
 }

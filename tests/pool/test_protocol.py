@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from cachefs import pool as door
+from cachefs.pool import line, lists
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import FOREVER_ASKING, LATER, MIB, store, together, until
 from tests.engine.watched import Gate
@@ -128,7 +129,7 @@ async def test_glob_by_prefix_alone_is_there_for_who_wants_it(tmp_path: Path) ->
 async def test_a_long_list_comes_in_pieces_and_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_LINES", 7)
+    monkeypatch.setattr(lists, "_LINES", 7)
     keys = [f"k{number:04}" for number in range(500)]
     async with answering(tmp_path, filled(**dict.fromkeys(keys, b""))) as pool:
         answer = await pool.ask("GLOB", "b", "k*[05]")
@@ -155,7 +156,7 @@ async def test_refresh_makes_the_list_anew_and_has_the_store_asked(tmp_path: Pat
 async def test_lists_are_made_anew_after_a_while_by_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_MINUTE_S", 0.1)
+    monkeypatch.setattr(lists, "_MINUTE_S", 0.1)
     async with answering(tmp_path, filled(a=b"one")) as pool:
         await pool.ask("GLOB", "b", "*")
         pool.rig.store("b/new", b"")
@@ -370,7 +371,7 @@ async def test_only_files_of_allowed_directories_are_pushed(tmp_path: Path) -> N
 async def test_a_client_that_asks_nothing_is_let_go_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_LINE_S", 0.1)
+    monkeypatch.setattr(door, "LINE_S", 0.1)
     async with answering(tmp_path) as pool:
         for sent in (b"", b"\n", b"\r\n", b'["STATUS"]'):
             assert await pool.raw(sent) == b""
@@ -386,7 +387,7 @@ async def test_a_line_without_end_is_refused(tmp_path: Path) -> None:
 async def test_a_client_that_takes_nothing_in_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_SLOWEST_S", 0.1)
+    monkeypatch.setattr(line, "_SLOWEST_S", 0.1)
     keys = [f"{number:04}" + "k" * 200 for number in range(5000)]
     async with answering(tmp_path, filled(**dict.fromkeys(keys, b""))) as pool:
         stream = await trio.open_unix_socket(pool.home / "pool.sock")
