@@ -32,7 +32,8 @@ class CachefsFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ``swift://``, ``NAME:``), the first part of each path is a bucket; else all paths are relative to it. None: the mount that
     runs of the bucket that is the first part, or else ``s3://BUCKET``.
 
-    What is opened to be read is a local file of the cache, whole. What is written is stored at the close, or with the
+    What is opened to be read is a local file of the cache, whole, unless it is larger than *whole_below* (64 MiB): then
+    no more of it is fetched than is read. What is written is stored at the close, or with the
     transaction, whole or not at all.
     """
 
@@ -40,11 +41,17 @@ class CachefsFileSystem(AbstractFileSystem):  # type: ignore[misc]
     root_marker = ""
 
     def __init__(
-        self, source: str | None = None, *, remote: str | None = None, **storage_options: object
+        self,
+        source: str | None = None,
+        *,
+        remote: str | None = None,
+        whole_below: int = 64 * 2**20,
+        **storage_options: object,
     ) -> None:
         if source is not None and remote is not None:
             raise ValueError("source and remote both say which store is meant: name one")
-        super().__init__(source, remote=remote, **storage_options)
+        super().__init__(source, remote=remote, whole_below=whole_below, **storage_options)
+        self._whole_below = whole_below
         own = (
             "use_listings_cache",
             "listings_expiry_time",
@@ -149,7 +156,9 @@ class CachefsFileSystem(AbstractFileSystem):  # type: ignore[misc]
         **kwargs: object,
     ) -> IO[bytes]:
         client, inner, _ = self._of(path)
-        file = client.open(inner, mode if "b" in mode else f"{mode}b")
+        spelled = mode if "b" in mode else f"{mode}b"
+        is_large = spelled == "rb" and client.stat(inner).size > self._whole_below
+        file = client.open(inner, spelled, whole=not is_large)
         if not autocommit and isinstance(file, SpooledWriter):
             file.defer()
         return file
@@ -158,10 +167,8 @@ class CachefsFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: object
     ) -> bytes:
         """Return the bytes of a file, or some of them."""
-        client, inner, _ = self._of(path)
-        with client.open(inner, "rb") as file:
-            size = file.seek(0, 2)
-            first, last, _ = slice(start, end).indices(size)
+        with self._open(path) as file:
+            first, last, _ = slice(start, end).indices(file.seek(0, 2))
             file.seek(first)
             return bytes(file.read(max(0, last - first)))
 

@@ -12,6 +12,7 @@
 Where a mount's daemon has the cache, or another program, it is asked; where nobody has it, this process does from then on.
 """
 
+import base64
 import fcntl
 import io
 import os
@@ -21,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import ECONNRESET, EEXIST, EIO, ETIMEDOUT
+from errno import ECONNRESET, EEXIST, EIO, EISDIR, ETIMEDOUT
 from pathlib import Path
 from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from typing import IO, Any, Final, Self
@@ -30,7 +31,7 @@ from cachefs.client import ControlClient, ControlError, LeasedFile, NoDaemon
 from cachefs.config import current
 from cachefs.core.errors import CachefsError, errno_of
 from cachefs.meant import meant
-from cachefs.spool import LeasedReader, SpooledText, SpooledWriter, copied
+from cachefs.spool import LeasedReader, PiecewiseReader, SpooledText, SpooledWriter, copied
 from cachefs.wire import Wire
 
 __all__ = ["Client", "Info", "Lease", "connect"]
@@ -39,6 +40,8 @@ StrPath = str | os.PathLike[str]
 
 _LEASE_S: Final = 60.0
 """How long a lease lasts before it is held by this process."""
+_PIECE: Final = 2**18
+"""Bytes that are asked for at least of a file that is read in pieces."""
 _SMALL: Final = 8 * 2**20
 """Bytes that are handed over in memory rather than in a file."""
 _FORMAT: Final = {
@@ -219,16 +222,20 @@ class Client:
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
+        whole: bool = True,
     ) -> IO[Any]:
         """Open a file as the built-in ``open`` does.
 
         To be read it is a file of the cache, on a lease that ends when it is closed. To be written it is a file beside the
         cache, which is stored when it is closed, as :meth:`put` does; nothing is stored where the ``with`` block raises. One
         that is changed (``r+``, ``a``) is stored only if it still is, by then, what it was: else ``ESTALE``.
+
+        Not *whole*: what is read is fetched piece by piece, through the cache, of one version (or else ``ESTALE``). For a
+        little of a very large file, or one that is larger than the cache; it is no real file, then.
         """
         kind, is_updated, is_text = _parsed(mode)
         if kind == "r" and not is_updated:
-            reader = self._reader(path)
+            reader = self._reader(path) if whole else self._pieces(path)
             if not is_text:
                 return reader
             return io.TextIOWrapper(reader, encoding=encoding, errors=errors, newline=newline)
@@ -253,6 +260,18 @@ class Client:
             copied(file.fileno(), made.fileno())
             os.fchmod(made.fileno(), 0o666 & ~_umask())
             os.replace(made.name, target)
+
+    def _pieces(self, path: StrPath) -> io.BufferedReader:
+        found = self.stat(path)
+        if found.is_dir:
+            raise IsADirectoryError(EISDIR, "is a directory", found.path)
+        version = {"etag": found.etag, "size": found.size, "mtime_ns": found.mtime_ns}
+
+        def read(offset: int, size: int) -> bytes:
+            told = self._ask("read", path, offset=offset, size=size, version=version)
+            return base64.b64decode(str(told))
+
+        return io.BufferedReader(PiecewiseReader(found.path, found.size, read), _PIECE)
 
     def _reader(self, path: StrPath) -> LeasedReader:
         with _telling(path):

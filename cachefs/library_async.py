@@ -79,10 +79,17 @@ class AsyncClient:
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
+        whole: bool = True,
     ) -> AsyncIterator[Any]:
         """Open a file for a block; see :meth:`Client.open`. It has the methods of one, to be awaited (``trio.wrap_file``)."""
         opened = await _run(
-            self.client.open, path, mode, encoding=encoding, errors=errors, newline=newline
+            self.client.open,
+            path,
+            mode,
+            encoding=encoding,
+            errors=errors,
+            newline=newline,
+            whole=whole,
         )
         file = trio.wrap_file(opened)
         try:

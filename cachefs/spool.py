@@ -4,10 +4,12 @@ import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EINVAL
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 _BUFFER: Final = 2**20
+_LARGEST_PIECE: Final = 4 * 2**20
 
 
 class LeasedReader(io.BufferedReader):
@@ -28,6 +30,47 @@ class LeasedReader(io.BufferedReader):
     def __del__(self) -> None:
         with suppress(AttributeError, ValueError):  # of one that was never open
             self.close()
+
+
+class PiecewiseReader(io.RawIOBase):
+    """One version of a file, of which no more is fetched than is read. It has no descriptor."""
+
+    def __init__(self, path: str, size: int, read: Callable[[int, int], bytes]) -> None:
+        """*read* returns bytes, by offset and count: as many as there are, but for the end of the file."""
+        super().__init__()
+        self.name: Final = path
+        self._size = size
+        self._read = read
+        self._offset = 0
+
+    def readable(self) -> bool:
+        """Whether it can be read: it can."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether it has places: it has."""
+        return True
+
+    def readinto(self, into: Any, /) -> int:  # noqa: ANN401 - any buffer that can be written to
+        """Read some bytes; none: this is the end."""
+        view = memoryview(into).cast("B")
+        count = min(len(view), max(0, self._size - self._offset), _LARGEST_PIECE)
+        found = self._read(self._offset, count) if count else b""
+        view[: len(found)] = found
+        self._offset += len(found)
+        return len(found)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to another place."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError(EINVAL, "a place before the beginning", self.name)
+        self._offset = base + offset
+        return self._offset
+
+    def tell(self) -> int:
+        """Return where it is."""
+        return self._offset
 
 
 class SpooledWriter(io.BufferedRandom):

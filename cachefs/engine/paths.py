@@ -7,7 +7,17 @@ has the time that an operation of the kernel has.
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from cachefs.core.errors import Exists, InvalidName, IsDirectory, NoEntry, NotDirectory
+import trio
+
+from cachefs.core.errors import (
+    Changed,
+    Exists,
+    InvalidName,
+    IsDirectory,
+    NoEntry,
+    NotDirectory,
+    TreeError,
+)
 from cachefs.core.types import ETag, Ino, Kind, Name
 from cachefs.engine.attributes import Attributes
 from cachefs.engine.filesystem import FileSystem
@@ -86,6 +96,27 @@ class Paths:
             return [
                 self._found(child) for child in await self._listings.read(reader, after, limit)
             ]
+
+    async def read(self, path: str, offset: int, size: int, version: Version) -> bytes:
+        """Return bytes of a file, fewer only at its end, and fetch no more than that takes.
+
+        Raise ``Changed`` where it is not of that *version*: all that is read of a file is to be of one.
+        """
+        with self._limit():
+            inode = await self._walk(_parts(path))
+            if inode.kind is not Kind.FILE:
+                raise IsDirectory("is a directory") if inode.is_dir else TreeError("is no file")
+            file = await self._fs.files.acquire(inode.ino)
+            try:
+                if offset == 0:  # once for whoever reads it from its beginning
+                    self._fs.files.count(file)
+                found = self._found(inode)
+                if not version.is_of(found.etag, found.size, found.mtime_ns):
+                    raise Changed("the file has other content by now")
+                return bytes(await file.read(offset, size))
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._fs.files.give_back(file)
 
     async def put(
         self, path: str, source: int, *, may_replace: bool, grown_from: Version | None = None

@@ -71,6 +71,10 @@ class Version:
     size: int
     mtime_ns: int
 
+    def is_of(self, etag: ETag | None, size: int, mtime_ns: int) -> bool:
+        """Whether a file that is so now still has that content: it may have come to the store since."""
+        return (self.size, self.mtime_ns) == (size, mtime_ns) and self.etag in (None, etag)
+
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
@@ -162,10 +166,9 @@ class Replacer:
             return
         if target is None:
             raise Changed("the file was removed meanwhile")
-        known, attrs = wanted.grown_from, self._fs.attributes.stat(target).attrs
+        attrs = self._fs.attributes.stat(target).attrs
         etag = None if self._rooms.journal.is_dirty(target.ino) else target.etag
-        is_same = (known.size, known.mtime_ns) == (attrs.size, attrs.mtime_ns)
-        if not is_same or known.etag not in (None, etag):
+        if not wanted.grown_from.is_of(etag, attrs.size, attrs.mtime_ns):
             raise Changed("the file has other content by now")
 
     async def _found(self, parts: Sequence[Name]) -> _Place:

@@ -1,5 +1,6 @@
 """The verbs of the control socket about files by their paths: for programs that have no mount, or do not go through it."""
 
+import base64
 import os
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -14,6 +15,8 @@ from cachefs.server.questions import Question, etag_of, number_of, path_of
 
 _PAGE: Final = 1000
 """Names in one answer."""
+LARGEST: Final = 4 * 2**20
+"""Bytes in one answer."""
 
 
 class PathVerbs:
@@ -27,6 +30,7 @@ class PathVerbs:
         self.table: dict[str, Callable[[Question], Awaitable[object]]] = {
             "stat": self._stat,
             "list": self._list,
+            "read": self._read,
             "put": self._put,
             "mkdir": self._mkdir,
             "delete": self._delete,
@@ -49,13 +53,25 @@ class PathVerbs:
             self._reading = None
         return [each.to_json() for each in found]
 
+    async def _read(self, question: Question) -> object:
+        """Answer with some bytes of one version of a file, as base64: at most some megabytes of them."""
+        version = _version_of(question, "version")
+        if version is None:
+            raise UsageError("version must be told: etag, size, mtime_ns")
+        offset, size = number_of(question, "offset"), number_of(question, "size")
+        found = await self._paths().read(path_of(question), offset, min(size, LARGEST), version)
+        return base64.b64encode(found).decode("ascii")
+
     async def _put(self, question: Question) -> object:
         """Store the file that came with the question. What was taken in is answered for."""
         source = self._descriptors.take()
         try:
             path, may_replace = path_of(question), question.get("replace") is not False
             found = await self._paths().put(
-                path, source, may_replace=may_replace, grown_from=_version_of(question)
+                path,
+                source,
+                may_replace=may_replace,
+                grown_from=_version_of(question, "grown_from"),
             )
         finally:
             os.close(source)
@@ -76,12 +92,15 @@ class PathVerbs:
         return {}
 
 
-def _version_of(question: Question) -> Version | None:
-    """Return the version from which a file has grown that is to be put; None: it may replace whatever is there."""
-    told = question.get("grown_from")
+def _version_of(question: Question, name: str) -> Version | None:
+    """Return the version of a file that is told under *name*; None: none is."""
+    told = question.get(name)
     if told is None:
         return None
     if not isinstance(told, dict):
-        raise UsageError("grown_from must be a version: etag, size, mtime_ns")
+        raise UsageError(f"{name} must be a version: etag, size, mtime_ns")
     etag = None if told.get("etag") is None else ETag(etag_of(told))
-    return Version(etag, number_of(told, "size"), number_of(told, "mtime_ns"))
+    mtime_ns = told.get("mtime_ns")  # which may lie before 1970
+    if not isinstance(mtime_ns, int):
+        raise UsageError(f"{name} must be a version: etag, size, mtime_ns")
+    return Version(etag, number_of(told, "size"), mtime_ns)

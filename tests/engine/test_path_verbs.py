@@ -1,5 +1,6 @@
 """The control socket about files: what programs ask that have no mount, over a real connection."""
 
+import base64
 import errno
 import os
 import socket
@@ -209,6 +210,38 @@ async def test_a_directory_is_read_on_where_the_caller_was(
 
         assert sorted(await talk(rig, ask)) == [(str(each), each) for each in range(8)]
         assert len(rig.watched.of("list", "d/")) == 1
+
+
+async def test_a_little_of_a_large_file_is_read_without_fetching_the_rest(
+    tmp_path: Path,
+) -> None:
+    content = os.urandom(32 * MIB)
+    async with answering(tmp_path, cache_size=8 * MIB) as rig:
+        rig.store("large", content)
+        found = await rig.service.paths.stat("large")
+        version = {"etag": found.etag, "size": found.size, "mtime_ns": found.mtime_ns}
+
+        def read(
+            client: ControlClient, offset: int, size: int, other: dict[str, Any] | None = None
+        ) -> bytes:
+            of = {**version, **(other or {})}
+            told = client.ask("read", path="large", offset=offset, size=size, version=of)
+            return base64.b64decode(str(told))
+
+        assert (
+            await talk(rig, lambda client: read(client, 20 * MIB, 100))
+            == (content[20 * MIB : 20 * MIB + 100])
+        )
+        extents = [call.extent for call in rig.watched.of("get_range") if call.extent]
+        assert sum(each.length for each in extents) <= 3 * MIB
+        assert await talk(rig, lambda client: read(client, 32 * MIB - 7, 100)) == content[-7:]
+        assert await talk(rig, lambda client: read(client, 40 * MIB, 100)) == b""
+        assert len(await talk(rig, lambda client: read(client, 0, 30 * MIB))) == 4 * MIB
+        rig.check()
+        for other in ({"etag": "x"}, {"size": 1}, {"mtime_ns": -1}):
+            with pytest.raises(ControlError, match="other content") as caught:
+                await talk(rig, lambda client, other=other: read(client, 0, 1, other))  # type: ignore[misc]
+            assert caught.value.errno == errno.ESTALE
 
 
 async def test_a_connection_that_the_daemon_has_closed_is_seen_without_asking(

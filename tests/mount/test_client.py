@@ -123,6 +123,48 @@ def test_a_file_that_nobody_closes_gives_its_lease_back(door: Door) -> None:
     wait_until(lambda: leased(door.client) == 0, "the lease is given back")
 
 
+def test_a_file_that_is_read_in_pieces_is_of_one_version_and_holds_no_lease(door: Door) -> None:
+    door.client.write("file", NEW)
+
+    with door.client.open("file", "rb", whole=False) as file:
+        assert file.read(10) == NEW[:10]
+        assert file.seek(-5, os.SEEK_END) == len(NEW) - 5
+        assert file.read() == NEW[-5:]
+        file.seek(0)
+        assert file.read() == NEW
+        file.seek(3)
+        file.seek(4, os.SEEK_CUR)
+        assert (file.tell(), file.read(2), file.name) == (7, NEW[7:9], "file")
+        assert leased(door.client) == 0
+        with pytest.raises(OSError, match="before the beginning"):
+            file.seek(-1)
+        door.client.write("file", OLD)
+        file.seek(MIB)
+        with pytest.raises(OSError, match="other content") as caught:
+            file.read(MIB)
+        assert caught.value.errno == errno.ESTALE
+    with door.client.open("file", whole=False, encoding="ascii") as text:
+        assert text.read() == OLD.decode()
+    door.client.mkdir("d")
+    with pytest.raises(IsADirectoryError):
+        door.client.open("d", "rb", whole=False)
+
+
+def test_a_file_that_the_cache_cannot_hold_is_read_in_pieces(
+    new_store: Callable[[str], LiveStore], tmp_path: Path
+) -> None:
+    store = new_store("file")
+    content = os.urandom(9 * MIB)
+    store.put("large", content)
+    options = {"cache_dir": tmp_path / "cache", "cache_size": "4MiB"}
+    with cachefs.connect(store.target().source, **options) as client:
+        with pytest.raises(OSError, match="more than the cache") as caught:
+            client.open("large", "rb")
+        assert caught.value.errno == errno.ENOSPC
+        with client.open("large", "rb", whole=False) as file:
+            assert file.read() == content
+
+
 def test_files_are_written_as_the_built_in_open_does(door: Door) -> None:
     client = door.client
     with client.open("text", "w", encoding="utf-8") as file:

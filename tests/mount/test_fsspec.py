@@ -1,5 +1,6 @@
 """``cachefs://`` by fsspec: its own suite, and the programs that it is for, in this process and on a live mount."""
 
+import io
 import os
 import pickle
 import subprocess
@@ -182,6 +183,21 @@ def test_what_others_store_is_seen_once_what_was_listed_is_given_up(door: Door) 
     fs.invalidate_cache()
 
     assert fs.ls("others", detail=False) == ["others/file", "others/new"]
+
+
+def test_of_a_large_file_no_more_is_fetched_than_is_read(door: Door) -> None:
+    content = os.urandom(8 << 20)
+    door.store.put("large/file", content)
+    fs = fsspec.filesystem("cachefs", **door.options, whole_below=1 << 20)
+
+    with fs.open("large/file") as file:
+        file.seek(6 << 20)
+        assert file.read(100) == content[6 << 20 : (6 << 20) + 100]
+        with pytest.raises(io.UnsupportedOperation):
+            file.fileno()
+    assert fs.cat_file("large/file", -5, None) == content[-5:]
+    pq.write_table(pa.table({"x": range(300_000), "y": range(300_000)}), "large/t", filesystem=fs)
+    assert pq.read_table("large/t", columns=["y"], filesystem=fs).num_rows == 300_000
 
 
 def test_an_instance_goes_to_other_processes_by_pickle(door: Door) -> None:
