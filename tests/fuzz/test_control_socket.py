@@ -1,9 +1,11 @@
 """The control socket under callers who send nonsense, stop half way, never listen, or come in crowds."""
 
+import array
 import json
 import os
 import random
 import resource
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +16,14 @@ import trio
 
 from cachefs.client import ControlClient
 from cachefs.server import SOCKET_NAME, serve_control
-from tests.engine.rig import LATER, Rig, serving
+from tests.engine.rig import LATER, Rig, serving, until
 
 CROWD: Final = 300
 VERBS: Final = ("status", "flush", "drain", "dirty", "export", "discard", "upload")
+PATH_VERBS: Final = (
+    *("stat", "list", "read", "put", "mkdir", "delete", "rename", "await"),
+    *("lease", "renew", "release", "pin", "unpin", "refresh", "explain"),
+)
 
 
 @asynccontextmanager
@@ -107,6 +113,70 @@ async def test_whatever_is_asked_is_answered_and_never_unforeseen(
             "stored at a flush, perhaps, and never lost"
         )
         assert rig.service.background.failed == 0
+
+
+def odd_question(chance: random.Random) -> bytes:
+    """A question about a path, of which each part may be nonsense."""
+    version = {"etag": None, "size": 12, "mtime_ns": 0}
+    likely: dict[str, object] = {
+        "path": "file",
+        "target": "d/other",
+        "after": 0,
+        "offset": 0,
+        "size": 5,
+        "version": version,
+        "grown_from": version,
+        "replace": True,
+        "parents": True,
+        "job": 1,
+        "lease": "x",
+        "hold": True,
+        "seconds": 1,
+    }
+    question: dict[str, object] = {"verb": chance.choice(PATH_VERBS)}
+    for name, value in likely.items():
+        match chance.randrange(5):
+            case 0:
+                question[name] = odd_value(chance)
+            case 1 | 2 | 3:
+                question[name] = value
+    return json.dumps(question).encode() + b"\n"
+
+
+@pytest.mark.parametrize("lines", [300, pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(900)
+async def test_whatever_is_asked_about_paths_is_answered_and_leaves_a_sound_cache(
+    tmp_path: Path, lines: int
+) -> None:
+    chance = random.Random(lines)
+    (tmp_path / "source").write_bytes(b"put by somebody")
+    async with controlled(tmp_path / "c") as (rig, path):
+        stream = await trio.open_unix_socket(path)
+        with (tmp_path / "source").open("rb") as file:
+            for _ in range(lines):
+                line = odd_question(chance)
+                if chance.random() < 0.5:
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _packed(file.fileno()))
+                    assert await stream.socket.sendmsg([line], [rights]) == len(line)
+                else:
+                    await stream.send_all(line)
+                answer = await answer_of(stream)
+                assert answer is not None, line
+                assert "unexpected" not in str(answer.get("error")), (line, answer)
+            rig.check()
+        await stream.aclose()
+        await until(lambda: not _is_open(tmp_path / "source"))
+        assert rig.service.background.failed == 0
+        assert not rig.service._disk.inodes.detached()
+
+
+def _is_open(path: Path) -> bool:
+    descriptors = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return str(path) in {os.path.realpath(each) for each in descriptors}
+
+
+def _packed(descriptor: int) -> bytes:
+    return array.array("i", [descriptor]).tobytes()
 
 
 async def test_a_crowd_that_says_nothing_or_stops_half_way_keeps_nobody_out(
