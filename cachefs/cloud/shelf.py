@@ -138,6 +138,12 @@ class Shelf:
 
     def used(self) -> int:
         """Return the bytes of our files that the cache has, and of those on their way in."""
+        with (
+            self._catalogue.transaction()
+        ):  # else what goes meanwhile counts beside what comes for it
+            return self._counted()
+
+    def _counted(self) -> int:
         present = self._present()
         gone = [digest for digest, (size, cached) in present.items() if size and not cached]
         for digest in gone:
@@ -195,7 +201,14 @@ class Shelf:
 
     def _lease_if_here(self, known: Known) -> LeasedFile | None:
         with self._turn:
-            return self._lease(known, self._timeout_s + _GRACE_S) if self.has(known.hash) else None
+            if not self.has(known.hash):
+                return None
+            try:
+                return self._lease(known, self._timeout_s + _GRACE_S, only_here=True)
+            except (
+                NotFound
+            ):  # it was evicted in this moment: who fetches it takes room for it before
+                return None
 
     def _verified(self, leased: LeasedFile, known: Known, *, keep: bool) -> Path | None:
         """Return the path, if the bytes are those of the hash. What that tells of the bucket's copy is noted."""
@@ -211,7 +224,7 @@ class Shelf:
             self._release(old)
         return leased.path if is_sound else None
 
-    def _lease(self, known: Known, patience_s: float) -> LeasedFile:
+    def _lease(self, known: Known, patience_s: float, *, only_here: bool = False) -> LeasedFile:
         while self._leased_bytes(known.hash) + known.size > self._most_leased:
             if not self._give_a_lease_up(known.hash):
                 break
@@ -221,7 +234,9 @@ class Shelf:
             left_s = max(0.1, give_up_at - time.monotonic())
             try:
                 with self._asking() as client:
-                    found = client.ask("lease", timeout_s=left_s, path=path, seconds=_LEASE_S)
+                    found = client.ask(
+                        "lease", timeout_s=left_s, path=path, seconds=_LEASE_S, cached=only_here
+                    )
             except NoRoom:
                 if not self._give_a_lease_up(known.hash):
                     raise
@@ -489,7 +504,10 @@ class Shelf:
     @contextmanager
     def claimed(self, known: Known) -> Iterator[BinaryIO | None]:
         """Lock the file, as others do who send it."""
-        leased = self._lease(known, self._timeout_s + _GRACE_S)
+        leased = self._lease_if_here(known)
+        if leased is None:
+            yield None
+            return
         try:
             with claimed(leased.path) as file:
                 yield file

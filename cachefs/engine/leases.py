@@ -11,7 +11,15 @@ from typing import Final
 
 import trio
 
-from cachefs.core.errors import CachefsError, DiskFull, NoRoom, Stale, TimedOut, UsageError
+from cachefs.core.errors import (
+    CachefsError,
+    DiskFull,
+    NoEntry,
+    NoRoom,
+    Stale,
+    TimedOut,
+    UsageError,
+)
 from cachefs.core.types import ETag, Ino
 from cachefs.engine.background import Background
 from cachefs.engine.handles import OpenFiles
@@ -106,11 +114,19 @@ class Leases:
         # Those for whom there was no room at once: one after the other, so that the first of them gets it.
         self._turn = trio.StrictFIFOLock()
 
-    async def take(self, path: str, *, seconds: float = DEFAULT_S, readers: int = 0o400) -> Leased:
+    async def take(
+        self,
+        path: str,
+        *,
+        seconds: float = DEFAULT_S,
+        readers: int = 0o400,
+        only_here: bool = False,
+    ) -> Leased:
         """Return the file *path* (relative to the root), whole, as the store has it now, at a path to read it by.
 
         It is fetched once, however many ask; one that waits for upload is given out as a copy of what it is now.
-        *readers*: who may open it, as the bits of a mode: all whom anybody has asked for. Raise ``NoRoom`` where the
+        *readers*: who may open it, as the bits of a mode: all whom anybody has asked for. *only_here*: ``NoEntry``
+        where something would have to be fetched. Raise ``NoRoom`` where the
         cache cannot hold it beside what is leased, open or waits for upload, and ``NoEntry`` and the like, or the
         store's error.
         """
@@ -118,16 +134,23 @@ class Leases:
         for _ in range(_VERSIONS):
             inode = await self._preheater.find(path)
             try:
-                loan = self._standing(inode, readers) or await self._made(inode, readers)
+                loan = self._standing(inode, readers) or await self._made(
+                    inode, readers, only_here=only_here
+                )
             except Stale as stale:  # another version came meanwhile
                 _log.debug("%a: %s", path, stale)
                 continue
             return self._entered(loan, seconds)
         raise Stale("other versions of the object come without a pause")
 
-    async def take_within(self, path: str, *, seconds: float, patience_s: float) -> Leased | None:
+    async def take_within(
+        self, path: str, *, seconds: float, patience_s: float, only_here: bool = False
+    ) -> Leased | None:
         """Do as :meth:`take`; None: the file was not here in so many seconds, is fetched on, and to be asked for again."""
         seconds = _bearable(seconds)
+        if only_here:
+            with deadline.limited(self._rooms.timeout_s):
+                return await self.take(path, seconds=seconds, only_here=True)
         bringing = self._bringing.get(path)
         if bringing is None:
             bringing = self._bringing[path] = _Bringing(trio.Event())
@@ -229,15 +252,17 @@ class Leases:
         self._rooms.cache.let_read(lent, readers)
         return self._loans.get(lent)
 
-    async def _made(self, inode: Inode, readers: int) -> _Loan:
+    async def _made(self, inode: Inode, readers: int, *, only_here: bool) -> _Loan:
         self._preheater.require_fit(inode.size)
-        loan = await self._tried(inode, readers)
+        loan = await self._tried(inode, readers, only_here=only_here)
         return loan or await self._awaited(inode, readers)
 
-    async def _tried(self, inode: Inode, readers: int) -> _Loan | None:
+    async def _tried(self, inode: Inode, readers: int, *, only_here: bool) -> _Loan | None:
         """Lend the file; None if the cache has no room for it now."""
         file = await self._files.acquire(inode.ino)
         try:
+            if only_here and not file.entry.is_whole:  # from here on it is not evicted
+                raise NoEntry("the file is not in the cache")
             return await self._lent(file, inode, readers) if await file.make_sound() else None
         finally:
             with trio.CancelScope(shield=True):

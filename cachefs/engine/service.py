@@ -560,9 +560,13 @@ class Service:
             heated = await self._preheater.heat(path, used_ns=used_ns, may_evict=may_evict)
         return heated.to_json()
 
-    async def lease(self, path: str, *, seconds: float, patience_s: float) -> Leased | None:
+    async def lease(
+        self, path: str, *, seconds: float, patience_s: float, only_here: bool = False
+    ) -> Leased | None:
         """Give the whole file *path* out to be read; None: not yet. See :meth:`Leases.take_within`."""
-        return await self.leases.take_within(path, seconds=seconds, patience_s=patience_s)
+        return await self.leases.take_within(
+            path, seconds=seconds, patience_s=patience_s, only_here=only_here
+        )
 
     def renew(self, lease: str, *, seconds: float) -> None:
         """Let a lease last for *seconds* from now; see :meth:`Leases.renew`."""

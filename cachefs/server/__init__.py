@@ -145,7 +145,9 @@ class Controlled(Protocol):
         """Return what is remembered of the opens of some files that follow *after*, and where to go on."""
         ...
 
-    async def lease(self, path: str, /, *, seconds: float, patience_s: float) -> Leased | None:
+    async def lease(
+        self, path: str, /, *, seconds: float, patience_s: float, only_here: bool
+    ) -> Leased | None:
         """Give the whole file *path* out, to be read at a path for so many seconds. None: it is not here in time."""
         ...
 
@@ -532,9 +534,14 @@ class _Conversation:
         return await self._service.pins(number_of(question, "turn"))
 
     async def _lease(self, question: Question) -> object:
-        """Answer without a path where it takes long: the caller asks again."""
+        """Answer without a path where it takes long: the caller asks again. With ``cached`` nothing is fetched."""
         path, seconds = path_of(question), seconds_of(question)
-        leased = await self._service.lease(path, seconds=seconds, patience_s=SLICE_S)
+        leased = await self._service.lease(
+            path,
+            seconds=seconds,
+            patience_s=SLICE_S,
+            only_here=question.get("cached") is True,
+        )
         return {"lease": None} if leased is None else {**asdict(leased), "path": str(leased.path)}
 
     async def _renew(self, question: Question) -> object:

@@ -64,6 +64,21 @@ async def test_whoever_was_let_read_a_leased_file_can_whoever_was_first(tmp_path
             assert stat.S_IMODE(leased.path.stat().st_mode) == mode
 
 
+async def test_who_wants_only_what_is_here_causes_no_fetch(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"one")
+    async with serving(tmp_path / "c", memory) as rig:
+        with pytest.raises(NoEntry, match="not in the cache"):
+            await rig.service.lease("a", seconds=60, patience_s=5, only_here=True)
+        assert rig.watched.of("get_range") == []
+        await lease(rig, "a")
+        leased = await rig.service.lease("a", seconds=60, patience_s=5, only_here=True)
+        assert leased is not None
+        assert leased.path.read_bytes() == b"one"
+        assert len(rig.watched.of("get_range")) == 1
+        check(rig)
+
+
 async def test_any_number_of_askers_cause_one_fetch_and_share_one_name(tmp_path: Path) -> None:
     memory = MemoryStore()
     store(memory, "a", os.urandom(MIB // 2))
