@@ -323,7 +323,9 @@ class Client:
                 lambda client: client.put(self._at(path), source, conditions),
                 may_repeat=not conditions,
             )
-        return _info(found, _relative(path))
+        # Beside its own, where another version is there that nobody here had seen.
+        directory = posixpath.dirname(_relative(path))
+        return _info(found, posixpath.join(directory, str(_row(found)["name"])))
 
     def _spooled(self) -> int:
         """Return a file without a name, open to be written."""

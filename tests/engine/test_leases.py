@@ -10,13 +10,12 @@ import pytest
 import trio
 import trio.testing
 
-from cachefs import server
 from cachefs.client import ControlClient, ControlError, LeasedFile
 from cachefs.core.errors import IsDirectory, NoEntry, NoRoom, UsageError
 from cachefs.engine.leases import Leased
 from cachefs.remote import deadline
 from cachefs.remote.memory import MemoryStore
-from cachefs.server import SOCKET_NAME, serve_control
+from cachefs.server import SOCKET_NAME, serve_control, verbs
 from tests.engine.rig import FOREVER_ASKING, LATER, MIB, Rig, serving, store, together, until
 from tests.engine.watched import Gate
 
@@ -326,7 +325,7 @@ async def test_any_process_gets_leases_by_the_control_socket(tmp_path: Path) -> 
 async def test_who_asks_for_a_large_file_asks_again_until_it_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "SLICE_S", 0.05)
+    monkeypatch.setattr(verbs, "SLICE_S", 0.05)
     memory, gate = MemoryStore(), Gate()
     store(memory, "a", b"x")
     async with serving(tmp_path / "c", memory) as rig, trio.open_nursery() as nursery:

@@ -188,6 +188,25 @@ async def test_a_lease_that_is_held_ends_with_the_connection(tmp_path: Path) -> 
         await until(lambda: rig.service.leases.status()["leases"] == 0)
 
 
+async def test_whoever_holds_a_lease_is_not_put_out_for_others(tmp_path: Path) -> None:
+    async with answering(tmp_path) as rig:
+        rig.store("a", b"x")
+        path = rig.settings.cache_dir / SOCKET_NAME
+
+        def hold() -> ControlClient:
+            client = ControlClient(path)
+            client.renew(client.lease("a").lease, hold=True)
+            return client
+
+        holders = [await trio.to_thread.run_sync(hold) for _ in range(150)]
+
+        assert rig.service.leases.status()["leases"] == 150
+        assert not any(each.is_over for each in holders)
+        for each in holders:
+            each.close()
+        await until(lambda: rig.service.leases.status()["leases"] == 0)
+
+
 async def test_a_directory_is_read_on_where_the_caller_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

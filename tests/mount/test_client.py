@@ -304,6 +304,58 @@ def test_what_waits_is_seen_and_waited_for(
     assert store.get("other") == OLD  # before it was closed
 
 
+def test_a_version_that_nobody_here_had_seen_is_kept_and_ours_is_told_where_it_is(
+    door: Door,
+) -> None:
+    door.client.write("d/file", OLD)
+    assert door.client.read("d/file") == OLD
+    door.store.put("d/file", b"theirs")
+
+    told = door.client.write("d/file", NEW)
+
+    assert told.path.startswith("d/file.conflict-")
+    assert door.store.get("d/file") == b"theirs"
+    assert door.store.get(told.path) == NEW
+    assert door.client.read("d/file") == b"theirs"
+
+
+def test_nothing_is_written_where_nothing_may_be(
+    new_store: Callable[[str], LiveStore], tmp_path: Path
+) -> None:
+    store = new_store("file")
+    store.put("file", OLD)
+    options = {"cache_dir": tmp_path / "cache", "read_only": True}
+    with cachefs.connect(store.target().source, **options) as client:
+        assert client.read("file") == OLD
+        for act in (lambda: client.write("file", NEW), lambda: client.delete("file")):
+            with pytest.raises(OSError, match="read-only") as caught:
+                act()
+            assert caught.value.errno == errno.EROFS
+    assert store.get("file") == OLD
+
+
+@pytest.mark.parametrize("store", ["moto", "radosgw", "swift"], indirect=True)
+def test_on_each_kind_of_store_it_is_the_same(
+    store: LiveStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = store.target()
+    for name, value in target.environment.items():
+        monkeypatch.setenv(name, value)
+    endpoint = {"endpoint_url": store.endpoint} if "--endpoint-url" in target.options else {}
+    path_style = {"force_path_style": True} if "--force-path-style" in target.options else {}
+    options = {"cache_dir": tmp_path / "cache", **endpoint, **path_style}
+    with cachefs.connect(target.source, **options) as client:
+        for content in (OLD, NEW):
+            client.write("d/e/file", content)
+            assert store.get("d/e/file") == content
+        client.refresh()
+        assert client.read("d/e/file") == NEW
+        assert sorted(each.path for each in client.list(deep=True)) == ["d", "d/e", "d/e/file"]
+        client.rename("d/e/file", "moved")
+        client.delete("d", recursive=True)
+        assert store.keys() == ["moved"]
+
+
 def test_pinned_files_are_here_and_stay(door: Door) -> None:
     door.store.put("d/file", NEW)
 
