@@ -201,7 +201,12 @@ class Leases:
 
     def is_left(self, name: Path) -> bool:
         """Whether a name that was left is still there."""
-        return self._rooms.cache.is_left(name)
+        return self._rooms.cache.left_to(name) is not None
+
+    def is_left_to(self, name: Path, lease: str) -> bool:
+        """Whether a name that was left is there, and is of the file of a lease."""
+        found, entry = self._leases.get(lease), self._rooms.cache.left_to(name)
+        return found is not None and entry is not None and found.loan.lent.entry == entry
 
     def reclaim(self, names: Iterable[Path]) -> None:
         """Have names that were left to oneself again, to show another file or to remove them."""

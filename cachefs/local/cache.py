@@ -724,9 +724,9 @@ class Cache:
         if entry_id is not None:
             self._left[entry_id].discard(name)
 
-    def is_left(self, name: Path) -> bool:
-        """Whether a name was left, and is still there."""
-        return name in self._left_to
+    def left_to(self, name: Path) -> EntryId | None:
+        """Return whose file a name was left to; None: it was not, or is not there any more."""
+        return self._left_to.get(name)
 
     def _take_names(self, entry_id: EntryId) -> None:
         """Remove the further names of an entry's file. At once: somebody else may take them for another file."""

@@ -70,6 +70,9 @@ class Shown:
             turn = self._turns
             self.hits += was_here
             view = self._shown.get((bucket, key))
+            if view is not None and self._service.leases.is_left_to(view.path, leased.lease):
+                self._service.leases.reclaim(self._views.names(view.path))
+                view.leased, view.turn, view.is_left = leased, turn, False
             try:
                 if view is None or view.is_left or view.leased.path != leased.path:
                     meta = await self._meta(bucket, key, tree_path, leased)

@@ -65,7 +65,11 @@ async def test_a_path_stays_after_its_lease_until_the_cache_gives_the_file_up(
         (path,) = await pool.pull("b", "d/e/a")
         await until(unleased(pool))
         assert pool.data() == ["b/d/e/a", "b/d/e/a__meta__"]
+        before = path.stat()
+        meta = path.with_name("a__meta__").stat()
         assert await pool.pull("b", "d/e/a") == [path]
+        assert path.stat().st_ino == before.st_ino
+        assert path.with_name("a__meta__").stat().st_ino == meta.st_ino  # it was not made anew
         assert (await pool.ask("EVICT", "b", "d/e/a")).startswith(b"ERROR\nit is leased")
         await until(unleased(pool))
         with path.open("rb") as file:
