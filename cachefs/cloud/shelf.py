@@ -354,7 +354,7 @@ class Shelf:
             if not self._waits(path):
                 raise
             self.error = str(error)  # it has the bytes, and will upload them
-        leased = self._lease(known, self._timeout_s + _GRACE_S)
+        leased = self._lease(known, self._timeout_s + _GRACE_S, only_here=True)
         there = self._verified(leased, known, keep=keep)
         if there is None:
             with self._asking() as client:

@@ -152,6 +152,7 @@ class Leases:
             with deadline.limited(self._rooms.timeout_s):
                 return await self.take(path, seconds=seconds, only_here=True)
         bringing = self._bringing.get(path)
+        is_ours = bringing is None
         if bringing is None:
             bringing = self._bringing[path] = _Bringing(trio.Event())
             self._background.start("lease", partial(self._bring, path, bringing))
@@ -162,11 +163,17 @@ class Leases:
         if bringing.error is not None:
             raise bringing.error
         leased, bringing.leased = bringing.leased, None
-        if leased is not None and leased.lease in self._leases:
+        if is_ours and leased is not None and leased.lease in self._leases:
             self.renew(leased.lease, seconds=seconds)
             return replace(leased, seconds=seconds)
-        with deadline.limited(self._rooms.timeout_s):
-            return await self.take(path, seconds=seconds)
+        try:
+            # What was begun before we asked may be of an older version than we are to see.
+            with deadline.limited(self._rooms.timeout_s):
+                return await self.take(path, seconds=seconds)
+        finally:
+            if leased is not None:
+                with trio.CancelScope(shield=True):
+                    await self.release(leased.lease)
 
     async def _bring(self, path: str, bringing: _Bringing) -> None:
         bringing.error = TimedOut("the fetch broke off")

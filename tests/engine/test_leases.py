@@ -63,6 +63,32 @@ async def test_whoever_was_let_read_a_leased_file_can_whoever_was_first(tmp_path
             assert stat.S_IMODE(leased.path.stat().st_mode) == mode
 
 
+async def test_who_asks_while_an_older_version_is_fetched_gets_the_newest(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore()
+    store(memory, "a", b"old")
+    async with serving(tmp_path / "c", memory, **FOREVER_ASKING) as rig:
+        gate = Gate()
+        rig.watched.on("after", "get_range", gate)
+        assert await rig.service.lease("a", seconds=60, patience_s=0.01) is None
+        with trio.fail_after(10):
+            await gate.reached.wait()
+        rig.store("a", b"new")
+
+        async def ask() -> None:
+            leased = await rig.service.lease("a", seconds=60, patience_s=10)
+            assert leased is not None
+            assert leased.path.read_bytes() == b"new"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            gate.open()
+        assert rig.service.leases.status()["leases"] == 1
+        check(rig)
+
+
 async def test_who_wants_only_what_is_here_causes_no_fetch(tmp_path: Path) -> None:
     memory = MemoryStore()
     store(memory, "a", b"one")
