@@ -6,9 +6,12 @@ import re
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
+
+_LONGEST_SOAK_S: Final = 6 * 3600
 
 
 def pytest_configure() -> None:
@@ -21,6 +24,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), deadline=None)
     hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a soak hours, unless it says itself how long it may take: the time for a test is for quick ones."""
+    for item in items:
+        if item.get_closest_marker("soak") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONGEST_SOAK_S))
 
 
 @pytest.hookimpl(wrapper=True)

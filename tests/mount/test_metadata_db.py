@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,11 +117,8 @@ def test_threads_in_other_processes_beside_a_busy_mount_are_neither_locked_out_n
     with mounting(store.target(), watchdog_s=280) as mount:
         env = environment(tmp_path, {})
         words = [sys.executable, "-c", _PROGRAM, str(mount.cache_dir), store.bucket]
-        busy: list[tuple[int, float]] = []
-        program = threading.Thread(
-            target=lambda: busy.append(mount.do(keep_busy, str(mount.mountpoint), str(stop)))
-        )
-        program.start()
+        program = mount.hands()
+        program.begin(keep_busy, str(mount.mountpoint), str(stop))
         wait_until(Path(f"{stop}.begun").exists, "the mount is used", 60)
         try:
             running = [
@@ -138,13 +134,13 @@ def test_threads_in_other_processes_beside_a_busy_mount_are_neither_locked_out_n
             answers = [json.loads(each.communicate(timeout=280)[0]) for each in running]
         finally:
             stop.touch()
-            program.join()
+        files, longest_s = program.finish(60)
         status = mount.status()
         log = mount.log_text()
 
     told = {
-        "files": busy[0][0],
-        "slowest_s": round(busy[0][1], 2),
+        "files": files,
+        "slowest_s": round(longest_s, 2),
         **{name: sum(each[name] for each in answers) for name in ("read", "written")},
     }
     print(told)

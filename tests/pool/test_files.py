@@ -193,7 +193,10 @@ async def test_who_may_read_the_files_is_up_to_the_umask(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("clients", "keys", "pulls"),
-    [(16, 40, 3), pytest.param(64, 10_000, 400, marks=pytest.mark.soak)],
+    [
+        (16, 40, 3),
+        pytest.param(64, 10_000, 400, marks=pytest.mark.soak),
+    ],
 )
 async def test_a_cache_too_small_for_its_clients_takes_no_path_away(
     tmp_path: Path, clients: int, keys: int, pulls: int

@@ -42,7 +42,7 @@ class Bucket:
 
     def __post_init__(self) -> None:
         # Made once: a client takes longer to make than a listing takes, and a wait would be that much too long.
-        object.__setattr__(self, "_client", self._new_client())
+        object.__setattr__(self, "_client", self.new_client())
 
     def make(self) -> None:
         self._client.create_bucket(Bucket=NAME)
@@ -115,7 +115,7 @@ class Bucket:
             entry["Size"] == size for page in _pages(self._client, prefix) for entry in page
         )
 
-    def _new_client(self) -> Any:  # noqa: ANN401
+    def new_client(self) -> Any:  # noqa: ANN401
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
