@@ -5,9 +5,10 @@ of what they are owed to, are safe on the disk: in one transaction, which also m
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -31,6 +32,7 @@ from cachefs.core.extents import Extent
 from cachefs.core.keys import NAME_MAX, child_key, component_of
 from cachefs.core.policy import SECOND_NS
 from cachefs.core.types import ETag, Ino, Key, Kind, Name
+from cachefs.engine.background import Background
 from cachefs.engine.filesystem import FileSystem
 from cachefs.engine.openfile import OpenFile, Rooms
 from cachefs.engine.promise import Promise
@@ -43,6 +45,8 @@ from cachefs.remote import deadline
 from cachefs.remote.store import ObjectStore
 
 _CHUNK: Final = 4 * 2**20
+_GRACE_S: Final = 1.0
+"""How long what was replaced can be opened by those who looked it up before: the kernel looks a second time, no third."""
 _TRIES: Final = 100
 """How often somebody else may change the name before it is taken."""
 
@@ -99,7 +103,9 @@ class Replacer:
         defaults: Defaults,
         *,
         upload_delay_s: float,
+        background: Background,
     ) -> None:
+        self._background = background
         self._store = store
         self._db = db
         self._inodes = inodes
@@ -268,23 +274,60 @@ class Replacer:
             if self._names.is_moving(place.key):
                 await self._names.wait_still(place.key)
                 continue
-            if place.target is not None:
-                await self._files.keep_whole(place.target.ino)
-            with self._names.moving(place.key):
-                await self._stop_upload(place)
-                base = await self._base(place)
-                await self._promise(file, place.key, base)
-                if self._is_as_found(place):
-                    self._check(self._inodes.child(place.parent, place.name), wanted)
-                    self._fs.require_writable()
-                    with trio.CancelScope(shield=True):
-                        await self._take_name(file, place, base)
+            async with self._kept(place):
+                if await self._has_taken(file, place, wanted):
                     break
         else:
             raise TimedOut("the name stands for something else again and again")
         self._files.count(file)
         self._rooms.uploader.note_cause(file.entry.id)
         self._rooms.uploader.kick()
+
+    async def _has_taken(self, file: OpenFile, place: _Place, wanted: _Wanted) -> bool:
+        """Give *file* the name. Return False if that stands for something else by now."""
+        if self._names.is_moving(place.key):
+            return False
+        with self._names.moving(place.key):
+            await self._stop_upload(place)
+            base = await self._base(place)
+            await self._promise(file, place.key, base)
+            if not self._is_as_found(place):
+                return False
+            self._check(self._inodes.child(place.parent, place.name), wanted)
+            self._fs.require_writable()
+            with trio.CancelScope(shield=True):
+                await self._take_name(file, place, base)
+            return True
+
+    @asynccontextmanager
+    async def _kept(self, place: _Place) -> AsyncIterator[None]:
+        """Keep what is to be replaced for those who have it open, or are just about to: their open looked it up before."""
+        if place.target is None:
+            yield
+            return
+        ino = place.target.ino
+        await self._files.keep_whole(ino)
+        entry = self._rooms.cache.find(ino)
+        if entry is None or not entry.is_whole:
+            yield
+            return
+        try:
+            old = await self._files.acquire(ino)
+        except Stale:  # it has gone by itself
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._background.start("what was replaced", partial(self._let_go, old))
+
+    async def _let_go(self, old: OpenFile) -> None:
+        try:
+            if old.is_detached:
+                await trio.sleep(_GRACE_S)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._files.give_back(old)
 
     async def _stop_upload(self, place: _Place) -> None:
         entry = None if place.target is None else self._rooms.cache.find(place.target.ino)

@@ -324,6 +324,7 @@ class Service:
             self.fs,
             defaults,
             upload_delay_s=settings.upload_delay_s,
+            background=background,
         )
         self.paths = Paths(
             self.fs,

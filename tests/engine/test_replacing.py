@@ -115,6 +115,21 @@ async def test_who_has_the_old_file_open_reads_it_on(tmp_path: Path) -> None:
         assert await rig.read("file") == NEW
 
 
+async def test_who_has_looked_the_old_file_up_can_open_it_for_a_moment(tmp_path: Path) -> None:
+    async with serving(tmp_path / "c", **LATER) as rig:
+        await put(rig, "file", OLD, tmp_path)
+        ino = await rig.ino("file")
+
+        await put(rig, "file", NEW, tmp_path)
+
+        fh = (await rig.fs.open(ino, os.O_RDONLY)).fh
+        assert await rig.read_fh(fh) == OLD
+        await rig.close(fh)
+        await until(lambda: rig.service._disk.inodes.get(ino) is None)
+        assert rig.service._disk.inodes.detached() == []
+        rig.check()
+
+
 async def test_an_old_file_of_which_nothing_is_here_is_fetched_for_who_has_it_open(
     tmp_path: Path,
 ) -> None:

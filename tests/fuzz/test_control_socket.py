@@ -166,8 +166,8 @@ async def test_whatever_is_asked_about_paths_is_answered_and_leaves_a_sound_cach
             rig.check()
         await stream.aclose()
         await until(lambda: not _is_open(tmp_path / "source"))
+        await until(lambda: not rig.service._disk.inodes.detached())
         assert rig.service.background.failed == 0
-        assert not rig.service._disk.inodes.detached()
 
 
 def _is_open(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -419,6 +420,96 @@ def test_the_kernel_is_told_of_what_it_would_believe_for_long(
         client.rename("new", "moved")
         client.delete("d/new")
         wait_until(lambda: seen() == (False, False, True, len(NEW)), "what was moved", 5)
+
+
+def read_often(path: Path, times: int) -> set[tuple[int, int]]:
+    """Read a file again and again. Return length and number of different bytes of each that was seen."""
+    found = (path.read_bytes() for _ in range(times))
+    return {(len(content), len(set(content))) for content in found}
+
+
+def test_who_reads_in_the_mount_never_sees_half_of_what_is_put(
+    new_store: Callable[[str], LiveStore], mounting: Mounting
+) -> None:
+    store = new_store("file")
+    options = ("--upload", "background", "--upload-delay", "0")
+    with mounting(store.target(), *options) as mount, cachefs.connect(mount.mountpoint) as client:
+        client.write("file", b"0" * (MIB // 4))
+        reader = mount.hands()
+        reader.begin(read_often, mount / "file", 40)
+        lengths: set[int] = set()
+        while reader.busy() or len(lengths) < 5:
+            lengths.add(MIB // 4 + 1000 * len(lengths))
+            client.write("file", b"%d" % (len(lengths) % 10) * max(lengths))
+
+        seen = reader.finish(60)
+
+    assert all(different == 1 for _, different in seen)
+    assert {length for length, _ in seen} <= lengths | {MIB // 4}
+    assert len(seen) > 1
+    assert store.keys() == ["file"]
+
+
+def test_what_was_acknowledged_outlives_a_kill_of_the_mount_and_is_put_by_the_next(
+    new_store: Callable[[str], LiveStore], mounting: Mounting
+) -> None:
+    store = new_store("file")
+    acknowledged: list[int] = []
+
+    def work() -> None:
+        with contextlib.suppress(OSError, CachefsError):
+            for number in range(10**6):
+                client.write("d/file", str(number).ljust(300_000))
+                acknowledged.append(number)
+
+    options = ("--upload", "background", "--upload-delay", "0")
+    with mounting(store.target(), *options) as mount:
+        client = cachefs.connect(mount.mountpoint)
+        writer = threading.Thread(target=work)
+        writer.start()
+        wait_until(lambda: len(acknowledged) > 20, "some files are put")
+        mount.kill()
+        writer.join(60)
+        client.close()
+        mount.start()
+        with cachefs.connect(mount.mountpoint) as again:
+            content = again.read("d/file")
+            assert len(content) == 300_000
+            assert int(content) - acknowledged[-1] in (0, 1)
+            again.wait()
+    assert store.get("d/file") == content
+    assert store.keys() == ["d/file"]
+
+
+STUCK = """
+import sys, cachefs
+client = cachefs.connect(sys.argv[1], cache_dir=sys.argv[2])
+client.write("file", "x")
+print("ready", flush=True)
+sys.stdin.read()
+client.close()
+"""
+
+
+def test_whoever_has_the_cache_and_hangs_is_not_waited_for_without_end(
+    new_store: Callable[[str], LiveStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cachefs.wire.ANSWER_S", 0.3)
+    source, cache_dir = new_store("file").target().source, tmp_path / "cache"
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK, source, str(cache_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n"
+        with cachefs.connect(source, cache_dir=cache_dir) as client:
+            holder.send_signal(signal.SIGSTOP)
+            with pytest.raises(TimeoutError):
+                client.stat("file")
+            holder.send_signal(signal.SIGCONT)
+            assert client.read("file") == b"x"
 
 
 def test_part_of_what_a_mount_shows_is_found_in_it(
