@@ -17,6 +17,7 @@ from cachefs.core import metadata
 from cachefs.core.errors import (
     Changed,
     DiskFailed,
+    DiskFull,
     Exists,
     Fault,
     InvalidName,
@@ -27,6 +28,7 @@ from cachefs.core.errors import (
     NotDirectory,
     Stale,
     TimedOut,
+    disk_error,
 )
 from cachefs.core.extents import Extent
 from cachefs.core.keys import NAME_MAX, child_key, component_of
@@ -374,7 +376,16 @@ class Replacer:
         assert intent is not None
         entry.sums = await rooms.threads.disk(rooms.cache.summed, entry.fd, entry.size)
         promise = Promise(key, base, intent.token, is_sealed=True, check=entry.sums.check)
-        await rooms.threads.disk(rooms.cache.sync, entry.id, entry.fd, promise.encode())
+        write = partial(rooms.cache.sync, entry.id, entry.fd, promise.encode())
+        try:
+            try:
+                await rooms.threads.disk(write)
+            except DiskFull:
+                if not await rooms.room.squeeze(BLOCK):
+                    raise
+                await rooms.threads.disk(write)
+        except OSError as error:
+            raise disk_error(error) from error
 
     async def _take_name(self, file: OpenFile, place: _Place, base: ETag | None) -> None:
         """Put the file in the place of what has the name, and forget that once a loss of power cannot bring it back."""
@@ -400,7 +411,10 @@ class Replacer:
         for directory, name in {(place.parent, first), (parent, place.name)}:
             self._names.forget_absent(directory, name)
             self._names.tell_kernel(directory, name)
-        await rooms.threads.disk(self._db.sync_wal, self._db.path)
+        try:
+            await rooms.threads.disk(self._db.sync_wal, self._db.path)
+        except OSError as error:
+            raise disk_error(error) from error
         if lost is not None:
             await self._fs.replaced_by(file.ino)(lost.ino)
 

@@ -37,7 +37,7 @@ _MOST_SILENT: Final = 64
 """The same for those whose callers wait for nothing, and hold nothing."""
 _SLOWEST_S: Final = 60.0
 """How long a caller may take to take an answer in."""
-_LONG: Final = {"flush"}
+_LONG: Final = {"flush", "pin", "unpin", "refresh"}
 """Verbs, beside those on paths, whose callers are told to ask again where it takes long."""
 _WORDS_OF_OTHERS: Final = {"error", "last_error", "outcome"}
 

@@ -38,6 +38,7 @@ class Workload:
             [
                 lambda: self._write(name),
                 lambda: self._write(name),
+                lambda: self._put(name),
                 lambda: self._change(name),
                 lambda: self._read(name),
                 lambda: self._cut(name),
@@ -71,6 +72,26 @@ class Workload:
         content = self._piece()
         self.content[name] = None
         await self.rig.write(name, content)
+        self.content[name] = content
+
+    async def _put(self, name: str) -> None:
+        """Put a file in the place of another: where that fails it is the one or the other, whole."""
+        old, content = self.content.get(name), self._piece()
+        self.content[name] = None
+        with self.ailment.paused():
+            source = os.memfd_create("source")
+            os.write(source, content)
+        try:
+            await self.rig.service.paths.put(name, source, may_replace=True)
+        except (CachefsError, OSError):
+            if old is not None:
+                with self.ailment.paused():
+                    found = await self.rig.read(name)
+                assert found in (old, content) or self.is_kept(name, old)
+                self.content[name] = found
+            raise
+        finally:
+            os.close(source)
         self.content[name] = content
 
     async def _change(self, name: str) -> None:
