@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from cachefs.cloud import dumps
+from cachefs.cloud.mounted import Place, place_of
 from cachefs.cloud.remotes import Remote
-from cachefs.cloud.shelf import Place, Shelf, place_of
+from cachefs.cloud.shelf import Shelf
 from cachefs.cloud.storage import OwnStorage, Storage, Target
 from cachefs.config import current
 from cachefs.core.closing import Closing

@@ -4,94 +4,32 @@ The mount has the bytes, and uploads them to its bucket: the first remote. They 
 or somebody leases them, so that one limit holds for whatever else uses it; the manager's capacity bounds its own part.
 """
 
-import errno
 import hashlib
 import os
 import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from cachefs.client import ControlClient, ControlError, LeasedFile, NoDaemon
+from cachefs.client import LeasedFile
+from cachefs.cloud.mounted import GRACE_S, MountedFiles, Place
 from cachefs.cloud.storage import Fill, Target
-from cachefs.config import Environment
-from cachefs.core.errors import (
-    CachefsError,
-    Denied,
-    Fault,
-    NoRoom,
-    NotFound,
-    Refused,
-    Stale,
-    StoreError,
-    TimedOut,
-    Unreachable,
-    UsageError,
-)
+from cachefs.core.errors import Fault, NoRoom, NotFound, Refused, Stale, StoreError
 from cachefs.core.removal import choose_removals, fits
 from cachefs.core.types import ETag
-from cachefs.live import mount_containing
 from cachefs.local.catalogue import Catalogue, Copy, Known, Stored
 from cachefs.local.holdings import Part, claimed
-from cachefs.mounts import locate, mount_of
 from cachefs.registry import process_start
 
-_LEASE_S: Final = 300.0
-_GRACE_S: Final = 10.0
-"""How much longer than its own deadline the mount may take to answer."""
 _FIRST_PATIENCE_S: Final = 5.0
 _IN_USE_S: Final = 1.0
 """For so long files are waited for that others have in use."""
 _PAUSE_S: Final = 0.02
-_AT_ONCE: Final = 1000
-"""Paths in one question."""
 _TRIES: Final = 100
-_KINDS: Final[dict[int | None, type[CachefsError]]] = {
-    errno.ENOENT: NotFound,
-    errno.ENOTDIR: NotFound,
-    errno.ENOSPC: NoRoom,
-    errno.ESTALE: Stale,
-    errno.EACCES: Denied,
-    errno.EPERM: Refused,
-    errno.EROFS: Refused,
-    errno.EINVAL: UsageError,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A directory of a running mount."""
-
-    socket: Path
-    source: str
-    directory: str
-    """Relative to the root of the mount; empty: the root."""
-
-    @property
-    def name(self) -> str:
-        """The remote that objects in it are at."""
-        head = self.source if self.source.endswith("://") else f"{self.source}/"
-        return f"{head}{self.directory}".rstrip("/")
-
-    def path_of(self, digest: str) -> str:
-        """Return the path of a file."""
-        return f"{self.directory}/{digest}" if self.directory else digest
-
-
-def place_of(storage: Path, environment: Environment) -> Place | None:
-    """Return what *storage* is of a running mount; None: it lies in none. Raise ``UsageError`` if its daemon is not ours, or dead."""
-    holding = mount_of(locate(storage))
-    if holding is None or not holding.is_cachefs:
-        return None
-    running, directory = mount_containing(str(storage), environment)
-    if running.source.endswith("://") and not directory:
-        raise UsageError(f"the storage {storage} is in no bucket — name a directory of one")
-    return Place(Path(running.socket), running.source, directory)
 
 
 class Shelf:
@@ -109,25 +47,15 @@ class Shelf:
     ) -> None:
         """*has_others*: there are other remotes, so that this one is not waited for for long."""
         self._catalogue = catalogue
-        self._place = place
         self._stored = stored
-        self._timeout_s = timeout_s
-        self._patience_s = _FIRST_PATIENCE_S if has_others else timeout_s + _GRACE_S
-        self._lock = threading.Lock()
-        # Held from seeing that a file is here to leasing it, and while one is evicted.
-        self._turn = threading.Lock()
-        self._leases: dict[str, LeasedFile] = {}
+        self._files = MountedFiles(place, timeout_s)
+        self._longest_s = timeout_s + GRACE_S
+        self._patience_s = _FIRST_PATIENCE_S if has_others else self._longest_s
         self.capacity = capacity
         self.is_stored = stored.has
         self.name = place.name
         self.error: str | None = None
-        self._most_leased = self._cache_size() // 2
         self._take_in_what_is_there()
-
-    def _cache_size(self) -> int:
-        with self._asking() as client:
-            answer: Any = client.ask("status")
-        return int(answer["cache"]["limit"])
 
     @property
     def remote(self) -> Target:
@@ -138,9 +66,8 @@ class Shelf:
 
     def used(self) -> int:
         """Return the bytes of our files that the cache has, and of those on their way in."""
-        with (
-            self._catalogue.transaction()
-        ):  # else what goes meanwhile counts beside what comes for it
+        # In one step: else what goes meanwhile counts beside what comes for it.
+        with self._catalogue.transaction():
             return self._counted()
 
     def _counted(self) -> int:
@@ -157,19 +84,8 @@ class Shelf:
     def _present(self) -> dict[str, tuple[int, int]]:
         """Return size and cached bytes of every file that was here when it was seen last."""
         rows = self._catalogue.all("SELECT hash, size FROM held")
-        found: dict[str, tuple[int, int]] = {}
-        for start in range(0, len(rows), _AT_ONCE):
-            page = rows[start : start + _AT_ONCE]
-            cached = self._cached([digest for digest, _ in page])
-            found |= {
-                digest: (size, now) for (digest, size), now in zip(page, cached, strict=True)
-            }
-        return found
-
-    def _cached(self, digests: Sequence[str]) -> list[int]:
-        with self._asking() as client:
-            answer: Any = client.ask("presence", paths=[self._place.path_of(d) for d in digests])
-            return [0 if size is None else int(cached) for size, cached in answer]
+        cached = self._files.cached([digest for digest, _ in rows])
+        return {digest: (size, now or 0) for (digest, size), now in zip(rows, cached, strict=True)}
 
     def _coming(self) -> Iterator[tuple[str, int]]:
         """Yield what is on its way in, with the room that it takes; what killed programs took is given back."""
@@ -183,85 +99,36 @@ class Shelf:
     def has(self, digest: str) -> bool:
         """Whether the cache has all of the file."""
         known = self._catalogue.known(digest)
-        if known is None:
-            return False
-        with self._asking() as client:
-            answer: Any = client.ask("presence", paths=[self._place.path_of(digest)])
-        return bool(answer[0] == [known.size, known.size])
+        return known is not None and self._files.cached([digest]) == [known.size]
 
     def verified(self, known: Known) -> bool:
         """Whether the file is here, with the bytes that it is named for."""
-        leased = self._lease_if_here(known)
-        return leased is not None and self._verified(leased, known, keep=False) is not None
+        return self._found(known, keep=False) is not None
 
     def path(self, known: Known) -> Path | None:
         """Return a leased path: good for five minutes from now, unless the manager is closed or needs its room."""
-        leased = self._lease_if_here(known)
-        return None if leased is None else self._verified(leased, known, keep=True)
+        return self._found(known, keep=True)
 
-    def _lease_if_here(self, known: Known) -> LeasedFile | None:
-        with self._turn:
-            if not self.has(known.hash):
-                return None
-            try:
-                return self._lease(known, self._timeout_s + _GRACE_S, only_here=True)
-            except (
-                NotFound
-            ):  # it was evicted in this moment: who fetches it takes room for it before
-                return None
+    def _found(self, known: Known, *, keep: bool) -> Path | None:
+        """Lease and verify what is here and counts as ours: what others have brought in counts once room is taken for it."""
+        if not self._catalogue.all("SELECT 1 FROM held WHERE hash = ?", (known.hash,)):
+            return None
+        return self._here(known, keep=keep)
+
+    def _here(self, known: Known, *, keep: bool) -> Path | None:
+        leased = self._files.lease_if_here(known.hash, known.size)
+        return None if leased is None else self._verified(leased, known, keep=keep)
 
     def _verified(self, leased: LeasedFile, known: Known, *, keep: bool) -> Path | None:
         """Return the path, if the bytes are those of the hash. What that tells of the bucket's copy is noted."""
         is_sound = self._is_sound(leased, known)
-        old: LeasedFile | None = leased
         if keep and is_sound:
-            with self._lock:
-                old = self._leases.pop(known.hash, None)
-                self._leases[known.hash] = leased
+            self._files.keep(known.hash, leased)
+        else:
+            self._files.release(leased)
         if leased.etag is not None:
             self._note_seen(known, leased.etag, "stored" if is_sound else "damaged")
-        if old is not None:
-            self._release(old)
         return leased.path if is_sound else None
-
-    def _lease(self, known: Known, patience_s: float, *, only_here: bool = False) -> LeasedFile:
-        while self._leased_bytes(known.hash) + known.size > self._most_leased:
-            if not self._give_a_lease_up(known.hash):
-                break
-        give_up_at = time.monotonic() + patience_s
-        path = self._place.path_of(known.hash)
-        while True:
-            left_s = max(0.1, give_up_at - time.monotonic())
-            try:
-                with self._asking() as client:
-                    found = client.ask(
-                        "lease", timeout_s=left_s, path=path, seconds=_LEASE_S, cached=only_here
-                    )
-            except NoRoom:
-                if not self._give_a_lease_up(known.hash):
-                    raise
-                continue
-            if isinstance(found, dict) and found.get("lease") is not None:
-                return LeasedFile(**{**found, "path": Path(found["path"])})
-            if time.monotonic() >= give_up_at:
-                raise TimedOut(f"{known.hash} is not here in time")
-
-    def _leased_bytes(self, but: str) -> int:
-        with self._lock:
-            return sum(leased.size for digest, leased in self._leases.items() if digest != but)
-
-    def _give_a_lease_up(self, but: str) -> bool:
-        """End the oldest of our leases, for somebody else's file. Return whether there was one."""
-        with self._lock:
-            oldest = next((digest for digest in self._leases if digest != but), None)
-            leased = None if oldest is None else self._leases.pop(oldest)
-        if leased is not None:
-            self._release(leased)
-        return leased is not None
-
-    def _release(self, leased: LeasedFile) -> None:
-        with suppress(CachefsError), self._asking() as client:
-            client.release(leased.lease)
 
     def _is_sound(self, leased: LeasedFile, known: Known) -> bool:
         """Whether the bytes are those of the hash; read anew if it is another file than was verified last."""
@@ -296,6 +163,8 @@ class Shelf:
         with self._room(known) as is_free:
             if not is_free:
                 return False
+            if self._here(known, keep=False) is not None:
+                return True  # another door, or one who was killed, has brought it in
             if self._is_in_the_bucket(known):
                 with suppress(StoreError, NoRoom):
                     if self._from_the_bucket(known, keep=False) is not None:
@@ -312,6 +181,8 @@ class Shelf:
         with self._room(known) as is_free:
             if not is_free:
                 return None
+            if (path := self._here(known, keep=True)) is not None:
+                return path
             try:
                 if (path := self._from_the_bucket(known, keep=True)) is not None:
                     return path
@@ -334,7 +205,7 @@ class Shelf:
                 return self._put(spool, known, keep=True)
 
     def _from_the_bucket(self, known: Known, *, keep: bool) -> Path | None:
-        leased = self._lease(known, self._patience_s)
+        leased = self._files.lease(known.hash, known.size, self._patience_s)
         path = self._verified(leased, known, keep=keep)
         if path is not None:
             self._catalogue.count_traffic(_month(), "incoming", known.size)
@@ -343,22 +214,21 @@ class Shelf:
 
     def _put(self, file: BinaryIO, known: Known, *, keep: bool) -> Path | None:
         """Put *file* into the mount, and return where it is leased; None: its cache has no room. Raise ``Stale``."""
-        path, etag = self._place.path_of(known.hash), None
+        etag = None
         try:
-            with self._asking() as client:
-                found: Any = client.put(path, file.fileno())
-            etag = found["etag"]
+            etag = self._files.put(file, known.hash)
         except NoRoom:
             return None
         except StoreError as error:
-            if not self._waits(path):
+            if not self._files.waits(known.hash):
                 raise
             self.error = str(error)  # it has the bytes, and will upload them
-        leased = self._lease(known, self._timeout_s + _GRACE_S, only_here=True)
+        leased = self._files.lease_if_here(known.hash, known.size)
+        if leased is None:  # it is uploaded, and others have needed its room
+            leased = self._files.lease(known.hash, known.size, self._longest_s)
         there = self._verified(leased, known, keep=keep)
         if there is None:
-            with self._asking() as client:
-                client.ask("delete", path=path)
+            self._files.delete(known.hash)
             raise Stale(f"{known.name} was changed while it was read")
         if etag is not None:
             self._note_sent(known, etag)
@@ -366,26 +236,13 @@ class Shelf:
             self._note(known, None, "said")  # until what was put over it is uploaded
         return there
 
-    def _waits(self, path: str) -> bool:
-        with self._asking() as client:
-            answer: Any = client.ask("dirty")
-        return any(each["path"] == path for each in answer)
-
     def settle(self, known: Known) -> None:
         """Have the mount upload a file, and wait for it."""
-        path = self._place.path_of(known.hash)
-        with self._asking() as client:
-            answer: Any = client.ask("flush", paths=[path], wait=True)
-            if answer["failed"] or answer["waiting"]:
-                reasons = [str(each["error"]) for each in answer["failed"]]
-                raise Fault(reasons[0] if reasons else "it still waits for upload")
-            found: Any = client.ask("stat", path=path)
-        if found["etag"] is None:
-            raise Fault("it still waits for upload")
-        if answer["uploaded"]:
-            self._note_sent(known, found["etag"])
+        etag, was_sent = self._files.upload(known.hash)
+        if was_sent:
+            self._note_sent(known, etag)
         else:
-            self._note(known, found["etag"], "stored")
+            self._note(known, etag, "stored")
 
     def _note_sent(self, known: Known, etag: str) -> None:
         self._catalogue.count_traffic(_month(), "outgoing", known.size)
@@ -410,28 +267,20 @@ class Shelf:
         """Know of the files in the directory, where the database knows of none: it may have been lost."""
         if self._catalogue.number("SELECT COUNT(*) FROM files"):
             return
-        after = 0
-        with self._asking() as client:
-            while True:
-                try:
-                    page: Any = client.ask("list", path=self._place.directory, after=after)
-                except ControlError as error:
-                    if error.errno != errno.ENOENT:
-                        raise
-                    return
-                for found in page:
-                    self._take_in_found(found)
-                if not page:
-                    return
-                after = page[-1]["ino"]
+        for found in self._files.listed():
+            self._take_in_found(found)
 
     def _take_in_found(self, found: dict[str, Any]) -> None:
         digest, now_ns = str(found["name"]), time.time_ns()
         if len(digest) != 64 or set(digest) - set("0123456789abcdef") or found["kind"] != "file":
             return
         known = Known(digest, digest, int(found["size"]), now_ns, None)
-        self._catalogue.add(known)
-        if found["etag"] is not None:
+        if (
+            found["etag"] is None
+        ):  # the only copy: it is ours, however full that makes us, and verified when it is used
+            self._hold(known, (known.size, 0, 0))
+        else:
+            self._catalogue.add(known)
             self._note(known, found["etag"], "said")
 
     # ---- room -------------------------------------------------------------------------------
@@ -477,34 +326,25 @@ class Shelf:
             if chosen is None:
                 if not needed or time.monotonic() >= give_up_at:
                     return False
-                needed = (
-                    set()
-                )  # most are needed for a moment only, by whoever reads or verifies them
+                # Most are needed for a moment only, by whoever reads or verifies them.
+                needed = set()
                 pause.wait(_PAUSE_S)
                 continue
             needed |= {digest for digest in chosen if not self._evict(digest)}
         return True
 
     def _evict(self, digest: str) -> bool:
-        with self._turn:
-            with self._lock:
-                leased = self._leases.pop(digest, None)
-            if leased is not None:
-                self._release(leased)
-            try:
-                with self._asking() as client:
-                    client.ask("evict", path=self._place.path_of(digest))
-            except UsageError:
-                return False  # it is open, pinned, or leased by another
+        if not self._files.evict(digest):
+            return False
         self._catalogue.execute("DELETE FROM held WHERE hash = ?", (digest,))
         return True
 
-    # ---- the mount --------------------------------------------------------------------------
+    # ---- the rest ---------------------------------------------------------------------------
 
     @contextmanager
     def claimed(self, known: Known) -> Iterator[BinaryIO | None]:
         """Lock the file, as others do who send it."""
-        leased = self._lease_if_here(known)
+        leased = self._files.lease_if_here(known.hash, known.size)
         if leased is None:
             yield None
             return
@@ -512,29 +352,15 @@ class Shelf:
             with claimed(leased.path) as file:
                 yield file
         finally:
-            self._release(leased)
-
-    @contextmanager
-    def _asking(self) -> Iterator[ControlClient]:
-        """Talk to the mount, on a connection of one's own: threads and forked children do not meet."""
-        try:
-            with ControlClient(self._place.socket, timeout_s=self._timeout_s + _GRACE_S) as client:
-                yield client
-        except NoDaemon as error:
-            raise Unreachable(f"the mount of {self._place.source} is gone: {error}") from error
-        except ControlError as error:
-            raise _KINDS.get(error.errno, Fault)(str(error)) from error
+            self._files.release(leased)
 
     def close(self) -> None:
         """End the leases: paths are not good any more, but for what is open."""
-        with self._lock:
-            leases, self._leases = self._leases, {}
-        for leased in leases.values():
-            self._release(leased)
+        self._files.close()
 
     def go_on_as_child(self) -> None:
         """Leave the leases to the parent."""
-        self._lock, self._turn, self._leases = threading.Lock(), threading.Lock(), {}
+        self._files.go_on_as_child()
 
 
 def _month() -> str:

@@ -15,7 +15,13 @@ from typing import Any, Final
 from cachefs import CloudManager
 
 FILES: Final = (
-    *("cloudmanager.py", "cloud/storage.py", "cloud/remotes.py", "cloud/shelf.py"),
+    *(
+        "cloudmanager.py",
+        "cloud/storage.py",
+        "cloud/remotes.py",
+        "cloud/shelf.py",
+        "cloud/mounted.py",
+    ),
     *("holdings.py", "catalogue.py", "removal.py"),
 )
 CAPACITY: Final = 3000
