@@ -4,6 +4,8 @@ import random
 from dataclasses import dataclass
 
 NAMES = ("a", "b", "c", "d")
+PUTTING = 1000
+"""In sessions of this seed and higher ones, most files come whole."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ def after(tree: Tree, step: Step) -> Tree:
     """Return what the names hold once *step* is done."""
     now = dict(tree)
     match step.verb:
-        case "write":
+        case "write" | "put":
             now[step.name] = step.data
         case "patch" if step.data:
             old = now[step.name].ljust(step.offset, b"\0")
@@ -42,11 +44,11 @@ def drawn(seed: int, length: int) -> list[Step]:
     """Return a session of *length* steps."""
     chance, tree, steps = random.Random(seed), Tree(), list[Step]()
     for number in range(length):
-        verbs = ["write", "write"]
+        verbs = ["write", "write"] if seed < PUTTING else ["put", "put", "put", "write"]
         if tree:
             verbs += ["patch", "patch", "truncate", "rename", "unlink", "fsync", "flush"]
         verb = chance.choice(verbs)
-        name = chance.choice(NAMES if verb == "write" else sorted(tree))
+        name = chance.choice(NAMES if verb in ("write", "put") else sorted(tree))
         size = chance.choice((0, 1, 5000, 70_000))
         data = bytes([number % 251 + 1]) * size
         offset = chance.choice((0, 100, 4096, 60_000))

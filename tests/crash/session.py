@@ -84,6 +84,11 @@ async def play(rig: Rig, step: plan.Step) -> None:
     match step.verb:
         case "write":
             await rig.write(step.name, step.data)
+        case "put":
+            source = os.memfd_create("source")
+            os.write(source, step.data)
+            await rig.service.paths.put(step.name, source, may_replace=True)
+            os.close(source)
         case "patch":
             fh = await rig.open(step.name, os.O_RDWR)
             for start in range(0, len(step.data), 20_000):

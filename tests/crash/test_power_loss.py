@@ -20,7 +20,7 @@ from tests.crash.session import md5_of
 from tests.crash.trace import UNKNOWN, Call, record
 from tests.engine.rig import LATER, serving
 
-SOAK_SEEDS = range(12)
+SOAK_SEEDS = [*range(12), *range(plan.PUTTING, plan.PUTTING + 6)]
 _IGNORED = ("-shm", "/lock")
 
 
@@ -184,6 +184,14 @@ async def test_what_was_acknowledged_outlives_a_loss_of_power_at_any_moment(
 ) -> None:
     monkeypatch.setattr(recovery, "boot_id", lambda: "after the power came back")
     assert await try_all(tmp_path, 1, length=12, strict=strict, every=17) > 50
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["journaled", "strict"])
+async def test_a_file_that_was_put_whole_outlives_a_loss_of_power_at_any_moment(
+    tmp_path: Path, strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "boot_id", lambda: "after the power came back")
+    assert await try_all(tmp_path, plan.PUTTING + 2, length=7, strict=strict, every=11) > 50
 
 
 async def test_a_rename_that_the_loss_of_power_undoes_leaves_no_copy_of_an_older_version(
