@@ -22,7 +22,7 @@ CROWD: Final = 300
 VERBS: Final = ("status", "flush", "drain", "dirty", "export", "discard", "upload")
 PATH_VERBS: Final = (
     *("stat", "list", "read", "put", "mkdir", "delete", "rename", "await"),
-    *("lease", "renew", "release", "pin", "unpin", "refresh", "explain"),
+    *("lease", "renew", "release", "pin", "unpin", "evict", "refresh", "explain"),
 )
 
 
