@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -15,6 +16,9 @@ from cachefs.local.views import Views
 from cachefs.pool.naming import Buckets, no_key
 from cachefs.pool.settings import PoolSettings
 from cachefs.remote import deadline
+
+_MOST_LEFT: Final = 20_000
+"""Paths that stay beyond their leases: each takes memory, whether or not anybody will ask for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +47,8 @@ class Shown:
         self._buckets = buckets
         self._settings = settings
         self._shown: dict[tuple[str, str], View] = {}
+        # Those of them that are left, the one that was left first in front.
+        self._left: dict[tuple[str, str], None] = {}
         self._turns = 0
         self.hits = 0
         """How often nothing had to be fetched."""
@@ -73,6 +79,7 @@ class Shown:
             if view is not None and self._service.leases.is_left_to(view.path, leased.lease):
                 self._service.leases.reclaim(self._views.names(view.path))
                 view.leased, view.turn, view.is_left = leased, turn, False
+                self._left.pop((bucket, key), None)
             try:
                 if view is None or view.is_left or view.leased.path != leased.path:
                     meta = await self._meta(bucket, key, tree_path, leased)
@@ -107,6 +114,7 @@ class Shown:
             self._views.remove(view.path)
         if view is not None and not view.is_left:
             self._service.background.start("release", lambda: self._release(view.leased))
+        self._left.pop((bucket, key), None)
         made = self._shown[bucket, key] = View(path, leased, 0.0, turn)
         return made
 
@@ -163,16 +171,25 @@ class Shown:
                 if not view.is_left:
                     await self._leave(name, view)
                 elif not self._service.leases.is_left(view.path):
-                    del self._shown[name]
-                    self._views.remove(view.path)  # with directories that are empty now
+                    self._forget(name, view)  # with directories that are empty now
+            while len(self._left) > _MOST_LEFT:
+                name = next(iter(self._left))
+                self._service.leases.reclaim(self._views.names(self._shown[name].path))
+                self._forget(name, self._shown[name])
 
     async def _leave(self, name: tuple[str, str], view: View) -> None:
         leased = view.leased
         view.is_left = self._service.leases.leave(leased.lease, self._views.names(view.path))
-        if not view.is_left:  # a copy that only the lease keeps
-            del self._shown[name]
-            self._views.remove(view.path)
+        if view.is_left:
+            self._left[name] = None
+        else:  # a copy that only the lease keeps
+            self._forget(name, view)
         await self._release(leased)
+
+    def _forget(self, name: tuple[str, str], view: View) -> None:
+        del self._shown[name]
+        self._left.pop(name, None)
+        self._views.remove(view.path)
 
 
 def quoted(etag: str | None) -> str:

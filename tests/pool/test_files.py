@@ -13,6 +13,7 @@ import trio
 
 from cachefs.core.errors import UsageError
 from cachefs.local.views import Views
+from cachefs.pool import shown
 from cachefs.remote.memory import MemoryStore
 from tests.engine.rig import FOREVER_ASKING, store, until
 from tests.pool.rig import PoolRig, answering, filled
@@ -95,6 +96,23 @@ async def test_a_path_whose_lease_is_over_goes_when_room_is_needed(tmp_path: Pat
         assert (pool.home / "data/b/f").read_bytes() == contents["f"]
         assert not (pool.home / "data/b/a").exists()
         assert not (pool.home / "data/b/a__meta__").exists()
+
+
+async def test_only_so_many_paths_stay_beyond_their_leases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shown, "_MOST_LEFT", 2)
+    contents = {name: name.encode() for name in "abcd"}
+    async with answering(tmp_path, filled(**contents), pool={"lease_s": 0.05}) as pool:
+        for name in contents:
+            await pool.pull("b", name)
+            await until(unleased(pool))
+        await until(lambda: pool.data() == ["b/c", "b/c__meta__", "b/d", "b/d__meta__"])
+        assert [path.read_bytes() for path in await pool.pull("b", *"abcd")] == [
+            *contents.values()
+        ]
+        assert len(pool.rig.watched.of("get_range")) == 4
+        pool.check()
 
 
 async def test_a_path_never_shows_what_is_written_by_another_door(tmp_path: Path) -> None:
