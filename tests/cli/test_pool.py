@@ -148,6 +148,8 @@ def test_a_pool_in_the_background_ends_in_time_and_serves_one_bucket_where_that_
         (("-D", "home", "--listen", "localhost"), "is no address"),
         (("-D", "home", "--token-file", "none"), "cannot be read"),
         (("-D", "home", "s3://a", "s3://b"), "unexpected argument"),
+        (("-D", "home", "--cache-dir", "home/data/c"), "lie in one another"),
+        (("-D", "home", "--pool", "other"), "unknown option --pool"),
         (("pull", "photos", "-p", "9"), "cachefs pool pull BUCKET KEY"),
         (("status",), "which pool?"),
     ],

@@ -104,6 +104,33 @@ def test_the_umask_is_taken_from_both_modes() -> None:
     assert (config.file_mode, config.dir_mode) == (0o600, 0o700)
 
 
+def test_a_pool_is_kept_where_its_directory_is_named() -> None:
+    assert configured().pool is None
+    assert configured(CACHEFS_POOL_PORT="9999").pool is None  # it speaks to every mount at once
+    pool = configured(options="pool=p,pool_port=9999,pool_push_from=/srv/a:b").pool
+    assert pool is not None
+    assert (pool.home, pool.port, pool.lease_s, pool.listen) == (
+        *(Path("/work/p"), 9999),
+        *(300, "127.0.0.1"),
+    )
+    assert pool.push_from == (Path("/work/p/tmp"), Path("/srv/a"), Path("/work/b"))
+
+
+@pytest.mark.parametrize(
+    ("options", "umask"),
+    [
+        ("", 0o077),
+        ("allow_other", 0o022),
+        ("allow_other,umask=007", 0o027),
+        ("allow_other,file_mode=0600", 0o077),
+    ],
+)
+def test_a_pool_shows_its_files_to_those_who_may_read_the_mounts(options: str, umask: int) -> None:
+    pool = configured(options=f"pool=p,{options}").pool
+    assert pool is not None
+    assert pool.umask == umask
+
+
 def test_the_cache_directory_is_named_after_the_store() -> None:
     here = configured("s3://photos/2024").cache_dir
     there = configured("s3://photos/2024", options="endpoint_url=http://other:9000").cache_dir
@@ -183,6 +210,15 @@ def test_the_deadline_bounds_the_waits_within_it() -> None:
             "for example -o endpoint_url=http://127.0.0.1:9000",
         ),
         ("cloud=c", "-o cloud=c means nothing to s3://photos — it is for swift"),
+        (
+            "pool=p,pool_port=70000",
+            "-o pool_port=70000 is no port — for example -o pool_port=9999",
+        ),
+        (
+            "pool=p,pool_lease=8d",
+            "-o pool_lease=8d is not from 1 second to 7 days — for example -o pool_lease=5m",
+        ),
+        ("pool_lease=5m", "-o pool_lease=5m says nothing without a pool — add --pool HOMEDIR"),
     ],
 )
 def test_a_bad_value_is_told_in_the_words_of_whoever_gave_it(options: str, line: str) -> None:
