@@ -200,11 +200,7 @@ class Leases:
         Return False where they cannot: then they must go before the lease does.
         """
         found = self._leases.get(lease)
-        entry = None if found is None else found.loan.lent.entry
-        if entry is None:
-            return False
-        self._rooms.cache.leave_names(entry, names)
-        return True
+        return found is not None and self._rooms.cache.leave_names(found.loan.lent, names)
 
     def is_left(self, name: Path) -> bool:
         """Whether a name that was left is still there."""

@@ -708,15 +708,20 @@ class Cache:
         self._unlink(lent.path)
         return None
 
-    def leave_names(self, entry_id: EntryId, names: Iterable[Path]) -> None:
-        """Let further names of an entry's file, and of what belongs to it, stay although nobody leases it any more.
+    def leave_names(self, lent: Lent, names: Iterable[Path]) -> bool:
+        """Let further names of a lent file, and of what belongs to it, stay although nobody leases it any more.
 
-        They are removed when the entry is dropped, evicted or about to change, unless they are reclaimed before.
+        They are removed when its entry is dropped, evicted or about to change, unless they are reclaimed before. Return
+        False where it is no entry's file, or that of one that is dropped already: then they must go.
         """
+        entry_id = lent.entry
+        if entry_id is None or not self._db.one("SELECT 1 FROM entries WHERE id = ?", (entry_id,)):
+            return False
         for name in names:
             self.reclaim_name(name)
             self._left.setdefault(entry_id, set()).add(name)
             self._left_to[name] = entry_id
+        return True
 
     def reclaim_name(self, name: Path) -> None:
         """Have a name to oneself again: the cache does not remove it any more."""

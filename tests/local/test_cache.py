@@ -351,6 +351,31 @@ def test_what_is_written_into_a_dropped_file_still_counts(disk: Disk, how: str) 
     assert disk.cache.used == disk.disk_bytes() == 0
 
 
+def test_names_are_left_to_a_file_until_it_is_dropped_and_never_after(
+    disk: Disk, tmp_path: Path
+) -> None:
+    entry = stored(disk)
+    pinned = disk.cache.pin(entry, now_ns=2)
+    assert pinned is not None
+    lent = disk.cache.lend(pinned, b"lent")
+    name = tmp_path / "name"
+    os.link(lent.path, name)
+    assert disk.cache.leave_names(lent, [name])
+    disk.cache.reclaim_name(name)
+    assert disk.cache.left_to(name) is None
+    assert disk.cache.leave_names(lent, [name])
+    assert disk.cache.left_to(name) == entry.id
+
+    assert disk.cache.drop(pinned) is None  # it is pinned, and its row is gone
+    assert not name.exists()
+    assert not disk.cache.leave_names(lent, [name])
+    assert disk.cache.left_to(name) is None
+    disk.cache.take_back(lent)
+    doomed = disk.cache.unpin(pinned, 3)
+    assert doomed is not None
+    disk.delete(doomed)
+
+
 def test_promised_bytes_cannot_be_dropped(disk: Disk) -> None:
     entry = create(disk, "a", WHOLE)
     disk.promise(entry)

@@ -98,6 +98,28 @@ async def test_a_path_whose_lease_is_over_goes_when_room_is_needed(tmp_path: Pat
         assert not (pool.home / "data/b/a__meta__").exists()
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_path_of_what_is_removed_goes_with_the_last_who_needs_it(
+    tmp_path: Path, is_open: bool
+) -> None:
+    content = os.urandom(2**20)
+    async with answering(
+        tmp_path, filled(a=content), pool={"lease_s": 0.3}, **FOREVER_ASKING
+    ) as pool:
+        (path,) = await pool.pull("b", "a")
+        fh = await pool.rig.open("b/a") if is_open else None
+        await pool.rig.unlink("b/a")
+        assert path.read_bytes() == content
+        assert pool.rig.cache.used >= 2**20
+        await until(unleased(pool))
+        if fh is not None:
+            assert await pool.rig.read_fh(fh) == content
+            await pool.rig.fs.release(fh)
+        await until(lambda: not path.exists())
+        await until(lambda: pool.rig.cache.used < 2**19)
+        pool.check()
+
+
 async def test_only_so_many_paths_stay_beyond_their_leases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
