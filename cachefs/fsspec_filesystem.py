@@ -17,8 +17,9 @@ from typing import IO, Any, Final
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.spec import AbstractFileSystem
 
+from cachefs.answers import Info
 from cachefs.config import current
-from cachefs.library import Client, Info
+from cachefs.library import Client
 from cachefs.meant import is_many, mounted_bucket
 from cachefs.spool import SpooledWriter
 

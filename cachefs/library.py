@@ -20,23 +20,20 @@ import posixpath
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from errno import ECONNRESET, EEXIST, EIO, EISDIR, ETIMEDOUT
+from contextlib import suppress
+from errno import EEXIST, EIO, EISDIR, ETIMEDOUT
 from pathlib import Path
-from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from typing import IO, Any, Final, Self
 
-from cachefs.client import ControlClient, ControlError, LeasedFile, NoDaemon
+from cachefs.answers import Info, StrPath, info_of, parsed_mode, relative, row_of, rows_of, telling
+from cachefs.client import ControlClient, ControlError, LeasedFile
 from cachefs.config import current
-from cachefs.core.errors import CachefsError, errno_of
 from cachefs.meant import meant
 from cachefs.spool import LeasedReader, PiecewiseReader, SpooledText, SpooledWriter, copied
 from cachefs.wire import Wire
 
 __all__ = ["Client", "Info", "Lease", "connect"]
 
-StrPath = str | os.PathLike[str]
 
 _LEASE_S: Final = 60.0
 """How long a lease lasts before it is held by this process."""
@@ -44,46 +41,6 @@ _PIECE: Final = 2**18
 """Bytes that are asked for at least of a file that is read in pieces."""
 _SMALL: Final = 8 * 2**20
 """Bytes that are handed over in memory rather than in a file."""
-_FORMAT: Final = {
-    "file": S_IFREG,
-    "dir": S_IFDIR,
-    "symlink": S_IFLNK,
-    "fifo": S_IFIFO,
-    "socket": S_IFSOCK,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """What a path stands for."""
-
-    path: str
-    """Relative to what the client is of."""
-    kind: str
-    """``file``, ``dir``, ``symlink``, ``fifo`` or ``socket``."""
-    size: int
-    mode: int
-    """As ``os.stat`` has it."""
-    uid: int
-    gid: int
-    mtime_ns: int
-    etag: str | None
-    """The version that the store has; None: a directory, or bytes that wait for upload."""
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return posixpath.basename(self.path)
-
-    @property
-    def is_dir(self) -> bool:
-        """Whether it is a directory."""
-        return self.kind == "dir"
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it is a plain file."""
-        return self.kind == "file"
 
 
 class Lease:
@@ -178,7 +135,7 @@ class Client:
     def stat(self, path: StrPath = "") -> Info:
         """Tell what *path* stands for, as the store has it now."""
         found = self._ask("stat", path)
-        return _info(found, _relative(path))
+        return info_of(found, relative(path))
 
     def exists(self, path: StrPath) -> bool:
         """Whether there is anything at *path*. What cannot be found out raises."""
@@ -190,7 +147,7 @@ class Client:
 
     def list(self, path: StrPath = "", *, deep: bool = False) -> Iterator[Info]:
         """Yield what is in a directory as it is listed, in no order; *deep*: and in all directories below."""
-        waiting = [_relative(path)]
+        waiting = [relative(path)]
         while waiting:
             directory = waiting.pop()
             for info in self._children(directory):
@@ -200,16 +157,16 @@ class Client:
 
     def _children(self, directory: str) -> Iterator[Info]:
         after = 0
-        while page := _rows(self._ask("list", directory, after=after)):
+        while page := rows_of(self._ask("list", directory, after=after)):
             for row in page:
                 after = max(after, int(row["ino"]))
-                yield _info(row, posixpath.join(directory, str(row["name"])))
+                yield info_of(row, posixpath.join(directory, str(row["name"])))
 
     # ---- reading ----------------------------------------------------------------------------
 
     def lease(self, path: StrPath) -> Lease:
         """Return the whole file as a local file, fetched if need be: of the version that the store has now, or ours."""
-        with _telling(path):
+        with telling(path):
             leased = self._wire.ask(lambda client: client.lease(self._at(path), seconds=_LEASE_S))
             self._wire.hold(leased.lease)
         return Lease(self._wire, leased)
@@ -233,7 +190,7 @@ class Client:
         Not *whole*: what is read is fetched piece by piece, through the cache, of one version (or else ``ESTALE``). For a
         little of a very large file, or one that is larger than the cache; it is no real file, then.
         """
-        kind, is_updated, is_text = _parsed(mode)
+        kind, is_updated, is_text = parsed_mode(mode)
         if kind == "r" and not is_updated:
             reader = self._reader(path) if whole else self._pieces(path)
             if not is_text:
@@ -274,7 +231,7 @@ class Client:
         return io.BufferedReader(PiecewiseReader(found.path, found.size, read), _PIECE)
 
     def _reader(self, path: StrPath) -> LeasedReader:
-        with _telling(path):
+        with telling(path):
             leased = self._wire.ask(self._opened(path))
         return LeasedReader(*leased)
 
@@ -286,7 +243,7 @@ class Client:
             descriptor = os.open(leased.path, os.O_RDONLY | os.O_CLOEXEC)
             with suppress(ControlError):  # what is open can be read, whatever becomes of the lease
                 self._wire.hold(leased.lease)
-            return descriptor, _relative(path), lambda: self._wire.let_go(leased.lease)
+            return descriptor, relative(path), lambda: self._wire.let_go(leased.lease)
 
         return work
 
@@ -318,14 +275,14 @@ class Client:
     def _put(
         self, source: int, path: StrPath, conditions: Mapping[str, object] | None = None
     ) -> Info:
-        with _telling(path):
+        with telling(path):
             found = self._wire.ask(
                 lambda client: client.put(self._at(path), source, conditions),
                 may_repeat=not conditions,
             )
         # Beside its own, where another version is there that nobody here had seen.
-        directory = posixpath.dirname(_relative(path))
-        return _info(found, posixpath.join(directory, str(_row(found)["name"])))
+        directory = posixpath.dirname(relative(path))
+        return info_of(found, posixpath.join(directory, str(row_of(found)["name"])))
 
     def _spooled(self) -> int:
         """Return a file without a name, open to be written."""
@@ -345,7 +302,7 @@ class Client:
             elif kind == "r":
                 os.lseek(descriptor, 0, os.SEEK_SET)
             return SpooledWriter(
-                descriptor, _relative(path), lambda source: self._store(source, path, conditions)
+                descriptor, relative(path), lambda source: self._store(source, path, conditions)
             )
         except BaseException:
             os.close(descriptor)
@@ -354,7 +311,7 @@ class Client:
     def _absent(self, path: StrPath) -> dict[str, object]:
         """Return the condition that nothing is there. Raise if there is something already."""
         if self.exists(path):
-            raise FileExistsError(EEXIST, "file exists", _relative(path))
+            raise FileExistsError(EEXIST, "file exists", relative(path))
         return {"replace": False}
 
     def _store(self, source: int, path: StrPath, conditions: dict[str, object]) -> None:
@@ -384,11 +341,11 @@ class Client:
     def delete(self, path: StrPath, *, recursive: bool = False) -> None:
         """Remove a file or an empty directory; *recursive*: whatever is in it as well."""
         if recursive and self.stat(path).is_dir:
-            below = [_relative(path), *(i.path for i in self.list(path, deep=True) if i.is_dir)]
+            below = [relative(path), *(i.path for i in self.list(path, deep=True) if i.is_dir)]
             for directory in sorted(below, key=lambda each: -each.count("/") - bool(each)):
                 for info in list(self._children(directory)):
                     self._delete(info.path)
-        if _relative(path):
+        if relative(path):
             self._delete(path)
 
     def _delete(self, path: StrPath) -> None:
@@ -396,7 +353,7 @@ class Client:
 
     def rename(self, path: StrPath, target: StrPath, *, replace: bool = True) -> None:
         """Give a file or a directory another path, in the place of what is there."""
-        with _telling(path, target):
+        with telling(path, target):
             self._wire.ask(
                 lambda client: client.ask(
                     "rename", path=self._at(path), target=self._at(target), replace=replace
@@ -408,10 +365,10 @@ class Client:
 
     def pin(self, path: StrPath = "", *, wait: bool = True) -> None:
         """Keep a file, or all files below a directory, in the cache; *wait* until all are here. Raise if one cannot be."""
-        turn = int(str(_row(self._ask("pin", path)).get("turn")))
-        with _telling(path):
+        turn = int(str(row_of(self._ask("pin", path)).get("turn")))
+        with telling(path):
             while wait:
-                told = _row(self._wire.ask(lambda client: client.ask("pins", turn=turn)))
+                told = row_of(self._wire.ask(lambda client: client.ask("pins", turn=turn)))
                 if int(str(told["turn"])) >= turn:
                     failed = told.get("failed")
                     if isinstance(failed, dict) and failed:
@@ -426,9 +383,9 @@ class Client:
     def wait(self, *paths: StrPath) -> None:
         """Return when the store has what was written at or below *paths*, or everything. Raise why it has not."""
         at = [self._at(path) for path in paths]
-        with _telling(*paths):
-            told = _row(self._wire.ask(lambda client: client.ask("flush", paths=at, wait=True)))
-        for failure in _rows(told.get("failed")):
+        with telling(*paths):
+            told = row_of(self._wire.ask(lambda client: client.ask("flush", paths=at, wait=True)))
+        for failure in rows_of(told.get("failed")):
             raise OSError(EIO, str(failure["error"]), str(failure["path"]))
         waiting = told.get("waiting")
         if isinstance(waiting, list) and waiting:
@@ -448,7 +405,7 @@ class Client:
         may_repeat: bool = True,
         **words: Any,  # noqa: ANN401 - what JSON can hold
     ) -> object:
-        with _telling(path):
+        with telling(path):
             return self._wire.ask(
                 lambda client: client.ask(verb, path=self._at(path), **words),
                 may_repeat=may_repeat,
@@ -456,66 +413,7 @@ class Client:
 
     def _at(self, path: StrPath) -> str:
         """Return *path* relative to the root of whoever has the cache."""
-        return posixpath.join(self._wire.base, _relative(path))
-
-
-@contextmanager
-def _telling(*paths: StrPath) -> Iterator[None]:
-    """Turn what the daemon says into what a program would get."""
-    names = [_relative(path) for path in paths]
-    first, second = [*names, None, None][:2]
-    try:
-        yield
-    except NoDaemon as error:
-        raise ConnectionResetError(ECONNRESET, str(error), first) from error
-    except CachefsError as error:
-        told = error.errno if isinstance(error, ControlError) else errno_of(error)
-        raise OSError(told or EIO, str(error), first, None, second) from error
-
-
-def _relative(path: StrPath) -> str:
-    """Return *path* without slashes around it; ``..`` does not lead out."""
-    return posixpath.normpath("/" + os.fsdecode(path)).lstrip("/")
-
-
-def _parsed(mode: str) -> tuple[str, bool, bool]:
-    """Return the letter of ``r``, ``w``, ``x``, ``a`` in *mode*, whether it has a ``+``, and whether it is text."""
-    letters = set(mode)
-    kinds = letters & set("rwxa")
-    if (
-        len(letters) != len(mode)
-        or len(kinds) != 1
-        or letters - set("rwxa+bt")
-        or letters >= set("bt")
-    ):
-        raise ValueError(f"invalid mode: {mode!r}")
-    return kinds.pop(), "+" in letters, "b" not in letters
-
-
-def _row(answer: object) -> Mapping[str, object]:
-    if not isinstance(answer, dict):
-        raise OSError(EIO, "the daemon's answer is not one")
-    return answer
-
-
-def _rows(answer: object) -> list[Mapping[str, Any]]:
-    if not isinstance(answer, list):
-        raise OSError(EIO, "the daemon's answer is not one")
-    return [_row(each) for each in answer]
-
-
-def _info(answer: object, path: str) -> Info:
-    row: Any = _row(answer)
-    return Info(
-        path=path,
-        kind=row["kind"],
-        size=row["size"],
-        mode=_FORMAT[row["kind"]] | row["mode"],
-        uid=row["uid"],
-        gid=row["gid"],
-        mtime_ns=row["mtime_ns"],
-        etag=row["etag"],
-    )
+        return posixpath.join(self._wire.base, relative(path))
 
 
 def _umask() -> int:

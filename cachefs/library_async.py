@@ -14,8 +14,9 @@ from typing import Any, Final, Self
 
 import trio
 
+from cachefs.answers import Info, StrPath
 from cachefs.engine.threads import Threads
-from cachefs.library import Client, Info, Lease, StrPath
+from cachefs.library import Client, Lease
 from cachefs.spool import SpooledText, SpooledWriter
 
 __all__ = ["AsyncClient", "connect_async"]
