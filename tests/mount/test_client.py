@@ -494,7 +494,6 @@ client.close()
 def test_whoever_has_the_cache_and_hangs_is_not_waited_for_without_end(
     new_store: Callable[[str], LiveStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cachefs.wire.ANSWER_S", 0.3)
     source, cache_dir = new_store("file").target().source, tmp_path / "cache"
     with subprocess.Popen(
         [sys.executable, "-c", STUCK, source, str(cache_dir)],
@@ -504,11 +503,13 @@ def test_whoever_has_the_cache_and_hangs_is_not_waited_for_without_end(
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
-        with cachefs.connect(source, cache_dir=cache_dir) as client:
-            holder.send_signal(signal.SIGSTOP)
-            with pytest.raises(TimeoutError):
+        holder.send_signal(signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr("cachefs.wire.ANSWER_S", 0.3)
+            with cachefs.connect(cache_dir) as client, pytest.raises(TimeoutError):
                 client.stat("file")
-            holder.send_signal(signal.SIGCONT)
+        holder.send_signal(signal.SIGCONT)
+        with cachefs.connect(source, cache_dir=cache_dir) as client:
             assert client.read("file") == b"x"
 
 
