@@ -190,7 +190,7 @@ class CloudManager(Closing):
             return None
         if (path := self._storage.path(known)) is not None:
             return str(path)
-        if not self._sources(known):
+        if not self._sources(known) and not self._storage.may_have(known):
             if self._is_held(known):
                 _log.error("%s was damaged in the storage before it was uploaded", known.hash)
             return False
@@ -290,7 +290,7 @@ class CloudManager(Closing):
 
     def _settle(self, known: Known) -> None:
         """Have a file at the remote to which the storage uploads by itself."""
-        if not self._storage.verified(known):
+        if not self._storage.verified(known) and not self._storage.may_have(known):
             self._have(known)
         self._storage.settle(known)
 
@@ -309,7 +309,7 @@ class CloudManager(Closing):
 
     def _have(self, known: Known) -> None:
         """Fetch a file for a remote that lacks it. Whatever goes wrong is no fault of that remote."""
-        if not self._sources(known):
+        if not self._sources(known) and not self._storage.may_have(known):
             raise _NotHad("its bytes are nowhere")
         try:
             path = self._storage.fetch(known, lambda part: self._fetch_into(part, known))

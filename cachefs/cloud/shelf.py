@@ -171,6 +171,13 @@ class Shelf:
                         return True
             return self._put(file, known, keep=False) is not None
 
+    def may_have(self, known: Known) -> bool:
+        """Whether the bucket was not seen to lack the file, or to have other bytes: the mount uploads, and evicts, by itself."""
+        copies = self._catalogue.copies(known.hash)
+        return not any(
+            copy.remote == self.name and copy.state in ("missing", "damaged") for copy in copies
+        )
+
     def _is_in_the_bucket(self, known: Known) -> bool:
         """Whether it was there when that was seen last: then it is not put, and uploaded, once more."""
         copies = self._catalogue.copies(known.hash)

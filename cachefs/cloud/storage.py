@@ -59,6 +59,10 @@ class Storage(Protocol):
         """Whether as many remotes have the file as must before it may be removed."""
         ...
 
+    def may_have(self, known: Known) -> bool:
+        """Whether :attr:`remote` may have the file although no copy there is noted: it uploads by itself."""
+        ...
+
     def take_in(self, file: BinaryIO, known: Known) -> bool:
         """Keep the bytes of *file*, durably. Return whether there is room. Raise ``Stale`` if they are not those of the hash."""
         ...
@@ -105,6 +109,10 @@ class OwnStorage:
     def path(self, known: Known) -> Path | None:
         """Return the path, which is good until room is needed."""
         return self._holdings.path_of(known.hash) if self.verified(known) else None
+
+    def may_have(self, known: Known) -> bool:
+        """Say no: the directory has no remote of its own."""
+        return False
 
     def take_in(self, file: BinaryIO, known: Known) -> bool:
         """Copy *file* into the directory, and verify the copy."""

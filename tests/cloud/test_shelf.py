@@ -59,6 +59,26 @@ def test_the_limit_of_the_cache_holds_whatever_its_capacity(on: MountBench) -> N
         assert manager.used_space() <= 4 * MIB
 
 
+def test_what_the_mount_uploads_and_evicts_by_itself_is_had_again(on: MountBench) -> None:
+    content = os.urandom(MIB)
+    with on.manager(8 * MIB) as manager:
+        digest = manager.upload(on.source(content))
+        assert digest
+        on.mount.flush()
+        on.mount.wait_clean()
+        on.lose(digest)  # and nothing was noted of the copy in the bucket
+        assert Path(str(manager.warm_up(digest))).read_bytes() == content
+
+        other = manager.upload(on.source(content[:1000]))
+        assert other
+        on.mount.flush()
+        on.mount.wait_clean()
+        on.lose(other)
+        assert manager.cloud_sync()
+        assert manager.upload_queue_info()["count"] == 0
+        assert not manager.on_cache(other)  # it was not fetched for that
+
+
 def test_what_another_door_holds_is_not_removed_for_its_room(on: MountBench) -> None:
     held, free = os.urandom(MIB), os.urandom(MIB)
     with on.manager(2 * MIB + 1000) as manager:
