@@ -491,6 +491,12 @@ client.close()
 """
 
 
+def states_of(pid: int) -> set[str]:
+    """What the threads of a process are doing, as the kernel has it."""
+    told = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return {text.rpartition(")")[2].split()[0] for text in told}
+
+
 def test_whoever_has_the_cache_and_hangs_is_not_waited_for_without_end(
     new_store: Callable[[str], LiveStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,11 +510,14 @@ def test_whoever_has_the_cache_and_hangs_is_not_waited_for_without_end(
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
         holder.send_signal(signal.SIGSTOP)
-        with monkeypatch.context() as patch:
-            patch.setattr("cachefs.wire.ANSWER_S", 0.3)
-            with cachefs.connect(cache_dir) as client, pytest.raises(TimeoutError):
-                client.stat("file")
-        holder.send_signal(signal.SIGCONT)
+        try:
+            wait_until(lambda: states_of(holder.pid) == {"T"}, "every thread of it stands still")
+            with monkeypatch.context() as patch:
+                patch.setattr("cachefs.wire.ANSWER_S", 0.3)
+                with cachefs.connect(cache_dir) as client, pytest.raises(TimeoutError):
+                    client.stat("file")
+        finally:
+            holder.send_signal(signal.SIGCONT)
         with cachefs.connect(source, cache_dir=cache_dir) as client:
             assert client.read("file") == b"x"
 
