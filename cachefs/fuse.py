@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import stat as stat_bits
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -540,18 +540,26 @@ async def serve(
     door = Door(service.fs, ready, timeout_s=service.timeout_s)
     pyfuse3.init(door, str(mountpoint), options)
     try:
-        async with trio.open_nursery() as nursery:
-
-            async def end() -> None:
-                await stop.wait()
-                pyfuse3.terminate()
-
-            beside = service.background.within(nursery)
-            nursery.start_soon(end)
-            beside.keep("telling the kernel", lambda: _tell_kernel(service.fs))
-            beside.start("setting the read-ahead", tune)
-            await pyfuse3.main()
-            nursery.cancel_scope.cancel()
+        with service.fs.untold.kept():
+            await _answer_kernel(service, stop, tune)
     finally:
         logging.getLogger("pyfuse3").addFilter(_is_no_late_word)
         pyfuse3.close(unmount=is_ours())
+
+
+async def _answer_kernel(
+    service: Service, stop: trio.Event, tune: Callable[[], Awaitable[None]]
+) -> None:
+    """Answer until the unmount, which *stop* asks for; *tune* runs beside."""
+    async with trio.open_nursery() as nursery:
+
+        async def end() -> None:
+            await stop.wait()
+            pyfuse3.terminate()
+
+        beside = service.background.within(nursery)
+        nursery.start_soon(end)
+        beside.keep("telling the kernel", lambda: _tell_kernel(service.fs))
+        beside.start("setting the read-ahead", tune)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()

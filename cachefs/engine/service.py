@@ -375,7 +375,6 @@ class Service:
         if not self._settings.read_only:
             self.background.keep("leftovers", self._leftovers.run)
         await self._unfinished.wait_tried()
-        self._names.untold.clear()  # the kernel does not know this mount yet
 
     async def _foresee(self) -> None:
         """Look at the root before anybody does; a store that takes long to list it does not hold up the mount."""

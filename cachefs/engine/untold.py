@@ -1,6 +1,8 @@
 """What the kernel is still to be told: names and attributes that it believes, and that are others by now."""
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,14 +26,30 @@ class Untold:
 
     INVARIANT: what is not in here any more, the kernel was told of. A channel would not do: it hands over to a task that
     waits before that task runs, and for so long nobody else could tell the kernel, nor see that it was not told.
+
+    Without a kernel that knows the tree nothing is kept, for nobody would ever take it out.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Forget] = deque()
         self._changed = trio.Event()
+        self._has_kernel = False
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep, for as long as the block lasts, what the kernel is to be told."""
+        self._has_kernel = True
+        try:
+            yield
+        finally:
+            self._has_kernel = False
+            self._waiting.clear()
+            self._wake()
 
     def offer(self, what: Forget) -> bool:
-        """Add *what*, unless too much waits. Return whether it was added."""
+        """Add *what*, unless too much waits. Return whether it was added, or is of no use."""
+        if not self._has_kernel:
+            return True
         if len(self._waiting) >= _KEPT:
             return False
         self._waiting.append(what)
@@ -56,11 +74,6 @@ class Untold:
         await trio.lowlevel.checkpoint()
         while not self._waiting:
             await self._changed.wait()
-
-    def clear(self) -> None:
-        """Tell nobody what waits."""
-        self._waiting.clear()
-        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from tests.engine.rig import LATER, MIB, Rig, serving, store
 
 async def explained(rig: Rig, path: str) -> dict[str, Any]:
     return await rig.service.explain(path)
+
+
+@asynccontextmanager
+async def shown(cache_dir: Path, memory: MemoryStore) -> AsyncIterator[Rig]:
+    """A service whose tree a kernel knows: what that is to be told is kept for it."""
+    async with serving(cache_dir, memory) as rig:
+        with rig.fs.untold.kept():
+            yield rig
 
 
 def told_kernel(rig: Rig) -> list[Forget]:
@@ -151,7 +160,7 @@ async def test_the_kernel_is_told_of_each_name_and_keeps_directories(tmp_path: P
     memory = MemoryStore()
     for number in range(1200):
         store(memory, f"d/e/{number:04}", b"")
-    async with serving(tmp_path, memory) as rig:
+    async with shown(tmp_path, memory) as rig:
         await rig.names("d/e")
         assert not await rig.exists("d/none")
         d, e = await rig.ino("d"), await rig.ino("d/e")
@@ -173,7 +182,7 @@ async def test_names_that_are_not_there_are_gone_through_once_and_not_for_each_d
     memory = MemoryStore()
     for number in range(9):
         store(memory, f"d{number}/a", b"")
-    async with serving(tmp_path, memory) as rig:
+    async with shown(tmp_path, memory) as rig:
         for number in range(9):
             with pytest.raises(NoEntry):
                 await rig.ino(f"d{number}/none")
