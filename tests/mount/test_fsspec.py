@@ -44,7 +44,15 @@ class Door:
         return made
 
 
-@pytest.fixture(scope="module", params=["within", "mount"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Try all on both; how patterns are read, which is fsspec's own and a hundred tests, on a mount in the soak only."""
+    if "door" in metafunc.fixturenames:
+        is_long = "glob_edge_cases" in metafunc.function.__name__
+        mount = pytest.param("mount", marks=pytest.mark.soak) if is_long else "mount"
+        metafunc.parametrize("door", ["within", mount], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def door(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Door]:
@@ -64,7 +72,7 @@ def door(
                 options = {"source": store.target().source, "cache_dir": str(base / "cache")}
                 yield Door(options, store, None)
             else:
-                with Mount(store.target(), base / "mount") as mount:
+                with Mount(store.target(), base / "mount", watchdog_s=1800) as mount:
                     yield Door({"source": str(mount.mountpoint)}, store, mount)
                     _close_all()
         finally:
