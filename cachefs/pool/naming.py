@@ -23,7 +23,8 @@ class Buckets:
         mine = self._bucket
         is_odd = bucket in ("", ".", "..") or any(each in bucket for each in "/\n\0")
         if is_odd or (mine is not None and bucket != mine):
-            raise NoEntry(f"no such bucket: {ascii(bucket)[1:-1][:200]}")
+            advice = "" if mine is None else f" — there is {mine} alone"
+            raise NoEntry(f"no such bucket: {ascii(bucket)[1:-1][:200]}{advice}")
         if key is None:
             return
         if not key or key.endswith("/"):

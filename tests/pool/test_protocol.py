@@ -244,7 +244,8 @@ async def test_keys_are_those_of_the_bucket_where_a_part_of_it_is_served(tmp_pat
                 answer
                 == f"ERROR\nno such key: {key}: there is what lies below 2024/ alone".encode()
             )
-        assert (await pool.ask("PULL", "c", "2024/a")).startswith(b"ERROR\nno such bucket")
+        answer = await pool.ask("PULL", "c", "2024/a")
+        assert answer == "ERROR\nno such bucket: c — there is b alone".encode()
 
 
 async def test_set_and_status_are_those_of_s3pool(tmp_path: Path) -> None:
