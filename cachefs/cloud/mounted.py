@@ -227,11 +227,6 @@ class MountedFiles:
             raise Fault("it still waits for upload")
         return str(found["etag"]), bool(answer["uploaded"])
 
-    def delete(self, digest: str) -> None:
-        """Remove a file, in the bucket too."""
-        with self._asking() as client:
-            client.ask("delete", path=self._place.path_of(digest))
-
     # ---- the daemon -------------------------------------------------------------------------
 
     @contextmanager

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, Final
 
 from cachefs.client import LeasedFile
 from cachefs.cloud.mounted import GRACE_S, MountedFiles, Place
-from cachefs.cloud.storage import Fill, Target
-from cachefs.core.errors import Fault, NoRoom, NotFound, Refused, Stale, StoreError
+from cachefs.cloud.storage import Fill, Target, copy_verified
+from cachefs.core.errors import Fault, NoRoom, NotFound, Refused, StoreError
 from cachefs.core.removal import choose_removals, fits
 from cachefs.core.types import ETag
 from cachefs.local.catalogue import Catalogue, Copy, Known, Stored
@@ -169,7 +169,10 @@ class Shelf:
                 with suppress(StoreError, NoRoom):
                     if self._from_the_bucket(known, keep=False) is not None:
                         return True
-            return self._put(file, known, keep=False) is not None
+            with self._spool(known) as (spool, part):
+                copy_verified(file, part, known)
+                part.flush()
+                return self._put(spool, known, keep=False) is not None
 
     def may_have(self, known: Known) -> bool:
         """Whether the bucket was not seen to lack the file, or to have other bytes: the mount uploads, and evicts, by itself."""
@@ -202,14 +205,23 @@ class Shelf:
             except (Fault, Refused) as error:
                 self.error = str(error)
                 missing = error
-            with tempfile.TemporaryFile(dir=self._catalogue.path.parent) as spool:
-                part = Part(spool, known.hash, known.size)
+            with self._spool(known) as (spool, part):
                 try:
                     fill(part)
                 except NotFound:
                     raise missing from None
-                spool.flush()
+                part.flush()
                 return self._put(spool, known, keep=True)
+
+    @contextmanager
+    def _spool(self, known: Known) -> Iterator[tuple[BinaryIO, Part]]:
+        """Yield a file of ours for bytes on their way into the mount.
+
+        What is put takes the place of whatever has the name, which may be the only copy: so it is verified before, and
+        nobody else can change it any more.
+        """
+        with tempfile.TemporaryFile(dir=self._catalogue.path.parent) as spool:
+            yield spool, Part(spool, known.hash, known.size)
 
     def _from_the_bucket(self, known: Known, *, keep: bool) -> Path | None:
         leased = self._files.lease(known.hash, known.size, self._patience_s)
@@ -220,7 +232,7 @@ class Shelf:
         return path
 
     def _put(self, file: BinaryIO, known: Known, *, keep: bool) -> Path | None:
-        """Put *file* into the mount, and return where it is leased; None: its cache has no room. Raise ``Stale``."""
+        """Put *file*, whose bytes are verified, into the mount, and return where it is leased; None: its cache has no room."""
         etag = None
         try:
             etag = self._files.put(file, known.hash)
@@ -235,8 +247,7 @@ class Shelf:
             leased = self._files.lease(known.hash, known.size, self._longest_s)
         there = self._verified(leased, known, keep=keep)
         if there is None:
-            self._files.delete(known.hash)
-            raise Stale(f"{known.name} was changed while it was read")
+            raise Fault(f"{known.hash} was damaged on its way into the mount")
         if etag is not None:
             self._note_sent(known, etag)
         elif self._is_in_the_bucket(known):

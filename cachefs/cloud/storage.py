@@ -88,6 +88,15 @@ class Storage(Protocol):
         ...
 
 
+def copy_verified(file: BinaryIO, part: Part, known: Known) -> None:
+    """Copy all of *file* into *part*. Raise ``Stale`` if that is not what the hash says: it was changed since it was hashed."""
+    file.seek(0)
+    while chunk := file.read(min(_CHUNK, part.left)):
+        part.write(chunk)
+    if part.hash() != known.hash or file.read(1):
+        raise Stale(f"{known.name} was changed while it was read")
+
+
 class OwnStorage:
     """A directory of the manager's own."""
 
@@ -122,11 +131,7 @@ class OwnStorage:
             part = entrance.part(known.size)
             if part is None:
                 return False
-            file.seek(0)
-            while chunk := file.read(min(_CHUNK, part.left)):
-                part.write(chunk)
-            if part.hash() != known.hash or file.read(1):
-                raise Stale(f"{known.name} was changed while it was read")
+            copy_verified(file, part, known)
             self._holdings.keep(part, known)
         return True
 

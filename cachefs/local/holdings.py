@@ -69,10 +69,17 @@ class Part:
         """Return the SHA-256 of what was taken."""
         return self._digest.hexdigest()
 
-    def sync(self) -> None:
-        """Return when the bytes are on the disk."""
+    def flush(self) -> None:
+        """Return when whoever has the file open sees all bytes."""
         try:
             self._file.flush()
+        except OSError as error:
+            raise disk_error(error) from error
+
+    def sync(self) -> None:
+        """Return when the bytes are on the disk."""
+        self.flush()
+        try:
             os.fchmod(self._file.fileno(), 0o444)
             os.fsync(self._file.fileno())
         except OSError as error:

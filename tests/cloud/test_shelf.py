@@ -8,7 +8,8 @@ import pytest
 
 from cachefs import CloudManager
 from cachefs.client import ControlError
-from cachefs.core.errors import Unreachable, UsageError
+from cachefs.cloud.shelf import Shelf
+from cachefs.core.errors import Stale, Unreachable, UsageError
 from tests.cloud.benches import MountBench, bench
 from tests.mount import programs
 from tests.mount.harness import cachefs
@@ -93,6 +94,29 @@ def test_what_another_door_holds_is_not_removed_for_its_room(on: MountBench) -> 
         assert not manager.make_room_for(int(1.5 * MIB))
         assert on.mount.do(programs.read_fd, fd) == held
         on.mount.do(os.close, fd)
+
+
+def test_what_changes_while_it_is_read_never_takes_the_place_of_a_good_copy(
+    on: MountBench,
+) -> None:
+    source = on.source(b"before")
+    with on.manager() as manager:
+        digest = manager.upload(source)
+        assert digest
+        assert manager.cloud_sync()
+        known = manager._known(digest)
+        assert known is not None
+        storage = manager._storage
+        assert isinstance(storage, Shelf)
+        assert storage._evict(digest)
+        storage._note(known, None, "said")  # by a dump: nobody has seen it there
+        with source.open("rb") as file:
+            source.write_bytes(b"after!")
+            with pytest.raises(Stale):
+                storage.take_in(file, known)
+
+        assert on.at_remote(digest) == b"before"
+        assert Path(str(manager.warm_up(digest))).read_bytes() == b"before"
 
 
 def test_what_was_uploaded_survives_a_kill_of_the_mount(on: MountBench) -> None:

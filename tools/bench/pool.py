@@ -25,7 +25,7 @@ import cachefs.poolclient as poolclient
 from cachefs.client import ControlClient
 from tools.bench.bucket import NAME, Bucket
 from tools.bench.gateway import Gateway, gateway
-from tools.bench.mounts import ROOT, remove
+from tools.bench.mounts import ROOT, START_LIMIT_S, remove
 from tools.bench.work import small_body
 
 _PROCESSES: Final = 4
@@ -135,9 +135,10 @@ def _pool(bucket: Bucket, home: Path, limit: int, *more: str) -> Iterator[_Runni
         cwd=ROOT,
     )
     try:
+        end = time.monotonic() + START_LIMIT_S
         while not (home / "pool.sock").exists():
-            if process.poll() is not None:
-                raise SystemExit(f"the pool ended at once: {process.returncode}")
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"the pool did not start: {process.returncode}")
             time.sleep(0.05)
         yield _Running(home)
     finally:
