@@ -517,21 +517,20 @@ class Database:
         """Move the write-ahead log into the database, over a connection of its own. Blocks; any thread.
 
         Writers go on meanwhile. Where they are so busy that the log never comes to an end, they wait for the rest of
-        it, once: else it would grow for ever. Return whether it has not grown too long, or nobody keeps it from
-        beginning anew: one who reads a moment that is long past does.
+        it, once: else it would grow for ever. Return False where it has grown too long and somebody keeps it from beginning
+        anew: who reads a moment that is long past, or moves it as well.
         """
         connection = sqlite3.connect(path, isolation_level=None)
+        is_kept = False
         try:
             connection.execute("PRAGMA busy_timeout = 1000")
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            is_kept = False
             if os.stat(f"{path}-wal").st_size > _WAL_PRESSING:
                 row = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
                 is_kept = bool(row[0])
         except sqlite3.DatabaseError:
-            # Somebody reads, or the disk is full: the next one will do. Damage shows where rows are read, and is said
-            # there.
-            return False
+            # The disk is full, or fails: the next one will do. Damage shows where rows are read, and is said there.
+            pass
         finally:
             connection.close()
         return not is_kept

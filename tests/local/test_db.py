@@ -1,5 +1,6 @@
 """The database of a cache directory: whole transactions, and a damaged file is never believed nor deleted."""
 
+import contextlib
 import random
 import sqlite3
 import threading
@@ -187,6 +188,21 @@ def test_a_checkpoint_gives_way_to_a_writer(db: Database) -> None:
         Database.checkpoint(db.path)
         assert names(db) == ["test-1"]
     assert names(db) == ["test-1"]
+
+
+def test_a_reader_of_what_is_long_past_keeps_a_long_log_and_nothing_else_does(
+    db: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("cachefs.local.db._WAL_PRESSING", 4096)
+    with contextlib.closing(sqlite3.connect(db.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM meta").fetchall()
+        for number in range(100):
+            db.set_meta(f"test-{number}", "x" * 500)
+        assert not Database.checkpoint(db.path)
+    assert Database.checkpoint(db.path)
+    (tmp_path / "garbage").write_bytes(b"no database" * 1000)
+    assert Database.checkpoint(tmp_path / "garbage")
 
 
 def test_the_log_can_be_synced_and_moved_from_another_thread(db: Database) -> None:
